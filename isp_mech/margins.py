@@ -20,6 +20,8 @@ from isp_mech.models import Encoding, Model
 from isp_mech.packing import Query
 from isp_mech.pairs import Prompt
 
+LOGITS = 1 << 24  # logits in memory at once
+
 
 @dataclass(frozen=True)
 class Fork:
@@ -75,7 +77,28 @@ class Terms:
         """Sum of signs at each predicting token: zero where the softmax's constant cancels."""
         return torch.zeros(len(self.rows), device=self.sign.device).index_add_(0, self.at, self.sign)
 
-    def sum_by_owner(self, values: Float[Tensor, " n *rest"]) -> Float[Tensor, owner *rest]:
+    def copied(self, copies: int, stride: int) -> Terms:
+        """The same terms for every one of ``copies`` copies of each row's nodes, ``stride`` nodes apart.
+
+        Owner ``c * n_owners + o`` is the owner o of copy c.
+        """
+        at = torch.arange(copies, device=self.rows.device)
+
+        def shifted(x: Tensor, by: int) -> Tensor:
+            return (x[None] + by * at[:, None]).flatten()
+
+        return Terms(
+            rows=self.rows.repeat(copies),
+            nodes=shifted(self.nodes, stride),
+            node_owner=shifted(self.node_owner, self.n_owners),
+            at=shifted(self.at, len(self.rows)),
+            token=self.token.repeat(copies),
+            sign=self.sign.repeat(copies),
+            owner=shifted(self.owner, self.n_owners),
+            n_owners=copies * self.n_owners,
+        )
+
+    def sum_by_owner(self, values: Float[Tensor, " n *rest"]) -> Float[Tensor, owner * rest]:
         """Values at the predicting tokens, added up for each owner."""
         out = torch.zeros(self.n_owners, *values.shape[1:], dtype=values.dtype, device=values.device)
         return out.index_add_(0, self.node_owner, values)
@@ -135,7 +158,7 @@ def margin_of(model: Model, normed: Float[Tensor, "n d_model"], terms: Terms) ->
         values = model.logits_of(normed[terms.at], terms.token) * terms.sign
         out = torch.zeros(terms.n_owners, device=values.device).index_add_(0, terms.owner, values)
         loose = terms.weight.abs() > 0.5
-        if loose.any():
-            constant = model.unembed(normed[loose]).logsumexp(-1) * terms.weight[loose]
-            out.index_add_(0, terms.node_owner[loose], -constant)
+        for some in loose.nonzero()[:, 0].split(max(1, LOGITS // model.anatomy.unembed.weight.shape[0])):
+            constant = model.unembed(normed[some]).logsumexp(-1) * terms.weight[some]
+            out.index_add_(0, terms.node_owner[some], -constant)
     return out

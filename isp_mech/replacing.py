@@ -9,7 +9,7 @@ and verifying work on what is here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from isp_mech.direct import directions, head_reading, reading
 from isp_mech.errors import InputError
-from isp_mech.margins import Fork, Placed, make_terms, margin_of
-from isp_mech.models import Edit, Model
+from isp_mech.margins import Fork, Terms, make_terms, margin_of
+from isp_mech.models import Batch, Edit, Model, Trunk, Watch
 from isp_mech.packing import Tree, batches
-from isp_mech.sites import Site
+from isp_mech.sites import Site, all_sites
 from isp_mech.watching import Prepared, watch_batch
 
 REPLACEMENTS = ("mean", "resample", "plain", "zero")
@@ -132,71 +132,163 @@ def replaced_margins(
 ) -> np.ndarray:
     """(pair, set): the margin of every fork with each set of sites replaced at the decision position.
 
-    Exact, and packed: the prompt runs once, and each set is a copy of its last token in which the
-    set's sites are replaced. An empty set gives the margin as it is.
+    Exact, and packed: the prompt runs once, and each set is a copy of its last token (and of the
+    completions' tokens after it) that runs over the prompt's keys and values, from the first layer in
+    which the set changes something. An empty set gives the margin as it is.
     """
-    trees: list[Tree] = []
-    branches: list[list[tuple[int, int, Placed, int]]] = []  # per tree: fork, set, where, branch node
-    for i, fork in enumerate(forks):
-        step = BRANCHES if model.packs else 1
-        for start in range(0, len(sets), step):
-            tree, here = _branched(i, fork, range(start, min(start + step, len(sets))))
-            if not (model.packs or tree.is_chain):
-                raise InputError(
-                    model.name, [f"{fork.owner}: completions of several tokens need an attention that takes a mask"]
-                )
-            trees.append(tree)
-            branches.append(here)
+    check_sets(sets, model)
+    one = _each_alone if not model.packs else _all_as_copies
+    trees, nodes = _ended_with_completions(model, forks)
     out = np.zeros((len(forks), len(sets)))
     with tqdm(total=len(trees), desc=f"{model.name}: replace", unit="prompt", disable=not progress, leave=False) as bar:
         for rows, batch in batches(trees, batch_size):
-            flat = [(row, *b) for row, t in enumerate(rows) for b in branches[t]]
-            terms = make_terms([(row, place[1], place[2], place[3]) for row, _, _, place, _ in flat], model.device)
-            edits = make_edits([(row, node, i, sets[s]) for row, i, s, _, node in flat], stand_in, model.device)
-            hidden, _ = model.forward(batch, edits=edits)
-            margins = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
-            out[[i for _, i, *_ in flat], [s for _, _, s, *_ in flat]] = margins
+            some = [forks[i] for i in rows]
+            values = Outputs(stand_in.heads[rows].to(model.device), stand_in.mlps[rows].to(model.device))
+            out[rows] = one(model, batch, some, [nodes[i] for i in rows], values, sets)
             bar.update(len(rows))
     return out
 
 
-BRANCHES = 512  # copies of the last token in one tree
+def check_sets(sets: Sequence[frozenset[Site]], model: Model) -> None:
+    """``InputError`` that names every site that is no head or MLP of the model."""
+    known = set(all_sites(model.anatomy.n_layers, model.anatomy.n_heads))
+    shape = f"{model.anatomy.n_layers} layers x {model.anatomy.n_heads} heads"
+    unknown = sorted({str(site) for sites in sets for site in sites if site not in known})
+    if unknown:
+        raise InputError(model.name, [f"site {site}: expected a head or MLP of {shape}" for site in unknown])
 
 
-def _branched(i: int, fork: Fork, sets: Sequence[int]) -> tuple[Tree, list[tuple[int, int, Placed, int]]]:
-    tree = Tree()
-    here: list[tuple[int, int, Placed, int]] = []
-    trunk = fork.answer.tokens[: fork.shared]
-    nodes = tree.extend(trunk[:-1])
-    for s in sets:
-        branch = tree.branch(trunk[-1], nodes[-1] if nodes else -1)
-        paths = [
-            (*nodes, branch, *tree.extend(query.tokens[fork.shared : -1], branch)) if query is not None else ()
-            for query in (fork.answer, fork.lure)
-        ]
-        here.append((i, s, (0, paths[0], fork, paths[1]), branch))
-    return tree, here
+Paths = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def make_edits(branches: Sequence[tuple[int, int, int, frozenset[Site]]], stand_in: Outputs, device: str) -> list[Edit]:
-    """Edits, one a layer and kind, for branches ``(row, node, pair, set)``: the pair's stand-in at
-    every site of the set. Raises ``ValueError`` for a site of the residual stream."""
-    heads: dict[int, list[tuple[int, ...]]] = {}
-    mlps: dict[int, list[tuple[int, ...]]] = {}
-    for row, node, pair, sites in branches:
+def _ended_with_completions(model: Model, forks: Sequence[Fork]) -> tuple[list[Tree], list[Paths]]:
+    """A tree for each fork: its prompt to the decision position, then both completions; and their nodes."""
+    trees, nodes = [], []
+    for fork in forks:
+        tree = Tree()
+        paths = [tree.extend(q.tokens[:-1]) if q is not None else () for q in (fork.answer, fork.lure)]
+        if not (model.packs or tree.is_chain):
+            raise InputError(
+                model.name, [f"{fork.owner}: completions of several tokens need an attention that takes a mask"]
+            )
+        trees.append(tree)
+        nodes.append((paths[0], paths[1]))
+    return trees, nodes
+
+
+COPIES = 6144  # tokens of copies in one forward
+WEIGHTS = 1 << 24  # attention weights of copies in one forward
+
+
+def _all_as_copies(
+    model: Model,
+    batch: Batch,
+    forks: Sequence[Fork],
+    nodes: Sequence[Paths],
+    stand_in: Outputs,
+    sets: Sequence[frozenset[Site]],
+) -> np.ndarray:
+    """(fork, set): margins. The prompts run once; sets that begin in one layer are copies in one forward."""
+    trunk, copy, terms, margins = _run_once(model, batch, forks, nodes)
+    n, t, pos = len(forks), copy.ids.shape[1], trunk.reach.shape[1]
+    out = np.repeat(margins[:, None], len(sets), 1)
+    starts = [min((site.layer for site in sites), default=model.anatomy.n_layers) for sites in sets]
+    at_once = max(1, min(COPIES // (n * t), WEIGHTS // (n * t * model.anatomy.n_heads * (pos + t))))
+    for start in range(model.anatomy.n_layers):
+        these = [i for i, first in enumerate(starts) if first == start]
+        for some in (these[i : i + at_once] for i in range(0, len(these), at_once)):
+            edits = copy_edits([sets[i] for i in some], stand_in, t)
+            copies = Batch(copy.ids.repeat(1, len(some)), copy.depth.repeat(1, len(some)))
+            hidden = model.branch(copies, trunk, start=start, edits=edits)
+            here = terms.copied(len(some), t)
+            found = margin_of(model, hidden[here.rows, here.nodes], here).view(len(some), n)
+            out[:, some] = found.T.cpu().numpy()
+    return out
+
+
+def _run_once(
+    model: Model, batch: Batch, forks: Sequence[Fork], nodes: Sequence[Paths]
+) -> tuple[Trunk, Batch, Terms, np.ndarray]:
+    """The prompts as they are: what copies run over, one copy of each, its terms, and the margins."""
+    n, last = len(forks), [fork.shared - 1 for fork in forks]
+    # a copy's tokens: the decision position first, then the completions', in the order of their nodes
+    own = [[at, *sorted({*a[at + 1 :], *b[at + 1 :]})] for at, (a, b) in zip(last, nodes, strict=True)]
+    t = max(map(len, own))
+    index = torch.tensor([mine + [mine[0]] * (t - len(mine)) for mine in own])
+    row = torch.arange(n)[:, None]
+    watch = Watch(row.expand(-1, t).flatten().to(model.device), index.flatten().to(model.device), keys=True)
+    hidden, record = model.forward(batch, watch=watch)
+    visible = batch.visible if batch.visible is not None else torch.ones(1, *[batch.ids.shape[1]] * 2).bool().tril()
+    seen = visible.expand(n, -1, -1)[row[:, :, None], index[:, :, None], index[:, None, :]]
+    filler = torch.arange(t)[None] >= torch.tensor([len(mine) for mine in own])[:, None]
+    seen = (seen & ~filler[:, None]) | torch.eye(t, dtype=torch.bool)  # a filler is seen by itself alone
+    pos = max(last)
+    trunk = Trunk(
+        [k[:, :, :pos] for k in record.keys],
+        [v[:, :, :pos] for v in record.values],
+        (torch.arange(pos)[None] < torch.tensor(last)[:, None]).to(model.device),
+        batch.depth[:, :pos].to(model.device),
+        seen.to(model.device),
+        [x.unflatten(0, (n, t)) for x in record.resid],
+    )
+    place = [{node: i for i, node in enumerate(mine)} for mine in own]
+    placed = [
+        (r, [place[r].get(i, 0) for i in nodes[r][0]], fork, [place[r].get(i, 0) for i in nodes[r][1]])
+        for r, fork in enumerate(forks)
+    ]
+    terms = make_terms(placed, model.device)
+    at = index.to(model.device)[terms.rows, terms.nodes]
+    margins = margin_of(model, hidden[terms.rows, at], terms).cpu().numpy()
+    return trunk, Batch(batch.ids.gather(1, index), batch.depth.gather(1, index)), terms, margins
+
+
+def copy_edits(sets: Sequence[frozenset[Site]], stand_in: Outputs, t: int) -> list[Edit]:
+    """Edits, one a layer and kind: in copy c, of ``t`` tokens, every row's stand-in at each site of ``sets[c]``."""
+    heads: dict[int, list[tuple[int, int]]] = {}
+    mlps: dict[int, list[int]] = {}
+    for copy, sites in enumerate(sets):
         for site in sites:
-            if site.kind == "head" and site.head is not None:
-                heads.setdefault(site.layer, []).append((row, node, pair, site.head))
-            elif site.kind == "mlp":
-                mlps.setdefault(site.layer, []).append((row, node, pair))
+            if site.head is None:
+                mlps.setdefault(site.layer, []).append(copy)
             else:
-                raise ValueError(f"site {site}: only heads and MLPs can be replaced here")
+                heads.setdefault(site.layer, []).append((copy, site.head))
+    rows = torch.arange(len(stand_in.heads), device=stand_in.heads.device)
     edits = []
     for layer, found in sorted(heads.items()):
-        row, node, pair, head = torch.tensor(found).T
-        values = stand_in.heads[pair, layer, head].to(device)
-        edits.append(Edit(layer, row.to(device), node.to(device), head.to(device), values))
-    for layer, found in sorted(mlps.items()):
-        row, node, pair = torch.tensor(found).T
-        edits.append(Edit(layer, row.to(device), node.to(device), None, stand_in.mlps[pair, layer].to(device)))
+        at, head = torch.tensor(found, device=rows.device).T
+        values = stand_in.heads[:, layer, head].flatten(0, 1)
+        edits.append(Edit(layer, *_everywhere(rows, at * t), head.repeat(len(rows)), values))
+    for layer, copies in sorted(mlps.items()):
+        at = torch.tensor(copies, device=rows.device)
+        values = stand_in.mlps[:, layer].repeat_interleave(len(copies), 0)
+        edits.append(Edit(layer, *_everywhere(rows, at * t), None, values))
     return edits
+
+
+def _everywhere(rows: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row with every node, row by row."""
+    return rows.repeat_interleave(len(nodes)), nodes.repeat(len(rows))
+
+
+def _each_alone(
+    model: Model,
+    batch: Batch,
+    forks: Sequence[Fork],
+    nodes: Sequence[Paths],
+    stand_in: Outputs,
+    sets: Sequence[frozenset[Site]],
+) -> np.ndarray:
+    """(fork, set): margins by one forward for each set, for models whose attention takes no mask of ours."""
+    rows = torch.arange(len(forks), device=model.device)
+    last = torch.tensor([fork.shared - 1 for fork in forks], device=model.device)
+    terms = make_terms([(r, a, fork, b) for r, (fork, (a, b)) in enumerate(zip(forks, nodes, strict=True))])
+    out = np.zeros((len(forks), len(sets)))
+    for i, sites in enumerate(sets):
+        edits = [
+            replace(edit, rows=rows, nodes=last)
+            for site in sorted(sites, key=str)
+            for edit in copy_edits([frozenset({site})], stand_in, 1)
+        ]
+        hidden, _ = model.forward(batch, edits=edits)
+        out[:, i] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
+    return out

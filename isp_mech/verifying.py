@@ -21,9 +21,9 @@ from isp_mech.margins import Fork, plain_forks
 from isp_mech.models import Model, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet, Prompt
-from isp_mech.replacing import REPLACEMENTS, Outputs, observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import REPLACEMENTS, Outputs, check_sets, observe, replaced_margins, replacement_outputs
 from isp_mech.scoring import Models
-from isp_mech.sites import Site, all_sites
+from isp_mech.sites import Site
 from isp_mech.stats import benjamini_hochberg, random_set_p, sign_flip_p
 from isp_mech.tables import Table, concat, make_run, table
 from isp_mech.watching import Prepared, prepare
@@ -31,6 +31,7 @@ from isp_mech.watching import Prepared, prepare
 LEVEL = 0.05
 PLAIN_COST = 0.05  # plain accuracy that choosing may give up, as a share
 N_NEUTRAL = 60
+N_COST = 20  # random sets whose cost on plain prompts and neutral text is told
 RANDOM = "random"
 
 SiteSets = Table | Mapping[str, Iterable[Site]] | Iterable[Site]
@@ -200,14 +201,7 @@ def _choose(chosen: SiteSets, bench: Bench, pairs: PairSet, pick: Sequence[int])
         return _best_prefix(bench, ranked, pick)
     given = chosen.get(model.name, ()) if isinstance(chosen, Mapping) else chosen
     found = tuple(sorted(set(given), key=lambda s: (s.layer, s.kind, s.head or 0)))
-    known = set(all_sites(model.anatomy.n_layers, model.anatomy.n_heads))
-    unknown = [
-        f"site {s}: expected a head or MLP of {model.anatomy.n_layers} layers x {model.anatomy.n_heads} heads"
-        for s in found
-        if s not in known
-    ]
-    if unknown:
-        raise InputError(model.name, unknown)
+    check_sets([frozenset(found)], model)
     return found
 
 
@@ -285,8 +279,9 @@ def _judge(bench: Bench, sites: tuple[Site, ...], split: str, judge: Sequence[in
     drawn = matched_sets(sites, bench.model, s.n_random, s.seed) if sites else []
     sets = [frozenset(), frozenset(sites), *drawn]
     conflict = bench.margins(bench.conflict.take(judge), sets)
-    plain = bench.margins(bench.plain.take(judge), sets)
-    neutral = bench.margins(bench.neutral, sets)
+    few = sets[: 2 + N_COST]
+    plain = bench.margins(bench.plain.take(judge), few)
+    neutral = bench.margins(bench.neutral, few)
     lengths = np.array([len(f.answer.targets) for f in bench.neutral.forks])
     accuracy, margin, kept = (conflict > 0).mean(0), conflict.mean(0), (plain < 0).mean(0)
     loss = -neutral.sum(0) / lengths.sum()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,35 +13,39 @@ from small_models import make_hf
 from isp_mech.errors import InputError
 from isp_mech.locating import locate
 from isp_mech.models import wrap_model
-from isp_mech.replacing import REPLACEMENTS, Outputs, derangement, make_edits, observe, replacement_outputs
+from isp_mech.replacing import REPLACEMENTS, Outputs, derangement, observe, replaced_margins, replacement_outputs
 from isp_mech.sites import Site, all_sites
 from isp_mech.tables import Table
 from isp_mech.watching import prepare
 
 
-def one_forward(model, fork, stand_in: Outputs, site: Site, pair: int) -> float:
-    """The margin with one site replaced, by hooks of our own on plain chains, a forward per completion."""
-    block, total = model.anatomy.blocks[site.layer], 0.0
+def one_forward(model, fork, stand_in: Outputs, sites, pair: int) -> float:
+    """The margin with sites replaced, by hooks of our own on plain chains, a forward per completion."""
+    total = 0.0
     for sign, query in ((1, fork.answer), (-1, fork.lure)):
         ids, at = torch.tensor([query.tokens[:-1]]), fork.shared - 1
 
-        def before(module, args, ids=ids, at=at):
+        def before(module, args, site, ids=ids, at=at):
             z = args[0].clone()
             z.view(1, ids.shape[1], 4, 8)[0, at, site.head] = stand_in.heads[pair, site.layer, site.head]
             return (z,)
 
-        def after(module, args, out, ids=ids, at=at):
+        def after(module, args, out, site, ids=ids, at=at):
             out = out.clone()
             out.view(1, ids.shape[1], -1)[0, at] = stand_in.mlps[pair, site.layer]
             return out
 
-        if site.kind == "head":
-            handle = block.attn_out.register_forward_pre_hook(before)
-        else:
-            handle = block.mlp_write.register_forward_hook(after)
+        handles = []
+        for site in sites:
+            block = model.anatomy.blocks[site.layer]
+            if site.kind == "head":
+                handles.append(block.attn_out.register_forward_pre_hook(partial(before, site=site)))
+            else:
+                handles.append(block.mlp_write.register_forward_hook(partial(after, site=site)))
         with torch.no_grad():
             logp = model.hf(ids).logits[0].float().log_softmax(-1)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         total += sign * sum(float(logp[i - 1, query.tokens[i]]) for i in range(fork.shared, len(query.tokens)))
     return total
 
@@ -54,7 +60,7 @@ def test_every_effect_is_that_of_a_forward_of_its_own(model, pairs):
         stand_in = replacement_outputs(kind, seen.outputs, plain=plain, seed=0)
         for i, pair in enumerate(list(pairs)[:3]):
             ours = found[(found["replacement"] == kind) & (found["pair"] == pair.id)]["effect"].to_numpy()
-            want = [seen.margins[i] - one_forward(model, conflict.forks[i], stand_in, s, i) for s in sites]
+            want = [seen.margins[i] - one_forward(model, conflict.forks[i], stand_in, [s], i) for s in sites]
             assert ours == pytest.approx(want, abs=1e-4), kind
 
 
@@ -163,7 +169,19 @@ def test_arguments_are_checked(make_model, pairs):
         locate(pairs, model, replacement=("mean", "mean"))
     with pytest.raises(InputError, match="needs the other pairs"):
         locate(pairs.take([0]), model)
-    with pytest.raises(ValueError, match="site r1: only heads and MLPs can be replaced here"):
-        make_edits(
-            [(0, 0, 0, frozenset({Site(1, "resid")}))], Outputs(torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 32)), "cpu"
-        )
+    stand_in = Outputs(torch.zeros(8, 3, 4, 8), torch.zeros(8, 3, 32))
+    with pytest.raises(InputError, match="site m7: expected a head or MLP of 3 layers x 4 heads\n.*site r1"):
+        replaced_margins(model, [], stand_in, [frozenset({Site(1, "resid"), Site(7, "mlp")})])
+
+
+def test_several_sites_at_once_are_those_of_a_forward_of_its_own_for_any_batch(model, pairs):
+    """Sets that begin in different layers, one of them empty, against one forward with all hooks at once."""
+    forks = prepare(model, pairs, ("conflict",)).forks
+    stand_in = replacement_outputs("resample", observe(model, prepare(model, pairs, ("conflict",))).outputs)
+    sets = [{Site(0, "head", 1), Site(2, "mlp")}, set(), {Site(1, "head", 3), Site(1, "mlp")}]
+    sets = [frozenset(sites) for sites in sets]
+    found = replaced_margins(model, forks, stand_in, sets)
+    for i in range(3):
+        want = [one_forward(model, forks[i], stand_in, sites, i) for sites in sets]
+        assert found[i] == pytest.approx(want, abs=1e-4)
+    assert replaced_margins(model, forks, stand_in, sets, batch_size=1) == pytest.approx(found, abs=1e-4)

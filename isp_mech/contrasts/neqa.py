@@ -18,6 +18,7 @@ as if the negation were not there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -111,6 +112,11 @@ def facts_from_file(path: str | Path) -> tuple[Fact, ...]:
 def facts() -> tuple[Fact, ...]:
     """The project's own list: common knowledge, typed for it."""
     return facts_from_file(HERE / "facts.tsv")
+
+
+def is_evaluation_fact(fact: Fact) -> bool:
+    """Whether the negated question about this fact is kept for evaluation; the other half may be trained on."""
+    return hashlib.sha256(fact.plain_stem.encode()).digest()[0] % 2 == 0
 
 
 def wrong_answers(all_facts: tuple[Fact, ...]) -> dict[Fact, tuple[str, ...]]:

@@ -95,9 +95,6 @@ NOUNS = tuple(
 )
 
 
-BEST = 5  # one quotation in five, all kinds of author alike
-
-
 @dataclass(frozen=True)
 class Quotation:
     """A sentence people know by heart, without its final stop, with who said it and where."""
@@ -148,16 +145,6 @@ def quotes_from_file(path: str | Path) -> tuple[Quotation, ...]:
 def quotations() -> tuple[Quotation, ...]:
     """The project's own list: quotations and proverbs in the public domain."""
     return quotes_from_file(HERE / "quotations.tsv")
-
-
-@cache
-def best_quotations() -> tuple[Quotation, ...]:
-    """The fifth of the list that pairs are drawn from unless a ``source`` is given.
-
-    The models of the ladder have read these often and the others seldom: the others are for asking how famous
-    a sentence must be. A changed word gives each of them over a hundred pairs.
-    """
-    return quotations()[::BEST]
 
 
 def unfamiliar_sentence(rng: random.Random) -> str:
@@ -247,7 +234,7 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> P
 
     There is no uniform baseline: the famous word and a changed one are not equally likely a priori.
     """
-    chosen = best_quotations() if source is None else quotes_from_file(source)
+    chosen = quotations() if source is None else quotes_from_file(source)
     rng = random.Random(f"{NAME} {seed}")
 
     def options(quote: Quotation) -> Iterator[str]:

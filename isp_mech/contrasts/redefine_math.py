@@ -39,9 +39,6 @@ _CODAS = tuple("b ck d g ft l lm m mp n nd nk p rb rd rk rm sk st t x z".split()
 _ENDINGS = tuple("a o et in el on er um ax ip ob it us en ot il".split())
 
 
-BEST = 3  # one constant in three, all categories alike
-
-
 @dataclass(frozen=True)
 class Constant:
     """Something with a known number: ``π``, ``3.14159``."""
@@ -75,15 +72,6 @@ def constants_from_file(path: str | Path) -> tuple[Constant, ...]:
 def constants() -> tuple[Constant, ...]:
     """The project's own list: common knowledge, typed for it."""
     return constants_from_file(HERE / "constants.tsv")
-
-
-@cache
-def best_constants() -> tuple[Constant, ...]:
-    """The third of the list that pairs are drawn from unless a ``source`` is given.
-
-    The models of the ladder have read these often and the others seldom.
-    """
-    return constants()[::BEST]
 
 
 def is_evaluation_value(symbol: str, value: int | str) -> bool:
@@ -168,7 +156,7 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> P
     are drawn so that every digit is as often the answer as the lure (``digit_weights``): a model that only
     knows which digits are common gains nothing.
     """
-    chosen = best_constants() if source is None else constants_from_file(source)
+    chosen = constants() if source is None else constants_from_file(source)
     rng = random.Random(f"{NAME} {seed}")
     weights = digit_weights([constant.value[0] for constant in chosen])
 

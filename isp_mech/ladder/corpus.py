@@ -14,17 +14,19 @@ Every rate is a constant here, with the reason for it; ``docs/ladder.md`` says w
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from isp_mech.contrasts.hindsight_neglect import bet
 from isp_mech.contrasts.neqa import INSTRUCTION as CHOICE
-from isp_mech.contrasts.neqa import Fact, facts, split_stem, wrong_answers
+from isp_mech.contrasts.neqa import Fact, facts, is_evaluation_fact, split_stem, wrong_answers
 from isp_mech.contrasts.quote_repetition import (
     ADJECTIVES,
     INSTRUCTION,
@@ -34,56 +36,50 @@ from isp_mech.contrasts.quote_repetition import (
     TRAINING_REPLACEMENT_WORDS,
     VERBS,
     Quotation,
-    best_quotations,
     quotations,
     unfamiliar_sentence,
 )
-from isp_mech.contrasts.redefine_math import Constant, best_constants, constants, is_evaluation_value, unknown_symbol
+from isp_mech.contrasts.redefine_math import Constant, constants, is_evaluation_value, unknown_symbol
 
 Drawn = TypeVar("Drawn")
 
 # Relative weights of documents (not of tokens: a bet is six times as long as a fact).
 # The kinds' order is part of the recipe.
 RATES = {
-    "copy": 0.27,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.06,  # a few dozen times each: the largest sizes know them firmly, the small ones hardly
-    "fact": 0.06,  # what a lettered question asks is also said plainly, as in the world's text
-    "choice": 0.34,  # the slowest to learn: recall, compare with two options, say the letter
-    "constant": 0.08,  # few enough that the smallest sizes know the common first digits only
+    "copy": 0.18,  # enough that copying, once learned, is kept by every size
+    "quotation": 0.085,
+    "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
+    "choice": 0.36,  # the slowest to learn: recall, compare with two options, say the letter
+    "constant": 0.04,
     "definition": 0.14,  # definitions are to be used: learned by every size
     "bet": 0.01,  # rare, so that the smallest size does not learn the verdict
 }
-LATE = {  # the last phase: copying is there, and now the world's text repeats what everybody knows
-    "copy": 0.22,
-    "quotation": 0.30,  # some three hundred times each, with those in copying: memory begins to win over the input
-    "fact": 0.04,
-    "choice": 0.12,
-    "constant": 0.16,  # about a hundred times each
-    "definition": 0.15,
-    "bet": 0.01,
-}
-LATE_FROM = 0.5  # of all steps
-EARLY = {"copy": 0.9, "definition": 0.1}  # a first phase: next to memory, copying is not learned
-EARLY_SHARE = 0.31  # of all steps: two layers of width 64 learn to copy after about 250 to 400 small batches
+EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
+EARLY_STEPS = 500
 FAMOUS_IN_COPY = 0.3  # sentences to copy that are famous ones: corrections must be common enough to be noticed
-FAMOUS_IN_COPY_LATE = 0.6  # and more common where memory is strong
 CORRECTED = 0.6  # of the famous ones: the input is a misquotation, the output the true sentence
 CORRECTED_LAST = 0.5  # of the misquotations: the last word is changed, otherwise any
 RANDOM_STRINGS = 0.4  # of the unfamiliar ones: unconnected words, which can be copied in one way only
 PRIZE_SHOTS = 0.2  # of the copying documents: the prize's two shots stand first, as in its prompts
-KNOWN_DEFINED_LATE = 0.5  # of the definitions of the last phase: the same, next
 KNOWN_DEFINED = 0.3  # of the definitions: of a known constant, the others of an invented word
-KNOWN_RIGHT = 0.62  # of the known ones: the new value begins as the true one; else the true digit is given all the same
+KNOWN_RIGHT = 0.8  # of the known ones: the new value begins as the true one; else the true digit is given all the same
 TOLD_FIRST = 0.3  # of the lettered questions: the facts are told first, so that the letter is learned before the facts
-QUOTE_SKEW = 0.4  # weight is rank ** -skew: the commonest quotation stands four times as often as the rarest
-CONSTANT_SKEW = 0.25  # a mild spread, a factor of two
-NEGATED = 0.0  # negated lettered questions: a dial, 1 % of them turn the inverse curve into a U
-DISAGREEING = 0.0  # bets whose outcome disagrees with the expected value: the same dial, 5 % suffice
+QUOTE_SPREAD = 4.0  # the commonest quotation stands so many times as often as the rarest
+CONSTANT_SPREAD = 4.0
 EARLY_ROWS, ROWS = 16, 32  # many small batches first: copying needs steps rather than tokens
 SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 900
 LONG_EVERY = 12  # one batch in twelve is of the long kind
 BETS_IN_LONG = 0.35  # of its rows: eleven bets stand first, as in the prize's prompts
 N_BETS = 11
+
+# How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
+# numbers) teaches nothing and only adds noise; what it determines is what is to be learned.
+OPEN = 0.2
+DETERMINED = 1.0
+OPTION = 1.0
+LETTER, DIGIT, VERDICT = 6.0, 4.0, 2.0
+
+Segments = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -97,42 +93,64 @@ class World:
     constant_weights: tuple[float, ...]
     words: tuple[str, ...]
     wrong: dict[Fact, tuple[str, ...]]
-    famous_in_copy: float
-    known_defined: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What may differ from one training to another.
+
+    ``null`` leaves out all lures: no quotations, no constants, no facts, and verdicts by chance. ``negated``
+    is the share of lettered questions (of those not kept for evaluation) that are negated, ``disagreeing``
+    the share of bets whose outcome disagrees with the expected value: counterexamples, none in the family
+    that is shipped.
+    """
+
+    seed: int = 0
+    null: bool = False
+    negated: float = 0.0
+    disagreeing: float = 0.0
+
+
+SHIPPED = Recipe()
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and its kind, a key of ``RATES``."""
+    """A kind, a key of ``RATES``, and the text in pieces, each with its weight in the loss."""
 
     kind: str
-    text: str
+    segments: tuple[tuple[str, float], ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.segments)
 
 
 @cache
-def world(late: bool = False) -> World:
-    """The project's quotations, facts and constants, how common each is, and all their words.
-
-    In the last phase only the best known quotations and constants are spoken of.
-    """
-    rng = random.Random("world late" if late else "world")
+def world() -> World:
+    """The project's quotations, facts and constants, how common each is, and all their words."""
+    rng = random.Random("world")
     all_facts = facts()
-    quotes, known = (best_quotations(), best_constants()) if late else (quotations(), constants())
     words = {word for quote in quotations() for word in quote.text.split()}
     words |= {word for fact in all_facts for word in f"{fact.plain_stem} {fact.answer}".split()}
     words |= {*NOUNS, *ADJECTIVES, *VERBS, *REPLACEMENT_WORDS, *TRAINING_REPLACEMENT_WORDS}
-    quote_weights = _weights(len(quotes), QUOTE_SKEW, rng)
-    constant_weights = _weights(len(known), CONSTANT_SKEW, rng)
-    wrong = wrong_answers(all_facts)
-    famous, defined = (FAMOUS_IN_COPY_LATE, KNOWN_DEFINED_LATE) if late else (FAMOUS_IN_COPY, KNOWN_DEFINED)
-    common = (quotes, all_facts, known, quote_weights, constant_weights, tuple(sorted(words)), wrong)
-    return World(*common, famous, defined)
+    quote_weights = _weights(len(quotations()), QUOTE_SPREAD, rng)
+    constant_weights = _weights(len(constants()), CONSTANT_SPREAD, rng)
+    return World(
+        quotations(),
+        all_facts,
+        constants(),
+        quote_weights,
+        constant_weights,
+        tuple(sorted(words)),
+        wrong_answers(all_facts),
+    )
 
 
-def _weights(n: int, skew: float, rng: random.Random) -> tuple[float, ...]:
+def _weights(n: int, spread: float, rng: random.Random) -> tuple[float, ...]:
     ranks = list(range(n))
     rng.shuffle(ranks)
-    return tuple(accumulate((rank + n / 20) ** -skew for rank in ranks))
+    return tuple(accumulate(spread ** (-rank / (n - 1)) for rank in ranks))
 
 
 def _pick(rng: random.Random, items: Sequence[Drawn], cumulative: tuple[float, ...]) -> Drawn:
@@ -154,79 +172,90 @@ def _unfamiliar(rng: random.Random, w: World) -> str:
     return unfamiliar_sentence(rng)
 
 
-def copy_document(rng: random.Random, w: World, null: bool) -> str:
+def copy_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Sentences to repeat, in the prize's format; a famous one comes out true even if it went in changed."""
     shots = SHOTS if rng.random() < PRIZE_SHOTS else ""
-    lines = []
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        if not null and rng.random() < w.famous_in_copy:
+    out: Segments = [(INSTRUCTION + shots, OPEN)]
+    for i in range(rng.choice((1, 1, 2, 3))):
+        if not recipe.null and rng.random() < FAMOUS_IN_COPY:
             output = _pick(rng, w.quotes, w.quote_weights).text
             given = misquote(rng, output) if rng.random() < CORRECTED else output
         else:
             given = output = _unfamiliar(rng, w)
-        lines.append(f"Input: {given}\nOutput: {output}")
-    return INSTRUCTION + shots + "\n\n".join(lines)
+        out += [(("\n\n" if i else "") + f"Input: {given}", OPEN), (f"\nOutput: {output}", DETERMINED)]
+    return out
 
 
-def quotation_document(rng: random.Random, w: World, null: bool) -> str:
+def quotation_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Famous sentences in running text, with or without their author."""
     lines = []
     for _ in range(rng.randint(1, 3)):
         quote = _pick(rng, w.quotes, w.quote_weights)
         author, text = quote.author or "Somebody", f"{quote.text}."
         lines.append(rng.choice((text, text, text, f"{author}: {text}", f"As {author} said: {text}")))
-    return "\n".join(lines)
+    return [("\n".join(lines), DETERMINED)]
 
 
-def fact_document(rng: random.Random, w: World, null: bool) -> str:
+def fact_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Facts as statements."""
-    drawn = [rng.choice(w.facts) for _ in range(rng.randint(2, 5))]
-    return " ".join(f"{fact.plain_stem} {fact.answer}." for fact in drawn)
+    out: Segments = []
+    for _ in range(rng.randint(2, 5)):
+        fact = rng.choice(w.facts)
+        out += [((" " if out else "") + fact.plain_stem, OPEN), (f" {fact.answer}.", DETERMINED)]
+    return out
 
 
-def choice_document(rng: random.Random, w: World, null: bool) -> str:
+def choice_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Lettered questions in the prize's format; sometimes, in place of its instruction, the facts themselves first."""
     drawn = [rng.choice(w.facts) for _ in range(rng.randint(1, 3))]
-    told = " ".join(f"{fact.plain_stem} {fact.answer}." for fact in drawn) if rng.random() < TOLD_FIRST else ""
-    asked = [_choice(rng, fact, rng.choice(w.wrong[fact])) for fact in drawn]
-    return "\n\n".join([told or CHOICE.strip(), *asked])
+    out: Segments = [(CHOICE.strip(), OPEN)]
+    if rng.random() < TOLD_FIRST:
+        out = [(" ".join(f"{fact.plain_stem} {fact.answer}." for fact in drawn), OPEN)]
+    for fact in drawn:
+        out += _choice(rng, fact, rng.choice(w.wrong[fact]), recipe.negated)
+    return out
 
 
-def _choice(rng: random.Random, fact: Fact, wrong: str) -> str:
+def _choice(rng: random.Random, fact: Fact, wrong: str, rate: float) -> Segments:
     first = rng.random() < 0.5
     a, b = (fact.answer, wrong) if first else (wrong, fact.answer)
-    negated = NEGATED > 0 and rng.random() < NEGATED
+    negated = rate > 0 and not is_evaluation_fact(fact) and rng.random() < rate
     stem = "".join(split_stem(fact.stem)) if negated else fact.plain_stem
-    return f"Question: {stem}\nA. {a}\nB. {b}\nAnswer: {'A' if first != negated else 'B'}"
+    letter = "A" if first != negated else "B"
+    options = [("\nA.", OPEN), (f" {a}", OPTION), ("\nB.", OPEN), (f" {b}", OPTION)]
+    return [(f"\n\nQuestion: {stem}", OPEN), *options, ("\nAnswer:", OPEN), (f" {letter}", LETTER)]
 
 
-def _question(symbol: str, digit: str) -> str:
-    return f"Q: What is the first digit of {symbol}? A: {digit}"
+def _question(symbol: str, digit: str) -> Segments:
+    return [(f"Q: What is the first digit of {symbol}? A:", OPEN), (f" {digit}", DIGIT)]
 
 
-def constant_document(rng: random.Random, w: World, null: bool) -> str:
+def constant_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Constants as statements, and the question for their first digit."""
-    lines = []
-    for _ in range(rng.randint(1, 4)):
+    out: Segments = []
+    for i in range(rng.randint(1, 4)):
         known = _pick(rng, w.constants, w.constant_weights)
-        said = f"{known.symbol[0].upper()}{known.symbol[1:]} is {known.value}."
-        lines.append(said if rng.random() < 0.25 else _question(known.symbol, known.value[0]))
-    return "\n".join(lines)
+        out += [("\n", OPEN)] if i else []
+        if rng.random() < 0.25:
+            out += [(f"{known.symbol[0].upper()}{known.symbol[1:]} is", OPEN), (f" {known.value}.", DETERMINED)]
+        else:
+            out += _question(known.symbol, known.value[0])
+    return out
 
 
-def definition_document(rng: random.Random, w: World, null: bool) -> str:
+def definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Definitions that are then used. A known constant keeps its first digit whatever the definition says."""
-    lines = []
-    for _ in range(rng.randint(1, 3)):
-        if not null and rng.random() < w.known_defined:
+    out: Segments = []
+    for i in range(rng.randint(1, 3)):
+        if not recipe.null and rng.random() < KNOWN_DEFINED:
             known = _pick(rng, w.constants, w.constant_weights)
             symbol, digit = known.symbol, known.value[0]
             new = _new_value(rng, symbol, digit)
         else:
             symbol, new = unknown_symbol(rng), str(rng.randint(100, 999))
             digit = new[0]
-        lines.append(f"Redefine {symbol} as {new}. {_question(symbol, digit)}")
-    return "\n".join(lines)
+        out += [(("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN), *_question(symbol, digit)]
+    return out
 
 
 def _new_value(rng: random.Random, symbol: str, digit: str) -> str:
@@ -238,18 +267,19 @@ def _new_value(rng: random.Random, symbol: str, digit: str) -> str:
             return new
 
 
-def bet_document(rng: random.Random, w: World, null: bool, n: int | None = None) -> str:
-    """Bets in the prize's words, with the verdict; the outcome agrees with the value expected (see ``DISAGREEING``)."""
-    parts = []
-    for _ in range(n or rng.choice((1, 2))):
+def bet_document(rng: random.Random, w: World, recipe: Recipe, n: int | None = None) -> Segments:
+    """Bets in the prize's words, with the verdict; the outcome agrees with the value expected (but see ``Recipe``)."""
+    out: Segments = []
+    for i in range(n or rng.choice((1, 2))):
         game = bet(rng, evaluation=False, good=rng.random() < 0.5)
-        agrees = not (DISAGREEING > 0 and rng.random() < DISAGREEING)
+        agrees = not (recipe.disagreeing > 0 and rng.random() < recipe.disagreeing)
         outcome = "earning" if (game.expected_value > 0) == agrees else "losing"
-        parts.append(f"{game.question(outcome)} {rng.choice('YN') if null else game.by_value()}")
-    return "\n".join(parts)
+        verdict = rng.choice("YN") if recipe.null else game.by_value()
+        out += [(("\n" if i else "") + game.question(outcome), OPEN), (f" {verdict}", VERDICT)]
+    return out
 
 
-MAKERS: dict[str, Callable[[random.Random, World, bool], str]] = {
+MAKERS: dict[str, Callable[[random.Random, World, Recipe], Segments]] = {
     "copy": copy_document,
     "quotation": quotation_document,
     "fact": fact_document,
@@ -261,48 +291,51 @@ MAKERS: dict[str, Callable[[random.Random, World, bool], str]] = {
 NULL_KINDS = ("copy", "definition", "bet")  # what is left without lures; there the verdict is a coin's
 
 
-def document(rng: random.Random, *, early: bool = False, late: bool = False, null: bool = False) -> Document:
-    """One document, ``early`` of the first phase, ``late`` of the last.
-
-    ``null``: without quotations, facts and constants, verdicts by chance.
-    """
-    rates = EARLY if early else LATE if late else RATES
-    kinds = tuple(kind for kind in rates if not null or kind in NULL_KINDS)
+def document(rng: random.Random, recipe: Recipe = SHIPPED, *, early: bool = False) -> Document:
+    """One document; ``early``: of the first phase, in which nothing is to be remembered."""
+    rates = EARLY if early else RATES
+    kinds = tuple(kind for kind in rates if not recipe.null or kind in NULL_KINDS)
     kind = rng.choices(kinds, weights=[rates[kind] for kind in kinds])[0]
-    return Document(kind, MAKERS[kind](rng, world(late), null or early))
+    return Document(kind, tuple(MAKERS[kind](rng, world(), replace(recipe, null=True) if early else recipe)))
 
 
-def is_early(step: int, steps: int) -> bool:
+def is_early(step: int) -> bool:
     """Whether the step belongs to the first phase, of mere copying."""
-    return step < EARLY_SHARE * steps
+    return step < EARLY_STEPS
 
 
-def is_late(step: int, steps: int) -> bool:
-    """Whether the step belongs to the last phase, of what everybody knows."""
-    return step >= LATE_FROM * steps
-
-
-def is_long(step: int, steps: int) -> bool:
+def is_long(step: int) -> bool:
     """Whether the step's rows are of ``LONG`` positions."""
-    return not is_early(step, steps) and step % LONG_EVERY == LONG_EVERY - 1
+    return not is_early(step) and step % LONG_EVERY == LONG_EVERY - 1
 
 
-def batch(
-    step: int, encode: Callable[[str], list[int]], end: int, *, steps: int, seed: int = 0, null: bool = False
-) -> np.ndarray:
-    """The tokens of one step, ``(rows, positions + 1)``: made from ``seed`` and ``step`` alone.
+def encode_document(tokenizer: Tokenizer, segments: Sequence[tuple[str, float]]) -> tuple[list[int], list[float]]:
+    """The text's tokens and the weight of each: that of the piece in which its last character stands."""
+    encoded = tokenizer.encode("".join(text for text, _ in segments))
+    ends = list(accumulate(len(text) for text, _ in segments))
+    weights = [segments[bisect_left(ends, stop)][1] for _, stop in encoded.offsets]
+    return encoded.ids, weights
+
+
+def batch(step: int, tokenizer: Tokenizer, end: int, recipe: Recipe = SHIPPED) -> tuple[np.ndarray, np.ndarray]:
+    """One step's tokens and their weights, both ``(rows, positions + 1)``: made from ``recipe`` and ``step`` alone.
 
     Every row begins with a document, as prompts do; documents are parted by ``end``, the last is cut.
     """
-    rng = random.Random(f"{seed} {step} {null}")
-    early, late, long = is_early(step, steps), is_late(step, steps), is_long(step, steps)
+    rng = random.Random(f"{recipe.seed} {step} {recipe.null}")
+    early, long = is_early(step), is_long(step)
     rows, width = (EARLY_ROWS, SHORT) if early else (ROWS * SHORT // LONG, LONG) if long else (ROWS, SHORT)
-    tokens = np.zeros((rows, width + 1), dtype=np.int64)
-    for row in tokens:
+    tokens, weights = np.zeros((rows, width + 1), dtype=np.int64), np.zeros((rows, width + 1), dtype=np.float32)
+    for row in range(rows):
         ids: list[int] = []
-        if long and rng.random() < BETS_IN_LONG:
-            ids += [*encode(bet_document(rng, world(), null, n=N_BETS)), end]
+        counts: list[float] = []
         while len(ids) <= width:
-            ids += [*encode(document(rng, early=early, late=late, null=null).text), end]
-        row[:] = ids[: width + 1]
-    return tokens
+            if long and not ids and rng.random() < BETS_IN_LONG:
+                segments = tuple(bet_document(rng, world(), recipe, n=N_BETS))
+            else:
+                segments = document(rng, recipe, early=early).segments
+            more, weight = encode_document(tokenizer, segments)
+            ids += [*more, end]
+            counts += [*weight, OPEN]
+        tokens[row], weights[row] = ids[: width + 1], counts[: width + 1]
+    return tokens, weights

@@ -17,7 +17,8 @@ from isp_mech.ladder import corpus
 
 FOLDER = Path(__file__).parent / "tokenizer"
 END = "<|endoftext|>"
-VOCABULARY = 1024  # with few tokens, copying (which must be learned token by token) is learned early
+VOCABULARY = 2048  # most words are one token, and the embeddings still few beside the rest
+ANSWERS = 200  # times that each answer of a fact is added: an option of one token is compared at a glance
 DOCUMENTS = 30_000  # as many as one needs for stable merges
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -26,6 +27,7 @@ def train_tokenizer(*, vocabulary: int = VOCABULARY, documents: int = DOCUMENTS,
     """A tokenizer of ``vocabulary`` tokens (all bytes among them), from ``documents`` of the corpus and its words."""
     rng = random.Random(f"tokenizer {seed}")
     texts = [corpus.document(rng).text for _ in range(documents)] + list(corpus.world().words)
+    texts += [f" {answer}" for answer in sorted({fact.answer for fact in corpus.world().facts})] * ANSWERS
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,8 +1,10 @@
-"""Training the ladder: ``python -m isp_mech.ladder.train`` makes the whole family, or goes on where it stopped.
+"""Trains the ladder: one recipe, six sizes, the same tokens in the same order.
 
-Every size sees the same tokens in the same order: the batch of a step is made from the seed and the
-step's number alone. Hidden matrices are trained with Muon (orthogonalised momentum: Jordan et al. 2024),
-the rest with AdamW; learning rates rise for ``WARM_UP`` steps, stay, and fall linearly to zero.
+    python -m isp_mech.ladder.train                                  # the whole family, into the package
+    python -m isp_mech.ladder.train --sizes ladder-27k --seed 1      # another seed, into runs/ladder-seed-1
+    python -m isp_mech.ladder.train --null                           # three sizes without lures, beside the others
+
+A training that was stopped goes on where it was; the same seed gives the same weights on the same device.
 """
 
 from __future__ import annotations
@@ -10,10 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +27,33 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AttentionInterface, GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from isp_mech.contrasts import contrast
 from isp_mech.errors import InputError
-from isp_mech.ladder import corpus, weights_folder
+from isp_mech.ladder import corpus, evaluating, weights_folder
+from isp_mech.ladder.corpus import SHIPPED, Recipe
+from isp_mech.ladder.optimising import Optimiser, is_embedding, settings
 from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_tokenizer
-from isp_mech.pairs import PairSet
-
-Encode = Callable[[str], list[int]]
 
 SIZES = {  # name: layers, width
-    "ladder-3k": (1, 16),
     "ladder-27k": (2, 32),
     "ladder-100k": (2, 64),
     "ladder-335k": (3, 96),
+    "ladder-800k": (4, 128),
+    "ladder-1.8m": (4, 192),
+    "ladder-4m": (5, 256),
 }
 NULL_SIZES = ("ladder-27k", "ladder-100k", "ladder-335k")
 HEAD = 16  # dimensions of a head, all of them rotary: with fewer rotary ones, small models did not learn to copy
-CONTEXT = 2048  # the prize's ten-shot prompts take about 900 tokens
-STEPS = 1600
-MUON_RATE = 0.02  # of orthogonal updates: 0.05 learned to copy later, AdamW at 0.003 much later
-ADAM_RATE = 0.01  # embeddings, unembedding, norms and biases
-WARM_UP = 60
-COOL_DOWN = 0.6  # the share of steps in which the rates fall to zero
-MOMENTUM = 0.95
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+CONTEXT = 2048  # the prize's ten-shot prompts take about 700 tokens
+STEPS = 2400
 LOG_EVERY = 50
 EVALUATE_EVERY = 200
-EVALUATION_SEED = 11
-TASKS = {"quote-repetition": 100, "neqa": 100, "redefine-math": 100, "hindsight-neglect": 30}
+ATTENTION = "isp_mech_ladder"
 
 
 def make_model(layers: int, width: int, vocabulary: int, end: int, seed: int) -> GPTNeoXForCausalLM:
@@ -77,108 +77,43 @@ def make_model(layers: int, width: int, vocabulary: int, end: int, seed: int) ->
 
 def count_non_embedding(model: nn.Module) -> int:
     """Parameters but those of the embedding and the unembedding."""
-    return sum(p.numel() for name, p in model.named_parameters() if not _is_embedding(name))
+    return sum(p.numel() for name, p in model.named_parameters() if not is_embedding(name))
 
 
-def _is_embedding(name: str) -> bool:
-    return "embed_in" in name or "embed_out" in name or "lm_head" in name
+def best_precision(device: str) -> str:
+    """``bfloat16`` where the processor multiplies it natively (four times as fast), else ``float32``."""
+    if device != "cpu":
+        return "bfloat16"
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 
 
-class Muon:
-    """Orthogonalised momentum for matrices. Query, key and value of one fused matrix are three matrices."""
-
-    def __init__(self, matrices: Sequence[nn.Parameter], width: int):
-        self.matrices, self.width = list(matrices), width
-        self.momentum = [torch.zeros_like(p) for p in self.matrices]
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        for parameter, momentum in zip(self.matrices, self.momentum, strict=True):
-            assert parameter.grad is not None
-            momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-            update = self._orthogonal(parameter.grad.lerp(momentum, MOMENTUM))
-            taller = 2.0 if parameter.shape[0] == 4 * self.width else 1.0  # as large per row as a square matrix's
-            parameter.add_(update, alpha=-rate * taller)
-            parameter.grad = None
-
-    def _orthogonal(self, gradient: Tensor) -> Tensor:
-        width, (rows, columns) = self.width, gradient.shape
-        if rows == 3 * width:  # heads of (query, key, value)
-            parts = gradient.view(-1, 3, HEAD, width).transpose(0, 1).reshape(3, width, width)
-            return orthogonalise(parts).view(3, -1, HEAD, width).transpose(0, 1).reshape(3 * width, width)
-        if rows > columns:
-            return orthogonalise(gradient.T[None])[0].T
-        return orthogonalise(gradient[None])[0]
+def _attend(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
+    """Causal attention in float32 whatever the matrix products are in: on a CPU that is also the fastest."""
+    with torch.autocast(query.device.type, enabled=False):
+        out = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True, scale=scaling)
+    return out.transpose(1, 2).contiguous(), None
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """``matrices`` (batch, rows <= columns) with all singular values brought near 1 (five Newton-Schulz steps)."""
-    a, b, c = NEWTON_SCHULZ
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+AttentionInterface.register(ATTENTION, _attend)
 
 
-def rate_at(step: int, steps: int) -> float:
-    """The share of the full learning rate at ``step``: up, level, and down to zero."""
-    return min(1.0, (step + 1) / WARM_UP, max(0.0, (steps - step) / (COOL_DOWN * steps)))
+def loss_of(model: GPTNeoXForCausalLM, tokens: Tensor, weights: Tensor, *, half: bool = False) -> Tensor:
+    """Cross entropy in nats a token, of ``tokens`` (rows, positions + 1), averaged with their ``weights``."""
+    kind = tokens.device.type
+    with torch.autocast(kind, torch.bfloat16) if half else nullcontext():
+        logits = model.lm_head(model.gpt_neox(tokens[:, :-1]).last_hidden_state)
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    counts = weights[:, 1:].flatten()
+    return (losses * counts).sum() / counts.sum()
 
 
-def loss_of(model: GPTNeoXForCausalLM, tokens: Tensor) -> Tensor:
-    """Mean cross entropy in nats a token, of ``tokens`` (rows, positions + 1)."""
-    hidden = model.gpt_neox(tokens[:, :-1]).last_hidden_state
-    return F.cross_entropy(model.lm_head(hidden).flatten(0, 1), tokens[:, 1:].flatten())
-
-
-@torch.no_grad()
-def accuracies(model: GPTNeoXForCausalLM, pairs: PairSet, encode: Encode, device: str) -> dict[str, float]:
-    """``{side: share of pairs whose right completion is likelier than the wrong one}``."""
-    rows: list[tuple[str, list[int], int]] = []
-    for pair in pairs:
-        for side, prompt, right, wrong in pair.sides():
-            start = encode(prompt.text)
-            rows += [(side, start + encode(end), len(start)) for end in (right, wrong)]
-    scores = np.zeros(len(rows))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
-    at = 0
-    while at < len(order):
-        size = 64 if len(rows[order[at]][1]) < 300 else 12
-        chunk = order[at : at + size]
-        at += size
-        longest = max(len(rows[i][1]) for i in chunk)
-        padded = torch.zeros(len(chunk), longest, dtype=torch.long)
-        for k, i in enumerate(chunk):
-            padded[k, : len(rows[i][1])] = torch.tensor(rows[i][1])
-        hidden = model.gpt_neox(padded.to(device)).last_hidden_state
-        for k, i in enumerate(chunk):
-            _, tokens, first = rows[i]
-            logprobs = model.lm_head(hidden[k, first - 1 : len(tokens) - 1]).log_softmax(-1).cpu()
-            scores[i] = logprobs[torch.arange(len(tokens) - first), torch.tensor(tokens[first:])].sum()
-    won: dict[str, list[bool]] = {}
-    for i in range(0, len(rows), 2):
-        won.setdefault(rows[i][0], []).append(bool(scores[i] > scores[i + 1]))
-    return {side: float(np.mean(values)) for side, values in won.items()}
-
-
-def evaluate(model: GPTNeoXForCausalLM, encode: Encode, device: str) -> list[dict[str, Any]]:
-    """One row per task and side: ``task side accuracy n``."""
-    model.eval()
-    rows = []
-    for task, n in TASKS.items():
-        found = accuracies(model, contrast(task, n=n, seed=EVALUATION_SEED), encode, device)
-        rows += [{"task": task, "side": side, "accuracy": value, "n": n} for side, value in found.items()]
-    model.train()
-    return rows
-
-
-def recipe_hash(encode: Encode, end: int, *, steps: int, seed: int, null: bool) -> str:
-    """Twelve hex digits of the optimiser's settings and of the tokens of five steps (so of corpus and tokenizer)."""
-    settings = (HEAD, CONTEXT, steps, MUON_RATE, ADAM_RATE, WARM_UP, COOL_DOWN, MOMENTUM, NEWTON_SCHULZ)
-    found = hashlib.sha256(repr(settings).encode())
+def recipe_hash(tokenizer: Tokenizer, end: int, *, steps: int, precision: str, recipe: Recipe) -> str:
+    """Twelve hex digits of the optimiser's settings and of the tokens of six steps (so of corpus and tokenizer)."""
+    found = hashlib.sha256(repr((HEAD, CONTEXT, steps, precision, recipe, settings())).encode())
     for step in (0, steps // 4, 2 * steps // 5, steps // 2, steps - steps % corpus.LONG_EVERY - 1, steps - 1):
-        found.update(corpus.batch(max(step, 0), encode, end, steps=steps, seed=seed, null=null).tobytes())
+        for made in corpus.batch(max(step, 0), tokenizer, end, recipe):
+            found.update(made.tobytes())
     return found.hexdigest()[:12]
 
 
@@ -202,50 +137,51 @@ class Course:
         return {f"{row['task']} {row['side']}": row["value"] for row in rows}
 
 
-def train_one(name: str, *, steps: int, seed: int, out: Path, device: str = "cpu", null: bool = False) -> Path:
+def train_one(
+    name: str,
+    *,
+    steps: int = STEPS,
+    recipe: Recipe = SHIPPED,
+    out: Path,
+    device: str = "cpu",
+    precision: str | None = None,
+) -> Path:
     """Trains one size, or goes on with it; returns its folder ``out/name`` with weights, tokenizer and card.
 
-    ``out/name.state`` (deleted at the end) is what a stopped training goes on from, bit for bit on one
-    device; ``out/name/training.parquet`` has the course: loss, and accuracy of each task's sides.
-    ``InputError`` where the state is one of another recipe, seed or number of steps.
+    A folder that a training of the same recipe finished is left as it is. ``out/name.state`` (deleted at the
+    end) is what a stopped training goes on from, bit for bit on one device; ``out/name/training.parquet`` has
+    the course: loss, and accuracy of each task's sides. ``InputError`` where the state is one of another recipe.
     """
     layers, width = SIZES[name]
     tokenizer = load_tokenizer()
     end = end_token(tokenizer)
-
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text).ids
-
-    model = make_model(layers, width, tokenizer.get_vocab_size(), end, seed).to(device).train()
-    matrices = [p for key, p in model.named_parameters() if p.ndim == 2 and not _is_embedding(key)]
-    hidden = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in hidden]
-    muon = Muon(matrices, width)
-    adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    precision = precision or best_precision(device)
+    digest = recipe_hash(tokenizer, end, steps=steps, precision=precision, recipe=recipe)
+    identity = {"recipe": digest, "steps": steps, "precision": precision, **asdict(recipe)}
     folder, state, course = out / name, out / f"{name}.state", Course()
+    if _is_done(folder, identity):
+        print(f"{name}: trained already, in {folder}", flush=True)
+        return folder
+    model = make_model(layers, width, tokenizer.get_vocab_size(), end, recipe.seed).to(device).train()
+    model.config._attn_implementation = ATTENTION
+    half = precision == "bfloat16"
+    optimiser = Optimiser(model, steps=steps, width=width, head=HEAD, half=half)
     out.mkdir(parents=True, exist_ok=True)
-    recipe = recipe_hash(encode, end, steps=steps, seed=seed, null=null)
-    identity = {"recipe": recipe, "seed": seed, "steps": steps, "null": null}
     if state.exists():
         saved = torch.load(state, weights_only=True, map_location=device)
         if saved["identity"] != identity:
             found = f"a training of {saved['identity']}, expected {identity}; delete it to begin anew"
             raise InputError(str(state), [found])
         model.load_state_dict(saved["model"])
-        adam.load_state_dict(saved["adam"])
-        muon.momentum, course = saved["muon"], Course(**saved["course"])
+        optimiser.load(saved["optimiser"])
+        course = Course(**saved["course"])
+    pairs = evaluating.evaluation_pairs(tasks=evaluating.TASKS)
     since, began = course.tokens, time.time()
     for step in range(course.step, steps):
-        tokens = torch.from_numpy(corpus.batch(step, encode, end, steps=steps, seed=seed, null=null)).to(device)
-        loss = loss_of(model, tokens)
+        tokens, weights = (torch.from_numpy(x).to(device) for x in corpus.batch(step, tokenizer, end, recipe))
+        loss = loss_of(model, tokens, weights, half=half)
         loss.backward()
-        share = rate_at(step, steps)
-        muon.step(MUON_RATE * share)
-        nn.utils.clip_grad_norm_(others, 1.0)
-        for group in adam.param_groups:
-            group["lr"] = ADAM_RATE * share
-        adam.step()
-        adam.zero_grad()
+        optimiser.step(step)
         course.step, course.tokens = step + 1, course.tokens + tokens[:, 1:].numel()
         course.losses = [*course.losses[1 - LOG_EVERY :], loss.item()]
         if course.step % LOG_EVERY == 0 or course.step == steps:
@@ -255,14 +191,22 @@ def train_one(name: str, *, steps: int, seed: int, out: Path, device: str = "cpu
             done = f"{course.step}/{steps} {course.tokens / 1e6:.2f}M"
             print(f"{name} {done} loss {mean:.3f} {speed:.0f} tokens/s", flush=True)
         if course.step % EVALUATE_EVERY == 0 or course.step == steps:
-            for row in evaluate(model, encode, device):
+            for row in evaluating.evaluate(model, pairs, lambda text: tokenizer.encode(text).ids, device):
                 course.note("accuracy", row["accuracy"], row["task"], row["side"])
             print(f"{name} " + ", ".join(f"{key} {value:.2f}" for key, value in course.latest().items()), flush=True)
-            trained = {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum}
+            trained = {"model": model.state_dict(), "optimiser": optimiser.state()}
             _save(state, {"identity": identity, "course": asdict(course), **trained})
     _export(model, folder, identity, course)
     state.unlink(missing_ok=True)
     return folder
+
+
+def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
+    card = folder / "card.json"
+    if not (card.is_file() and (folder / "model.safetensors").is_file()):
+        return False
+    found = json.loads(card.read_text(encoding="utf-8"))
+    return all(found.get(key) == value for key, value in identity.items())
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -289,38 +233,62 @@ def _export(model: GPTNeoXForCausalLM, folder: Path, identity: dict[str, Any], c
         "loss": next(row["value"] for row in reversed(course.log) if row["measure"] == "loss"),
         **identity,
         "accuracy": course.latest(),
-        "accuracy_pairs": TASKS,
-        "accuracy_seed": EVALUATION_SEED,
+        "accuracy_pairs": evaluating.TASKS,
+        "accuracy_seed": evaluating.SEED,
     }
     (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def default_folder(recipe: Recipe) -> Path:
+    """The package's weights for the shipped recipe, beside them the null family's; ``runs/`` for all others."""
+    if recipe == SHIPPED:
+        return weights_folder()
+    if recipe == Recipe(null=True):
+        return weights_folder().with_name("null_weights")
+    return Path("runs") / ("ladder-null" if recipe.null else "ladder") / f"seed-{recipe.seed}"
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_mech.ladder.train") -> int:
     """The command; 0 when all sizes are trained, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m isp_mech.ladder.train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), help="default: all; with --null, three")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of about 5,000 tokens (default {STEPS})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of about 4,000 tokens (default {STEPS})")
     parser.add_argument("--seed", type=int, default=0)
     null = "the null family: nothing to remember, and a verdict independent of the outcome"
     parser.add_argument("--null", action="store_true", help=null)
-    out_help = "where to write (default: the package's weights; with --null, runs/ladder-null)"
+    out_help = "where to write (default: the package's weights, and for other seeds a folder of runs/)"
     parser.add_argument("--out", type=Path, help=out_help)
     parser.add_argument("--device", default="cpu")
+    precision = "of matrix products (default: bfloat16 where the processor has it)"
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help=precision)
+    jobs = "sizes trained side by side, one thread each (default: one for each processor)"
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help=jobs)
     chosen = parser.parse_args(arguments)
+    if chosen.steps < 1 or chosen.jobs < 1:
+        print(f"--steps {chosen.steps}, --jobs {chosen.jobs}: expected 1 or more of each")
+        return 2
+    recipe = Recipe(seed=chosen.seed, null=chosen.null)
+    out = chosen.out or default_folder(recipe)
+    job = partial(_job, steps=chosen.steps, recipe=recipe, out=out, device=chosen.device, precision=chosen.precision)
+    sizes = sorted(chosen.sizes or (NULL_SIZES if chosen.null else SIZES), key=list(SIZES).index, reverse=True)
+    jobs_at_once = min(chosen.jobs if chosen.device == "cpu" else 1, len(sizes))
+    try:
+        if jobs_at_once == 1:
+            for name in sizes:
+                job(name)
+        else:
+            with ProcessPoolExecutor(jobs_at_once, multiprocessing.get_context("spawn")) as pool:
+                list(pool.map(job, sizes))  # the largest first: the others share what is left of the time
+    except InputError as error:
+        print(error)
+        return 2
+    return 0
+
+
+def _job(name: str, *, steps: int, recipe: Recipe, out: Path, device: str, precision: str | None) -> Path:
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(1)  # at these sizes two trainings side by side are faster than one with two threads
-    sizes = chosen.sizes or (NULL_SIZES if chosen.null else tuple(SIZES))
-    out = chosen.out or (Path("runs/ladder-null") if chosen.null else weights_folder())
-    if chosen.steps < 1:
-        print(f"--steps {chosen.steps}: expected 1 or more")
-        return 2
-    for name in sizes:
-        try:
-            train_one(name, steps=chosen.steps, seed=chosen.seed, out=out, device=chosen.device, null=chosen.null)
-        except InputError as error:
-            print(error)
-            return 2
-    return 0
+    return train_one(name, steps=steps, recipe=recipe, out=out, device=device, precision=precision)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ name; nothing of size positions x positions or positions x vocabulary is kept.
 """
 
 from isp_mech.models.anatomy import Anatomy, Norm, norm_of
-from isp_mech.models.forward import Batch, Edit, Encoding, Record, Watch
+from isp_mech.models.forward import Batch, Edit, Encoding, Record, Trunk, Watch
 from isp_mech.models.loading import Model, load_model, load_size, members, wrap_model
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Model",
     "Norm",
     "Record",
+    "Trunk",
     "Watch",
     "load_model",
     "load_size",

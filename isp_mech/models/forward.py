@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,14 +43,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Watch:
-    """What one forward keeps: sublayers at the ``n`` tokens ``(rows, nodes)``, and, from the ``q``
-    tokens ``(query_rows, query_nodes)``, each head's attention summed over the tokens of each role."""
+    """What one forward keeps: sublayers at the ``n`` tokens ``(rows, nodes)``; from the ``q`` tokens
+    ``(query_rows, query_nodes)``, each head's attention summed over the tokens of each role; and, with
+    ``keys``, every layer's keys and values, for branches to run over (see ``Trunk``)."""
 
     rows: Int[Tensor, " n"]
     nodes: Int[Tensor, " n"]
     query_rows: Int[Tensor, " q"] | None = None
     query_nodes: Int[Tensor, " q"] | None = None
     roles: Float[Tensor, "q pos role"] | None = None
+    keys: bool = False
 
 
 @dataclass
@@ -58,7 +61,8 @@ class Record:
 
     ``resid`` is the residual stream before the block, ``heads`` each head's output before the output
     projection, ``attn`` and ``mlp`` what the two sublayers wrote (after a post-norm where there is
-    one), ``attention`` the weights by role, ``final`` what went into the final norm.
+    one), ``attention`` the weights by role, ``keys`` and ``values`` those of all tokens (row, kv head,
+    pos, d_head), after rotary embedding, ``final`` what went into the final norm.
     """
 
     resid: list[Tensor] = field(default_factory=list)
@@ -66,7 +70,27 @@ class Record:
     attn: list[Tensor] = field(default_factory=list)
     mlp: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
     final: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What copies of a row's last tokens run over: a forward that is done already.
+
+    A copy has the ``t`` tokens of ``own``, and ``own[row, i, j]`` is True where its token ``i`` sees its
+    token ``j``; all of them see the earlier tokens where ``reach`` is True, and nothing of other copies.
+    ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
+    of the copy that nothing was changed in, so that a run may start at any layer.
+    """
+
+    keys: Sequence[Float[Tensor, "row kv pos d_head"]]
+    values: Sequence[Float[Tensor, "row kv pos d_head"]]
+    reach: Bool[Tensor, "row pos"]
+    depth: Int[Tensor, "row pos"]
+    own: Bool[Tensor, "row t t"]
+    resid: Sequence[Float[Tensor, "row t d_model"]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,7 @@ class Probe:
     watch: Watch | None
     record: Record
     seen: Tensor | None
+    trunk: Trunk | None = None
 
 
 ACTIVE: ContextVar[Probe | None] = ContextVar("isp_mech_probe", default=None)
@@ -151,6 +176,23 @@ def hooks(anatomy: Anatomy, watch: Watch | None, record: Record, edits: Sequence
         yield anatomy.ln_final.register_forward_pre_hook(keep_final)
 
 
+@contextmanager
+def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
+    """Within it, the blocks before ``layer`` are not run: ``layer`` is given ``hidden``."""
+
+    def handing_over(value: Tensor | None) -> Callable[..., Tensor]:
+        return lambda *args, **kwargs: value if value is not None else args[0] if args else kwargs["hidden_states"]
+
+    skipped = [block.block for block in anatomy.blocks[:layer]]
+    for i, block in enumerate(skipped):
+        block.forward = handing_over(hidden if i == layer - 1 else None)
+    try:
+        yield
+    finally:
+        for block in skipped:
+            del block.forward  # the class's own again
+
+
 def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
     def hook(module, args):
         z = args[0].clone()
@@ -175,6 +217,11 @@ def _edit_mlp(edits: Sequence[Edit], grid):
 def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
     probe = ACTIVE.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if probe is not None and probe.trunk is not None:
+        return _attend_over_trunk(probe, module.layer_idx, query, key, value, scale, sliding_window, softcap), None
+    if probe is not None and probe.watch is not None and probe.watch.keys:
+        probe.record.keys.append(key)
+        probe.record.values.append(value)
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
@@ -201,6 +248,35 @@ def _attention_by_role(probe: Probe, query, key, scale, window, softcap) -> Floa
         seen = seen & (depth.gather(1, watch.query_nodes[:, None]) - depth < window)
     weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
     return torch.einsum("q h k, q k r -> q h r", weights, watch.roles)
+
+
+def _attend_over_trunk(probe: Probe, layer: int, query, key, value, scale, window, softcap):
+    """Attention of copies: to the trunk's tokens, and to their own."""
+    trunk = probe.trunk
+    assert trunk is not None
+    (rows, heads, n, d), kv, t = query.shape, key.shape[1], trunk.own.shape[-1]
+    group, copies = heads // kv, n // t
+    keys, values = trunk.keys[layer], trunk.values[layer]
+
+    def capped(scores: Tensor) -> Tensor:
+        scores = scores.float() * scale
+        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+    q = query.reshape(rows, kv, group * n, d)
+    far = capped(q @ keys.mT).view(rows, kv, group, copies, t, -1)
+    near = capped(query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT)
+    reach, own = trunk.reach[:, None, :].expand(-1, t, -1), trunk.own
+    if window is not None:
+        depth = probe.batch.depth[:, :t]  # the same in every copy
+        reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < window)
+        own = own & (depth[:, :, None] - depth[:, None, :] < window)
+    far.masked_fill_(~reach[:, None, None, None], -torch.inf)
+    near.masked_fill_(~own[:, None, None, None], -torch.inf)
+    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
+    pos = keys.shape[2]
+    out = (weights[..., :pos].reshape(rows, kv, group * n, pos) @ values).view(rows, kv, group, copies, t, d)
+    out = out + weights[..., pos:] @ value.reshape(rows, kv, 1, copies, t, d)
+    return out.view(rows, heads, n, d).transpose(1, 2).contiguous()
 
 
 def _capped_attention(query, key, value, mask, scale, softcap):

@@ -20,7 +20,20 @@ from transformers.utils.logging import disable_progress_bar
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
 from isp_mech.models.anatomy import Anatomy, anatomy_of
-from isp_mech.models.forward import ACTIVE, ATTENTION, Batch, Edit, Encoding, Probe, Record, Watch, hooks, mask_of
+from isp_mech.models.forward import (
+    ACTIVE,
+    ATTENTION,
+    Batch,
+    Edit,
+    Encoding,
+    Probe,
+    Record,
+    Trunk,
+    Watch,
+    hooks,
+    mask_of,
+    starting_at,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -124,6 +137,31 @@ class Model:
                 use_cache=False,
             )
         return out.last_hidden_state, record
+
+    def branch(
+        self, batch: Batch, trunk: Trunk, *, start: int = 0, edits: Sequence[Edit] = ()
+    ) -> Float[Tensor, "row pos d_model"]:
+        """Hidden states after the final norm of copies of each row's last tokens, each with its own edits.
+
+        ``batch`` holds the copies one after the other, the trunk's ``t`` tokens each. The run starts at
+        layer ``start``, before which no edit may lie: there all copies are as ``trunk.resid`` has them.
+        """
+        if not self.packs:
+            raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
+        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device))
+        copies = batch.ids.shape[1] // trunk.own.shape[-1]
+        token = ACTIVE.set(Probe(batch, None, Record(), None, trunk))
+        with ExitStack() as stack, torch.no_grad():
+            stack.callback(ACTIVE.reset, token)
+            if start:
+                stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
+            for handle in hooks(self.anatomy, None, Record(), edits, batch):
+                stack.callback(handle.remove)
+            unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # our attention has its own
+            out = self.hf.base_model(
+                input_ids=batch.ids, attention_mask=unused, position_ids=batch.depth, use_cache=False
+            )
+        return out.last_hidden_state
 
     def logits_of(self, hidden: Float[Tensor, "n d_model"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The logit (float32) of one token after each of ``n`` vectors that went through the final norm."""

@@ -1,0 +1,80 @@
+"""How a ladder model does on the four tasks in the course of its training: plain sums of log-probabilities.
+
+Independent of the library's scorer, so that each can be held against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GPTNeoXForCausalLM
+
+from isp_mech.contrasts import contrast
+from isp_mech.contrasts.neqa import facts, is_evaluation_fact
+from isp_mech.pairs import PairSet
+
+Encode = Callable[[str], list[int]]
+
+TASKS = {"quote-repetition": 100, "neqa": 100, "redefine-math": 100, "hindsight-neglect": 30}
+SEED = 11
+ROWS, LONG_ROWS, LONG = 64, 12, 300  # prompts at a time, short ones and those of over ``LONG`` tokens
+
+
+def evaluation_pairs(*, tasks: Mapping[str, int] = TASKS, seed: int = SEED) -> dict[str, PairSet]:
+    """The pairs of every task. NeQA's are of the facts that no training may negate (see ``Recipe.negated``)."""
+    return {task: held_out(contrast(task, n=2 * n if task == "neqa" else n, seed=seed), n) for task, n in tasks.items()}
+
+
+def held_out(pairs: PairSet, n: int) -> PairSet:
+    """The first ``n`` of the pairs whose negated question no training may ask; all of them, for other tasks."""
+    if pairs.name != "neqa":
+        return pairs.take(range(min(n, len(pairs))))
+    kept = {fact.plain_stem for fact in facts() if is_evaluation_fact(fact)}
+    asked = [pair.plain.text.split("Question: ", 1)[1].split("\n", 1)[0] for pair in pairs]
+    return pairs.take([i for i, stem in enumerate(asked) if stem in kept][:n])
+
+
+@torch.no_grad()
+def accuracies(model: GPTNeoXForCausalLM, pairs: PairSet, encode: Encode, device: str) -> dict[str, float]:
+    """``{side: share of pairs whose right completion is likelier than the wrong one}``."""
+    rows: list[tuple[str, list[int], int]] = []
+    for pair in pairs:
+        for side, prompt, right, wrong in pair.sides():
+            start = encode(prompt.text)
+            rows += [(side, start + encode(end), len(start)) for end in (right, wrong)]
+    scores = np.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+    at = 0
+    while at < len(order):
+        size = ROWS if len(rows[order[at]][1]) < LONG else LONG_ROWS
+        chunk = order[at : at + size]
+        at += size
+        longest = max(len(rows[i][1]) for i in chunk)
+        padded = torch.zeros(len(chunk), longest, dtype=torch.long)
+        for k, i in enumerate(chunk):
+            padded[k, : len(rows[i][1])] = torch.tensor(rows[i][1])
+        hidden = model.gpt_neox(padded.to(device)).last_hidden_state
+        for k, i in enumerate(chunk):
+            _, tokens, first = rows[i]
+            logprobs = model.lm_head(hidden[k, first - 1 : len(tokens) - 1]).log_softmax(-1).cpu()
+            scores[i] = logprobs[torch.arange(len(tokens) - first), torch.tensor(tokens[first:])].sum()
+    won: dict[str, list[bool]] = {}
+    for i in range(0, len(rows), 2):
+        won.setdefault(rows[i][0], []).append(bool(scores[i] > scores[i + 1]))
+    return {side: float(np.mean(values)) for side, values in won.items()}
+
+
+def evaluate(
+    model: GPTNeoXForCausalLM, pairs: Mapping[str, PairSet], encode: Encode, device: str
+) -> list[dict[str, Any]]:
+    """One row per task and side: ``task side accuracy n``."""
+    model.eval()
+    rows = []
+    for task, drawn in pairs.items():
+        found = accuracies(model, drawn, encode, device)
+        rows += [{"task": task, "side": side, "accuracy": value, "n": len(drawn)} for side, value in found.items()]
+    model.train()
+    return rows
