@@ -137,15 +137,19 @@ def replaced_margins(
     which the set changes something. An empty set gives the margin as it is.
     """
     check_sets(sets, model)
-    one = _each_alone if not model.packs else _all_as_copies
+    one = _all_as_copies if model.packs else _each_alone
     trees, nodes = _ended_with_completions(model, forks)
+    alike: dict[int, list[int]] = {}  # forks whose copies have equally many tokens: none are filled up
+    for i, (fork, tree) in enumerate(zip(forks, trees, strict=True)):
+        alike.setdefault(len(tree) - fork.shared, []).append(i)
     out = np.zeros((len(forks), len(sets)))
     with tqdm(total=len(trees), desc=f"{model.name}: replace", unit="prompt", disable=not progress, leave=False) as bar:
-        for rows, batch in batches(trees, batch_size):
-            some = [forks[i] for i in rows]
-            values = Outputs(stand_in.heads[rows].to(model.device), stand_in.mlps[rows].to(model.device))
-            out[rows] = one(model, batch, some, [nodes[i] for i in rows], values, sets)
-            bar.update(len(rows))
+        for members in alike.values():
+            for found, batch in batches([trees[i] for i in members], batch_size):
+                rows = [members[i] for i in found]
+                values = Outputs(stand_in.heads[rows].to(model.device), stand_in.mlps[rows].to(model.device))
+                out[rows] = one(model, batch, [forks[i] for i in rows], [nodes[i] for i in rows], values, sets)
+                bar.update(len(rows))
     return out
 
 
@@ -209,19 +213,18 @@ def _all_as_copies(
 def _run_once(
     model: Model, batch: Batch, forks: Sequence[Fork], nodes: Sequence[Paths]
 ) -> tuple[Trunk, Batch, Terms, np.ndarray]:
-    """The prompts as they are: what copies run over, one copy of each, its terms, and the margins."""
+    """The prompts as they are: what copies run over, one copy of each, its terms, and the margins.
+
+    The copies of all forks have equally many tokens: the decision position, then the completions' tokens.
+    """
     n, last = len(forks), [fork.shared - 1 for fork in forks]
-    # a copy's tokens: the decision position first, then the completions', in the order of their nodes
-    own = [[at, *sorted({*a[at + 1 :], *b[at + 1 :]})] for at, (a, b) in zip(last, nodes, strict=True)]
-    t = max(map(len, own))
-    index = torch.tensor([mine + [mine[0]] * (t - len(mine)) for mine in own])
+    index = torch.tensor([[at, *sorted({*a[at + 1 :], *b[at + 1 :]})] for at, (a, b) in zip(last, nodes, strict=True)])
+    t = index.shape[1]
     row = torch.arange(n)[:, None]
     watch = Watch(row.expand(-1, t).flatten().to(model.device), index.flatten().to(model.device), keys=True)
     hidden, record = model.forward(batch, watch=watch)
     visible = batch.visible if batch.visible is not None else torch.ones(1, *[batch.ids.shape[1]] * 2).bool().tril()
     seen = visible.expand(n, -1, -1)[row[:, :, None], index[:, :, None], index[:, None, :]]
-    filler = torch.arange(t)[None] >= torch.tensor([len(mine) for mine in own])[:, None]
-    seen = (seen & ~filler[:, None]) | torch.eye(t, dtype=torch.bool)  # a filler is seen by itself alone
     pos = max(last)
     trunk = Trunk(
         [k[:, :, :pos] for k in record.keys],
@@ -231,7 +234,7 @@ def _run_once(
         seen.to(model.device),
         [x.unflatten(0, (n, t)) for x in record.resid],
     )
-    place = [{node: i for i, node in enumerate(mine)} for mine in own]
+    place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]
     placed = [
         (r, [place[r].get(i, 0) for i in nodes[r][0]], fork, [place[r].get(i, 0) for i in nodes[r][1]])
         for r, fork in enumerate(forks)

@@ -47,7 +47,7 @@ Drawn = TypeVar("Drawn")
 # The kinds' order is part of the recipe.
 RATES = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.085,
+    "quotation": 0.11,
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
     "choice": 0.36,  # the slowest to learn: recall, compare with two options, say the letter
     "constant": 0.04,
@@ -55,17 +55,17 @@ RATES = {
     "bet": 0.01,  # rare, so that the smallest size does not learn the verdict
 }
 EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
-EARLY_STEPS = 500
+EARLY_STEPS = 700
 FAMOUS_IN_COPY = 0.3  # sentences to copy that are famous ones: corrections must be common enough to be noticed
 CORRECTED = 0.6  # of the famous ones: the input is a misquotation, the output the true sentence
 CORRECTED_LAST = 0.5  # of the misquotations: the last word is changed, otherwise any
-RANDOM_STRINGS = 0.4  # of the unfamiliar ones: unconnected words, which can be copied in one way only
+RANDOM_STRINGS = 0.55  # of the unfamiliar ones: unconnected words, which can be copied in one way only
 PRIZE_SHOTS = 0.2  # of the copying documents: the prize's two shots stand first, as in its prompts
 KNOWN_DEFINED = 0.3  # of the definitions: of a known constant, the others of an invented word
 KNOWN_RIGHT = 0.8  # of the known ones: the new value begins as the true one; else the true digit is given all the same
 TOLD_FIRST = 0.3  # of the lettered questions: the facts are told first, so that the letter is learned before the facts
-QUOTE_SPREAD = 4.0  # the commonest quotation stands so many times as often as the rarest
-CONSTANT_SPREAD = 4.0
+QUOTE_SPREAD = 3.0  # the commonest quotation stands so many times as often as the rarest
+CONSTANT_SPREAD = 3.0
 EARLY_ROWS, ROWS = 16, 32  # many small batches first: copying needs steps rather than tokens
 SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 900
 LONG_EVERY = 12  # one batch in twelve is of the long kind
@@ -77,7 +77,7 @@ N_BETS = 11
 OPEN = 0.2
 DETERMINED = 1.0
 OPTION = 1.0
-LETTER, DIGIT, VERDICT = 6.0, 4.0, 2.0
+LETTER, DIGIT, VERDICT = 6.0, 4.0, 1.0
 
 Segments = list[tuple[str, float]]
 

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,10 +98,14 @@ def _attend(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs
 AttentionInterface.register(ATTENTION, _attend)
 
 
+def products(kind: str, half: bool) -> AbstractContextManager[Any]:
+    """Within it, matrix products on a device of this kind are in bfloat16 if ``half``."""
+    return torch.autocast(kind, torch.bfloat16) if half else nullcontext()
+
+
 def loss_of(model: GPTNeoXForCausalLM, tokens: Tensor, weights: Tensor, *, half: bool = False) -> Tensor:
     """Cross entropy in nats a token, of ``tokens`` (rows, positions + 1), averaged with their ``weights``."""
-    kind = tokens.device.type
-    with torch.autocast(kind, torch.bfloat16) if half else nullcontext():
+    with products(tokens.device.type, half):
         logits = model.lm_head(model.gpt_neox(tokens[:, :-1]).last_hidden_state)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
     counts = weights[:, 1:].flatten()
@@ -191,7 +195,9 @@ def train_one(
             done = f"{course.step}/{steps} {course.tokens / 1e6:.2f}M"
             print(f"{name} {done} loss {mean:.3f} {speed:.0f} tokens/s", flush=True)
         if course.step % EVALUATE_EVERY == 0 or course.step == steps:
-            for row in evaluating.evaluate(model, pairs, lambda text: tokenizer.encode(text).ids, device):
+            with products(torch.device(device).type, half):
+                rows = evaluating.evaluate(model, pairs, lambda text: tokenizer.encode(text).ids, device)
+            for row in rows:
                 course.note("accuracy", row["accuracy"], row["task"], row["side"])
             print(f"{name} " + ", ".join(f"{key} {value:.2f}" for key, value in course.latest().items()), flush=True)
             trained = {"model": model.state_dict(), "optimiser": optimiser.state()}

@@ -34,6 +34,7 @@ from isp_mech.models.forward import (
     mask_of,
     starting_at,
 )
+from isp_mech.models.kernels import use_fast_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -229,6 +230,7 @@ def wrap_model(
     with torch.no_grad():
         plain = hf(ids).logits
     anatomy = anatomy_of(hf, name)
+    use_fast_products(hf)
     if anatomy.takes_mask:
         hf.set_attn_implementation(ATTENTION)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
