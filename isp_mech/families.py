@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KINDS = ("embedded", "hub", "list")
 LADDER_WEIGHTS = Path(__file__).parent / "ladder" / "weights"
+_EMBEDDED = ("ladder", "ladder-null")
 _EMBEDDINGS = re.compile(
     r"(^|\.)(embed_in|embed_out|wte|wpe|embed_tokens|embed_positions|word_embeddings|lm_head|shared)\."
 )
@@ -169,8 +170,8 @@ _ALIASES = {"qwen": "qwen2.5", "llama": "llama3", "gpt_neo": "gpt-neo", "gptneo"
 
 
 def family_names() -> tuple[str, ...]:
-    """The names that ``family`` knows: the embedded ladder, and families of the hub."""
-    return ("ladder", *_HUB)
+    """The names that ``family`` knows: the embedded ladder (and the same without lures), families of the hub."""
+    return (*_EMBEDDED, *_HUB)
 
 
 def family(
@@ -205,8 +206,8 @@ def family(
 
 
 def _named(name: str) -> Family:
-    if name == "ladder":
-        return _ladder()
+    if name in _EMBEDDED:
+        return _embedded(name)
     citation, _, shapes = _HUB[name]
     return Family(name, tuple(_hub_size(hub_id) for hub_id in shapes), citation, "hub")
 
@@ -221,15 +222,19 @@ def _hub_size(hub_id: str) -> Size:
     return Size(short, hub_id, None)
 
 
-def _ladder() -> Family:
+def _embedded(name: str) -> Family:
+    weights = LADDER_WEIGHTS if name == "ladder" else LADDER_WEIGHTS.with_name("null_weights")
     sizes = []
-    for folder in sorted(path.parent for path in LADDER_WEIGHTS.glob("*/card.json")):
+    for folder in sorted(path.parent for path in weights.glob("*/card.json")):
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         sizes.append(Size(str(card.get("name", folder.name)), str(folder), int(card["n_params_non_embedding"])))
     if not sizes:
-        raise InputError("family 'ladder'", [f"no weights in {LADDER_WEIGHTS}: expected one folder for each size"])
+        again = "isp-mech ladder train" + (" --null" if name == "ladder-null" else "")
+        raise InputError(f"family {name!r}", [f"no weights in {weights}: expected one folder for each size ({again})"])
     citation = "the isp_mech ladder: model organisms trained on text made by code (isp_mech/ladder)"
-    return Family("ladder", tuple(sizes), citation, "embedded")
+    if name == "ladder-null":
+        citation += "; this family has nothing to remember: what a locator must find nothing in"
+    return Family(name, tuple(sizes), citation, "embedded")
 
 
 def _listed(given: Sequence[str | Path]) -> Family:
