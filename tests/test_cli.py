@@ -261,7 +261,7 @@ def test_version(capsys):
             "task: 'nosuch': expected one of neqa, quote-repetition, redefine-math, hindsight-neglect",
         ),
         (["score", "nosuch.jsonl"], "nosuch.jsonl"),
-        (["explain", "neqa", "--family", "bloom"], "family: 'bloom': expected one of ladder, pythia"),
+        (["explain", "neqa", "--family", "bloom"], "family: 'bloom': expected one of ladder, ladder-null, pythia"),
         (["explain", "neqa", "--family", "gpt2", "--sizes", "huge"], "size 'huge': expected some of gpt2, gpt2-medium"),
         (["explain", "neqa", "--n", "0"], "contrast 'neqa': n=0: expected a whole number of pairs, 1 or more"),
         (["explain", "neqa", "--n", "1000000"], "the number of distinct pairs there are"),

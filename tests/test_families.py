@@ -107,7 +107,7 @@ def test_named_families_are_ordered_and_cited(name):
 
 def test_a_name_of_old_and_a_name_nobody_knows():
     assert family("qwen") == family("qwen2.5") and family("Llama").name == "llama3"
-    with pytest.raises(InputError, match="'bloom': expected one of ladder, pythia, .*a checkpoint folder, a hub id"):
+    with pytest.raises(InputError, match="'bloom': expected one of ladder, ladder-null, pythia, .*a checkpoint folder, a hub id"):
         family("bloom")
 
 

@@ -256,7 +256,13 @@ def default_folder(recipe: Recipe) -> Path:
         return weights_folder()
     if recipe == Recipe(null=True):
         return weights_folder().with_name("null_weights")
-    return Path("runs") / ("ladder-null" if recipe.null else "ladder") / f"seed-{recipe.seed}"
+    dialled = f"-negated-{recipe.negated:g}-disagreeing-{recipe.disagreeing:g}" if counterexamples(recipe) else ""
+    return Path("runs") / ("ladder-null" if recipe.null else "ladder") / f"seed-{recipe.seed}{dialled}"
+
+
+def counterexamples(recipe: Recipe) -> bool:
+    """Whether the recipe has any."""
+    return recipe.negated > 0 or recipe.disagreeing > 0
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_mech.ladder.train") -> int:
@@ -267,6 +273,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_m
     parser.add_argument("--seed", type=int, default=0)
     null = "the null family: nothing to remember, and a verdict independent of the outcome"
     parser.add_argument("--null", action="store_true", help=null)
+    for dial, of in (("negated", "lettered questions"), ("disagreeing", "bets")):
+        parser.add_argument(f"--{dial}", type=float, default=0.0, metavar="SHARE", help=f"of the {of} (default: none)")
     out_help = "where to write (default: the package's weights, and for other seeds a folder of runs/)"
     parser.add_argument("--out", type=Path, help=out_help)
     parser.add_argument("--device", default="cpu")
@@ -278,7 +286,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_m
     if chosen.steps < 1 or chosen.jobs < 1:
         print(f"--steps {chosen.steps}, --jobs {chosen.jobs}: expected 1 or more of each")
         return 2
-    recipe = Recipe(seed=chosen.seed, null=chosen.null)
+    dials = (chosen.negated, chosen.disagreeing)
+    if not all(0 <= share <= 1 for share in dials):
+        print(f"--negated {dials[0]}, --disagreeing {dials[1]}: expected shares from 0 to 1")
+        return 2
+    recipe = Recipe(seed=chosen.seed, null=chosen.null, negated=chosen.negated, disagreeing=chosen.disagreeing)
     out = chosen.out or default_folder(recipe)
     job = partial(_job, steps=chosen.steps, recipe=recipe, out=out, device=chosen.device, precision=chosen.precision)
     sizes = sorted(chosen.sizes or (NULL_SIZES if chosen.null else SIZES), key=list(SIZES).index, reverse=True)

@@ -160,6 +160,13 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
             _i("n_onset", "pairs that have an onset"),
             _i("n", "pairs"),
         ),
+        "training": (
+            _s("side", "conflict, plain or neutral; empty for the loss"),
+            _i("step", "training steps done"),
+            _i("tokens", "training tokens seen"),
+            _s("measure", "accuracy (share of pairs, 0..1) or loss (nats a token, as weighted in training)"),
+            _f("value", "share or nats", "the measure's value"),
+        ),
         "stability": (
             _s("replacement_a", "one replacement, or half_a for one half of the pairs"),
             _s("replacement_b", "the other replacement, or half_b for the other half"),
