@@ -84,7 +84,7 @@ def explain(
 def read_subject(
     task: str | Path | PairSet | Task, *, n: int = 300, seed: int = 0, source: str | Path | None = None
 ) -> PairSet | Task:
-    """The pairs or the task that ``task`` names: a contrast (``neqa``, or ``neqa:twin``), a file of pairs or the prize's."""
+    """The pairs or the task that ``task`` names: a contrast (or a variant, ``neqa:twin``), a file of pairs or items."""
     if isinstance(task, PairSet | Task):
         return task
     name, _, variant = str(task).partition(":")

@@ -15,7 +15,7 @@ PACKAGE = Path(isp_mech.__file__).parent
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
     "errors sites tables stats tasks pairs contrasts families models packing encoding margins scoring watching direct "
-    "tracing replacing locating verifying scaling runs figures report explaining cli"
+    "tracing replacing locating verifying scaling following runs figures report explaining cli"
 ).split()
 
 

@@ -181,7 +181,7 @@ def new_values(rng: random.Random, value: str, variant: str = "") -> list[str]:
     >>> sorted(new_values(random.Random(0), "3.14159", "near"))
     ['2.14159', '4.14159']
     >>> new_values(random.Random(1), "18", "digits-1")[:3], new_values(random.Random(1), "18", "far")[:3]
-    (['3', '2', '5'], ['85', '56', '97'])
+    (['3', '2', '9'], ['92', '71', '81'])
     """
     first = int(value[0])
     if variant == "near":
