@@ -47,10 +47,9 @@ def main() -> None:
     for name, figure in figures.items():
         im.figures.save(figure, OUT / f"hindsight-{name}")
     for row in rules.frame.itertuples():
-        print(
-            f"{row.task:38} {row.model:14} value {row.by_answer:+.2f} ({row.by_answer_lo:+.2f} to {row.by_answer_hi:+.2f}), "
-            f"outcome {row.by_lure:+.2f} ({row.by_lure_lo:+.2f} to {row.by_lure_hi:+.2f}), neither {row.by_neither:.2f}"
-        )
+        value = f"{row.by_answer:+.2f} ({row.by_answer_lo:+.2f} to {row.by_answer_hi:+.2f})"
+        outcome = f"{row.by_lure:+.2f} ({row.by_lure_lo:+.2f} to {row.by_lure_hi:+.2f})"
+        print(f"{row.task:38} {row.model:14} value {value}, outcome {outcome}, neither {row.by_neither:.2f}")
 
 
 if __name__ == "__main__":

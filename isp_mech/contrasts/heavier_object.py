@@ -149,15 +149,17 @@ def is_clear(heavy: Thing, light: Thing) -> bool:
 
 def shots(rng: random.Random, n: int, among: Sequence[Thing]) -> list[tuple[Thing, Thing]]:
     """``n`` clear pairs ``(heavy, light)``, no thing in two of them. ``ValueError`` where there are too few things."""
-    left, drawn = list(among), []
+    left, drawn = list(among), list[tuple[Thing, Thing]]()
     for _ in range(n):
-        clear = [(a, b) for a in left for b in left if is_clear(a, b)]
-        if not clear:
-            raise ValueError(
-                f"{len(among)} objects besides the two asked about: too few for {n} shots with clear weights"
-            )
-        drawn.append(rng.choice(clear))
-        left = [thing for thing in left if thing not in drawn[-1]]
+        by_weight = sorted(left, key=lambda thing: thing.kilograms)
+        if not left or not is_clear(by_weight[-1], by_weight[0]):
+            found = f"{len(among)} objects besides the two asked about"
+            raise ValueError(f"{found}: too few for {n} shots whose objects' weights are ten times apart")
+        heavy, light = rng.sample(left, 2)
+        while not is_clear(heavy, light):
+            heavy, light = rng.sample(left, 2)
+        drawn.append((heavy, light))
+        left = [thing for thing in left if thing not in (heavy, light)]
     return drawn
 
 
