@@ -47,8 +47,8 @@ def rules_followed(items: Table, *, seed: int = 0, level: float = 0.95) -> Table
     if items.name != "items":
         raise InputError("rules_followed", [f"table {items.name!r}: expected 'items'"])
     rows, problems = [], []
-    for (model, n_params, task), frame in items.frame.groupby(["model", "n_params", "task"], sort=False):
-        head = {"model": model, "n_params": int(n_params), "task": task}
+    for (model, task), frame in items.frame.groupby(["model", "task"], sort=False):
+        head = {"model": model, "n_params": int(frame["n_params"].iloc[0]), "task": task}
         try:
             rows.append({**head, **_shares(frame, seed, level)})
         except ValueError as error:

@@ -307,7 +307,8 @@ def test_hand_checked_places():
     assert quote_repetition.gap(stage, "first") == quote_repetition.Gap(
         "All the world's a", "stage", ", and all the men and women merely players"
     )
-    assert quote_repetition.gap("Know thyself well", "middle") is None  # the word is the sentence's second third but
+    assert quote_repetition.gap("Know thyself well", "middle") == quote_repetition.Gap("Know", "thyself", " well")
+    assert quote_repetition.gap("Home, sweet home, home again", "middle") is None  # it stands there twice
     assert quote_repetition.gap("To be or not to be", "first") is None  # no word of four letters
     with pytest.raises(ValueError, match="has no word to change in its first third"):
         quote_repetition.quote_pair("x", "To be or not to be", "table", place="first")

@@ -231,7 +231,7 @@ def gap(text: str, place: str = "last") -> Gap | None:
     found = []
     for i, match in enumerate(words[1:], 1):
         core = re.fullmatch(r"([a-z]{4,})[,;:.!?]*", match[0])
-        if core and low * len(words) <= 3 * i + 1.5 < high * len(words) and _listed(text).count(core[1]) == 1:
+        if core and low * len(words) <= 3 * i < high * len(words) and _listed(text).count(core[1]) == 1:
             found.append((match.start(), match.start() + len(core[1])))
     if not found:
         return None

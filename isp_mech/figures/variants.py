@@ -97,11 +97,11 @@ def dose_response(
     there are left out. ``InputError`` where none is left.
     """
     frame = _side(curve, side)
-    frame = frame[frame["task"].isin(list(doses))].assign(dose=frame["task"].map(dict(doses)))
+    tasks = tasks_of(frame)
+    frame = frame[frame["task"].isin(list(doses))]
     if not len(frame):
-        raise InputError(
-            "figure", [f"doses of {', '.join(doses)}: expected some of {', '.join(tasks_of(_side(curve, side)))}"]
-        )
+        raise InputError("figure", [f"doses of {', '.join(doses)}: expected some of {', '.join(tasks)}"])
+    frame = frame.assign(dose=frame["task"].map(dict(doses)))
     figure = new_figure(width, 2.5)
     ax = figure.subplots()
     sizes = sizes_of(frame)
