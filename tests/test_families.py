@@ -9,7 +9,7 @@ from small_models import ARCHITECTURES, byte_tokenizer, make_hf
 import isp_mech as im
 from isp_mech import families
 from isp_mech.errors import InputError
-from isp_mech.families import Family, Size, count_parameters, family, family_names, published
+from isp_mech.families import Family, Size, count_parameters, family, family_names
 
 PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "published" / "pythia-prize-accuracy.tsv"
 
