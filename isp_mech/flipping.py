@@ -130,7 +130,7 @@ def _step_rows(frame: pd.DataFrame, side: str, seed: int) -> list[dict]:
     rows = []
     for key, step in frame.groupby(["task", *_STEP], sort=False):
         count = {kind: int((step["kind"] == kind).sum()) for kind in KINDS}
-        moved = (step["kind"] == "gained").to_numpy(float) - (step["kind"] == "lost").to_numpy(float)
+        moved = np.array(step["kind"] == "gained", dtype=float) - np.array(step["kind"] == "lost", dtype=float)
         lo, hi = stats.bootstrap_interval(moved, seed=seed)
         rows.append(
             {**_head(key), "side": side, **count, "change": moved.mean(), "change_lo": lo, "change_hi": hi,

@@ -75,7 +75,7 @@ def published(path: str | Path, *, revision: str | None = None) -> Published:
     Rows of several revisions keep theirs in the curve's model names (``pythia-1b@step64000``), unless
     ``revision`` picks one. Raises ``InputError`` with every bad cell.
     """
-    header, *lines = [(n, [c.strip() for c in _cells(line, path)]) for n, line in read_lines(path)]
+    header, *lines = _rows_of_cells(path)
     names = [cell.lower() for cell in header[1]]
     at = {column: next((names.index(n) for n in known if n in names), None) for column, known in _COLUMNS.items()}
     missing = [column for column in ("model", "task", "accuracy") if at[column] is None]
@@ -174,8 +174,17 @@ def training_tokens(model: str, revision: str) -> float | None:
     return float(step[1]) * PYTHIA_TOKENS_PER_STEP if pythia and step and int(step[1]) else None
 
 
-def _cells(line: str, path: str | Path) -> list[str]:
-    return next(csv.reader([line], delimiter="," if Path(path).suffix.lower() == ".csv" else "\t"))
+def _rows_of_cells(path: str | Path) -> list[tuple[int, list[str]]]:
+    delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
+    rows, problems = [], []
+    for number, line in read_lines(path):
+        try:
+            rows.append((number, [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]))
+        except csv.Error as error:
+            problems.append(f"line {number}: {error}, expected one row of cells")
+    if problems:
+        raise InputError(str(path), problems)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -192,8 +201,8 @@ class _Row:
         if len(self.cells) != self.width:
             self.problems.append(f"line {self.number}: expected {self.width} cells, found {len(self.cells)}")
             return None
-        accuracy, se, n = self.value("accuracy", 0, 1), self.value("se", 0, 1), self.value("n", 1, 1e12)
-        given, tokens = self.value("n_params", 1, 1e15), self.value("tokens", 1, 1e18)
+        accuracy, se, n = self.value("accuracy", 0, 1), self.value("se", 0, 1), self.value("n", 1, 1e12, whole=True)
+        given, tokens = self.value("n_params", 1, 1e15, whole=True), self.value("tokens", 1, 1e18)
         flops = self.value("flops", 1, 1e36)
         baseline, model, revision = self.value("baseline", 0, 1), self.text("model"), self.text("revision")
         size = hub_size(model) if model else Size("?", "?", None)
@@ -201,7 +210,7 @@ class _Row:
         for column in ("model", "task"):
             if not self.text(column):
                 self.problems.append(f"line {self.number}: {column} is empty, expected a name")
-        if n_params is None and model:
+        if n_params is None and model and not self.text("n_params"):
             self.problems.append(f"line {self.number}: n_params of {model} is not known, expected a column n_params")
         if accuracy is None or n_params is None:
             return None
@@ -232,7 +241,7 @@ class _Row:
         place = self.at[column]
         return "" if place is None else self.cells[place]
 
-    def value(self, column: str, low: float, high: float) -> float | None:
+    def value(self, column: str, low: float, high: float, *, whole: bool = False) -> float | None:
         text = self.text(column)
         if not text and column != "accuracy":
             return None
@@ -240,9 +249,10 @@ class _Row:
             found = float(text)
         except ValueError:
             found = math.nan
-        if low <= found <= high:
+        if low <= found <= high and (not whole or found == int(found)):
             return found
-        self.problems.append(f"line {self.number}: {column} {text!r}, expected a number from {low:g} to {high:g}")
+        kind = "a whole number" if whole else "a number"
+        self.problems.append(f"line {self.number}: {column} {text!r}, expected {kind} from {low:g} to {high:g}")
         return None
 
 

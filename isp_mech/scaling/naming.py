@@ -48,8 +48,8 @@ class Shape:
     sizes, or the two on either side of ``turn`` (a size, between ``turn_lo`` and ``turn_hi``; NaN where there
     is none) for U and inverted U. ``change`` is largest minus smallest size, in the measure's unit, with its
     interval. ``smallest_effect`` is the change over all sizes that would have been called a trend with
-    probability 0.8, ``smallest_turn`` the depth of a turn in the middle that would have been called one (inf
-    where no turn could have been). ``sentence`` says it in words.
+    probability 0.8, ``smallest_turn`` the depth of a turn in the middle that would have shown as often (inf
+    where none could). ``sentence`` says it in words.
     """
 
     name: str
@@ -131,7 +131,15 @@ def shape(
         differ=k >= deciding.SIZES_FOR_A_SHAPE and bool(differences_p(points)[0] <= 1 - level),
     )
     return Shape(
-        name, rho, p, slopes, *change, *where, smallest, float(found.smallest_turn[0]), said[0].upper() + said[1:]
+        name,
+        rho,
+        p,
+        slopes,
+        *change,
+        *where,
+        smallest,
+        deciding.smallest_turn(points, level=level),
+        said[0].upper() + said[1:],
     )
 
 
