@@ -86,15 +86,26 @@ def test_models_that_stray_are_taken_for_a_shape():
     assert 1 - still["flat"] - still["undecided"] <= 0.05 < 1 - straying["flat"] - straying["undecided"]
 
 
+@pytest.mark.parametrize("k", [4, 5, 8])
+def test_what_is_told_of_straying_models_is_allowed_for(k):
+    told = chances(SIZES[k], [0.5] * k, ITEMS, between=0.05, stray=0.05)
+    assert 1 - told["flat"] - told["undecided"] <= 0.05
+    found, without = (shape(SIZES[k], accuracy=[0.5] * k, n=ITEMS, stray=s) for s in (0.05, 0.0))
+    se = [(f.change_hi - f.change_lo) / 2 / scipy.stats.t.ppf(0.975, ITEMS - 1) for f in (found, without)]
+    assert se[0] ** 2 - se[1] ** 2 == pytest.approx(2 * 0.05**2)
+    assert named(true_curve("inverse", k, 0.6), "accuracy")["inverse"] == 1.0
+
+
 def test_chances_refuses_bad_numbers():
     with pytest.raises(InputError) as caught:
-        chances([1, 1], [0.5, 2], 1, alike=7, between=-1, draws=0, level=1)
+        chances([1, 1], [0.5, 2], 1, alike=7, between=-1, stray=-1, draws=0, level=1)
     assert list(caught.value.problems) == [
         "sizes [1.0, 1.0]: expected different positive numbers",
         "accuracy [0.5, 2.0]: expected 2 numbers from 0 to 1",
         "n 1: expected 2 or more",
         "draws 0: expected 1 or more",
         "between -1: expected 0 or more",
+        "stray -1: expected 0 or more",
         "alike 7: expected a number between 0 and 1",
         "level 1: expected a number between 0 and 1",
     ]
@@ -246,6 +257,7 @@ def test_the_sentence_says_it(accuracy, said):
     ([1, 2], {"accuracy": [0.5, 0.5], "se": [0.1, 0]}, "se [0.1, 0.0]: expected one standard error over 0, or 2"),
     ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "over": "time"},
      "over 'time': expected one of parameters, tokens, FLOPs"),
+    ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "stray": -1}, "stray -1: expected a standard deviation, 0 or more"),
 ])
 def test_bad_numbers_are_refused(numbers, settings, problem):
     with pytest.raises(InputError) as caught:

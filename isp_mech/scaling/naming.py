@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,6 +78,7 @@ def shape(
     level: float = 0.95,
     measure: str = "accuracy",
     flat_within: float | None = None,
+    stray: float = 0.0,
 ) -> Shape:
     """The Shape of a measure over ``sizes`` (k,), fitted over their logarithm.
 
@@ -94,9 +95,14 @@ def shape(
     quarter of it. Flat: neither, no other difference between sizes, and a change of
     ``flat_within`` (0.15 for shares, 0.3 standard deviations of the items for margins) would have shown.
     Otherwise undecided. On flat curves a name other than flat and undecided is given in at most
-    ``1 - level`` of cases. ``InputError`` lists what is wrong with the numbers.
+    ``1 - level`` of cases.
+
+    All this is about other items on the same models. How far models of one size differ (other seeds, other
+    data order) no curve of one model per size can show; where it is known, give its standard deviation as
+    ``stray``, in the measure's unit, and every interval and test allows for it. ``InputError`` lists what is
+    wrong with the numbers.
     """
-    points = _points(sizes, outcomes, accuracy, n, se, over, level, flat_within)
+    points = _points(sizes, outcomes, accuracy, n, se, over, level, flat_within, stray)
     k, x = len(points.x), points.x
     found = decide(points, level=level)
     name, turn = NAMES[int(found.name[0])], int(found.turn[0])
@@ -185,6 +191,7 @@ def _points(
     over: str,
     level: float,
     flat_within: float | None,
+    stray: float,
 ) -> Points:
     """What was given, checked and in order of size, as one curve."""
     given = np.asarray(sizes, dtype=np.float64)
@@ -199,6 +206,8 @@ def _points(
         problems.append(f"over {over!r}: expected one of {', '.join(AXES)}")
     if not 0 < level < 1:
         problems.append(f"level {level!r}: expected a number between 0 and 1")
+    if not 0 <= stray < math.inf:
+        problems.append(f"stray {stray!r}: expected a standard deviation, 0 or more")
     if (outcomes is None) == (accuracy is None) or (accuracy is not None) != ((n is None) != (se is None)):
         raise InputError("shape", [*problems, "expected either outcomes, or accuracy with n or with se"])
     order, k = np.argsort(given), len(given)
@@ -225,9 +234,13 @@ def _points(
             made = (of_shares if se is None else of_errors)(x, means[None, order], full[order])
     if problems or made is None:
         raise InputError("shape", problems)
-    if flat_within is None:
-        return made
-    return Points(made.x, made.mean, made.cov, made.df, np.full(len(made.mean), float(flat_within)))
+    made = straying(made, stray)
+    return made if flat_within is None else replace(made, visible=np.full(1, float(flat_within)))
+
+
+def straying(points: Points, stray: float) -> Points:
+    """The same curves where every model may stray from its size's curve by a standard deviation ``stray``."""
+    return points if not stray else replace(points, cov=points.cov + stray**2 * np.eye(len(points.x)))
 
 
 def of_outcomes(x: Floats, values: Floats) -> Points:

@@ -15,12 +15,13 @@ from isp_mech.tables import Table, table
 _COLUMN = {"parameters": "n_params", "tokens": "tokens", "FLOPs": "flops"}
 
 
-def shapes(observations: Table, *, over: str = "parameters", level: float = 0.95) -> Table:
+def shapes(observations: Table, *, over: str = "parameters", level: float = 0.95, stray: float = 0.0) -> Table:
     """Table "shapes": the Shape of every curve in a table "observations", one row each.
 
     Over ``parameters`` and ``FLOPs`` a curve is a family's models at one revision, so that a family with
     checkpoints has one curve for each; over ``tokens`` it is the checkpoints of one model. Each rests on the
-    number of items, or, where a table gives none, on its standard errors. ``q`` is Spearman's p after
+    number of items, or, where a table gives none, on its standard errors; ``stray`` is how far models of one size
+    differ (see ``shape``). ``q`` is Spearman's p after
     Benjamini-Hochberg over all rows. ``InputError`` names every curve that lacks a number it needs.
     """
     if observations.name != "observations":
@@ -34,7 +35,7 @@ def shapes(observations: Table, *, over: str = "parameters", level: float = 0.95
         family, task, side, same = (str(part) for part in key)
         what = " ".join(part for part in (family, same if same != family else "") if part)
         try:
-            found = _shape(group, over, level)
+            found = _shape(group, over, level, stray)
         except ValueError as error:
             problems += [f"{what} on {task}: {line}" for line in getattr(error, "problems", (str(error),))]
             continue
@@ -47,17 +48,19 @@ def shapes(observations: Table, *, over: str = "parameters", level: float = 0.95
     return table("shapes", [row | {"q": float(one)} for row, one in zip(rows, q, strict=True)], observations.run)
 
 
-def _shape(group: pd.DataFrame, over: str, level: float) -> Shape:
+def _shape(group: pd.DataFrame, over: str, level: float, stray: float) -> Shape:
     column = _COLUMN[over]
     unknown = group.loc[group[column].isna(), "model"].unique()
     if len(unknown):
         raise ValueError(f"{column} is missing for {', '.join(unknown)}")
     sizes, accuracy = group[column].to_numpy(float), group["accuracy"].to_numpy(float)
     if group["n"].notna().all():
-        return shape(sizes, accuracy=accuracy, n=group["n"].to_numpy("int64"), over=over, level=level)
+        n = group["n"].to_numpy("int64")
+        return shape(sizes, accuracy=accuracy, n=n, over=over, level=level, stray=stray)
     if group["accuracy_se"].isna().any():
         raise ValueError("neither n nor accuracy_se is given for every row: no interval can be had")
-    return shape(sizes, accuracy=accuracy, se=group["accuracy_se"].to_numpy(float), over=over, level=level)
+    se = group["accuracy_se"].to_numpy(float)
+    return shape(sizes, accuracy=accuracy, se=se, over=over, level=level, stray=stray)
 
 
 def _row(found: Shape) -> dict:

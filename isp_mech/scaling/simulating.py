@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from isp_mech.errors import InputError
 from isp_mech.scaling.deciding import NAMES, Floats, decide
-from isp_mech.scaling.naming import of_outcomes, of_shares
+from isp_mech.scaling.naming import of_outcomes, of_shares, straying
 
 _BLOCK = 2_000_000  # outcomes held in memory at a time
 
@@ -19,6 +19,7 @@ def chances(
     *,
     alike: float | None = None,
     between: float = 0.0,
+    stray: float = 0.0,
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -28,8 +29,8 @@ def chances(
     Each draw has ``n`` items. With ``alike`` left out only the accuracies are known, as in a published table;
     with a number from 0 to 1 the outcomes of the same items are, and that share of an item's luck is its own
     at every size. ``between`` is a standard deviation by which each model's true accuracy strays from the
-    curve: no number of items shows it, and no test over items allows for it. ``InputError`` lists what is
-    wrong with the numbers.
+    curve: no number of items shows it, and no test over items allows for it, unless ``shape`` is told so by
+    ``stray``. ``InputError`` lists what is wrong with the numbers.
 
     >>> chances([1e6, 1e7, 1e8, 1e9, 1e10], [0.8, 0.7, 0.6, 0.5, 0.4], n=300)["inverse"]
     1.0
@@ -40,7 +41,7 @@ def chances(
         problems.append(f"sizes {given.tolist()}: expected different positive numbers")
     if truth.shape != given.shape or not ((truth >= 0) & (truth <= 1)).all():
         problems.append(f"accuracy {truth.tolist()}: expected {len(given)} numbers from 0 to 1")
-    for name, value, low in (("n", n, 2), ("draws", draws, 1), ("between", between, 0)):
+    for name, value, low in (("n", n, 2), ("draws", draws, 1), ("between", between, 0), ("stray", stray, 0)):
         if not value >= low:
             problems.append(f"{name} {value!r}: expected {low} or more")
     for name, value in (("alike", 0.5 if alike is None else alike), ("level", level)):
@@ -60,7 +61,7 @@ def chances(
             points = of_shares(x, rng.binomial(n, curves) / n, np.full(len(x), float(n)))
         else:
             points = of_outcomes(x, _outcomes(rng, curves, n, alike))
-        counts += np.bincount(decide(points, level=level).name, minlength=len(NAMES))
+        counts += np.bincount(decide(straying(points, stray), level=level).name, minlength=len(NAMES))
     return {name: float(count / draws) for name, count in zip(NAMES, counts, strict=True)}
 
 
