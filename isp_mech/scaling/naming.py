@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from isp_mech import stats
 from isp_mech.errors import InputError
@@ -174,7 +175,7 @@ def shape_of_curve(table: Table, side: str = "conflict", *, task: str | None = N
 
 def _with_interval(points: Points, weights: Floats, level: float) -> Interval:
     value, se = (float(a[0, 0]) for a in points.sums(weights[None]))
-    half = float(deciding.special.stdtrit(points.df[0], (1 + level) / 2)) * se
+    half = float(special.stdtrit(points.df[0], (1 + level) / 2)) * se
     return value, value - half, value + half
 
 
