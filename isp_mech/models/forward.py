@@ -17,6 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from isp_mech.models.anatomy import Anatomy, repeat_heads
+from isp_mech.models.branching import attend_over_trunk
 
 ATTENTION = "isp_mech"
 
@@ -79,8 +80,9 @@ class Record:
 class Trunk:
     """What copies of a row's last tokens run over: a forward that is done already.
 
-    A copy has the ``t`` tokens of ``own``, and ``own[row, i, j]`` is True where its token ``i`` sees its
-    token ``j``; all of them see the earlier tokens where ``reach`` is True, and nothing of other copies.
+    A copy has the ``t`` tokens of ``own``, and ``own[row, c, i, j]`` is True where token ``i`` of copy c
+    sees its token ``j`` (one copy stands for all that are alike); all of them see the earlier tokens where
+    ``reach`` is True, and nothing of other copies.
     ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
     of the copy that nothing was changed in, so that a run may start at any layer.
     """
@@ -89,7 +91,7 @@ class Trunk:
     values: Sequence[Float[Tensor, "row kv pos d_head"]]
     reach: Bool[Tensor, "row pos"]
     depth: Int[Tensor, "row pos"]
-    own: Bool[Tensor, "row t t"]
+    own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
 
 
@@ -220,8 +222,8 @@ def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_
     if probe is not None and probe.trunk is not None:
         return _attend_over_trunk(probe, module.layer_idx, query, key, value, scale, sliding_window, softcap), None
     if probe is not None and probe.watch is not None and probe.watch.keys:
-        probe.record.keys.append(key)
-        probe.record.values.append(value)
+        probe.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
+        probe.record.values.append(value.contiguous())
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
@@ -254,29 +256,15 @@ def _attend_over_trunk(probe: Probe, layer: int, query, key, value, scale, windo
     """Attention of copies: to the trunk's tokens, and to their own."""
     trunk = probe.trunk
     assert trunk is not None
-    (rows, heads, n, d), kv, t = query.shape, key.shape[1], trunk.own.shape[-1]
-    group, copies = heads // kv, n // t
-    keys, values = trunk.keys[layer], trunk.values[layer]
-
-    def capped(scores: Tensor) -> Tensor:
-        scores = scores.float() * scale
-        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
-
-    q = query.reshape(rows, kv, group * n, d)
-    far = capped(q @ keys.mT).view(rows, kv, group, copies, t, -1)
-    near = capped(query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT)
-    reach, own = trunk.reach[:, None, :].expand(-1, t, -1), trunk.own
+    n, t = query.shape[2], trunk.own.shape[-1]
+    reach, own = trunk.reach[:, None], trunk.own
     if window is not None:
-        depth = probe.batch.depth[:, :t]  # the same in every copy
+        depth = probe.batch.depth
         reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < window)
-        own = own & (depth[:, :, None] - depth[:, None, :] < window)
-    far.masked_fill_(~reach[:, None, None, None], -torch.inf)
-    near.masked_fill_(~own[:, None, None, None], -torch.inf)
-    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
-    pos = keys.shape[2]
-    out = (weights[..., :pos].reshape(rows, kv, group * n, pos) @ values).view(rows, kv, group, copies, t, d)
-    out = out + weights[..., pos:] @ value.reshape(rows, kv, 1, copies, t, d)
-    return out.view(rows, heads, n, d).transpose(1, 2).contiguous()
+        each = depth.unflatten(1, (n // t, t))
+        own = own & (each[..., :, None] - each[..., None, :] < window)
+    mine = (x[layer] for x in (trunk.keys, trunk.values))
+    return attend_over_trunk(query, key, value, tuple(mine), reach, own, scale, softcap).contiguous()
 
 
 def _capped_attention(query, key, value, mask, scale, softcap):
