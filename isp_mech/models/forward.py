@@ -94,6 +94,16 @@ class Trunk:
     own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
 
+    @classmethod
+    def before(
+        cls, ends: Sequence[int], record: Record, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
+    ) -> Trunk:
+        """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
+        pos, device = max(ends), record.keys[0].device
+        reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
+        keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
+        return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -128,6 +138,22 @@ class Probe:
 
 
 ACTIVE: ContextVar[Probe | None] = ContextVar("isp_mech_probe", default=None)
+
+
+def alibi_by_depth(hf: Any) -> None:
+    """Makes a model with ALiBi (Bloom) count a token's distance in ancestors, as a tree of tokens needs it."""
+    model = hf.base_model
+    given = model.build_alibi_tensor
+
+    def build(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+        probe = ACTIVE.get()
+        if probe is None or attention_mask.dim() == 2:
+            return given(attention_mask, num_heads, dtype)
+        depth = probe.batch.depth.to(attention_mask.device)
+        slope = given(torch.ones(1, 2, device=depth.device), num_heads, torch.float32)[:, 0, 1]
+        return (slope[None, :, None] * depth[:, None, :]).flatten(0, 1)[:, None].to(dtype)
+
+    model.build_alibi_tensor = build
 
 
 def mask_of(batch: Batch, dtype: torch.dtype) -> Tensor | None:
@@ -227,7 +253,7 @@ def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
-        attention_mask = attention_mask.masked_fill(gap >= sliding_window, torch.finfo(attention_mask.dtype).min)
+        attention_mask = attention_mask.masked_fill((gap >= sliding_window).to(attention_mask.device), torch.finfo(attention_mask.dtype).min)
     if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
         probe.record.attention.append(_attention_by_role(probe, query, key, scale, sliding_window, softcap))
     if softcap is None:
@@ -263,8 +289,9 @@ def _attend_over_trunk(probe: Probe, layer: int, query, key, value, scale, windo
         reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < window)
         each = depth.unflatten(1, (n // t, t))
         own = own & (each[..., :, None] - each[..., None, :] < window)
-    mine = (x[layer] for x in (trunk.keys, trunk.values))
-    return attend_over_trunk(query, key, value, tuple(mine), reach, own, scale, softcap).contiguous()
+    mine = trunk.keys[layer], trunk.values[layer]
+    reach, own = reach.to(query.device), own.to(query.device)
+    return attend_over_trunk(query, key, value, mine, reach, own, scale, softcap).contiguous()
 
 
 def _capped_attention(query, key, value, mask, scale, softcap):
