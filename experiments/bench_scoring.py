@@ -1,7 +1,7 @@
 """What scoring costs: ours, plain transformers in two ways, and lm-evaluation-harness, in turn in one process.
 
-    python experiments/bench_scoring.py                      # writes runs/bench-scoring/*.csv, docs/images/bench-scoring.*
-    python experiments/bench_scoring.py 160m                 # one shape only
+    python experiments/bench_scoring.py             # writes runs/bench-scoring/bench.csv and the figure in docs/images
+    python experiments/bench_scoring.py 160m        # one shape only
 
 Models have random weights in the shapes of Pythia; medians of interleaved repeats. The harness is measured where it is
 installed (pip install 'isp-mech[bench]'). The prize's file is read from ../shared/data/prize, if it is there.

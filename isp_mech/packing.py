@@ -155,8 +155,9 @@ def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: boo
     """Every query of every group (an item's completions) in a tree, and the trees after trunks.
 
     A group is a tree of its own. Groups that begin alike, in an eighth of their tokens or more, share a
-    trunk where that saves the most tokens, and enough of them to be worth a forward. Without ``trunks`` nothing is shared between groups; without
-    ``trees`` every query is a chain of its own, but for those that differ in their last token alone.
+    trunk where that saves the most tokens, and enough of them to be worth a forward. Without ``trunks``
+    nothing is shared between groups; without ``trees`` every query is a chain of its own, but for those
+    that differ in their last token alone.
     """
     numbers = np.cumsum([0, *map(len, groups)])
     if not trees:
@@ -209,8 +210,7 @@ def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Query]]
         for number, query in group:
             path = tree.extend(query.tokens[cut:-1])
             rows += [
-                (node, token, number)
-                for node, token in zip(path[query.start - 1 - cut :], query.targets, strict=True)
+                (node, token, number) for node, token in zip(path[query.start - 1 - cut :], query.targets, strict=True)
             ]
         made.append(tree)
         asked.append(np.array(rows, dtype=np.int64).T)

@@ -109,13 +109,22 @@ def test_numeric_without_a_number_names_the_items():
     assert "item b" in str(caught.value)
 
 
-def test_numeric_depends_on_the_seed_alone(tokenizer):
-    hf = make_hf("llama")
-    with torch.no_grad():  # digits are likely, the rest is not
-        hf.lm_head.weight.mul_(0.2)
-        for digit in "0123456789":
-            hf.lm_head.weight[tokenizer(digit).input_ids[0]] = hf.lm_head.weight[tokenizer("7").input_ids[0]]
-    model = wrap_model(hf, tokenizer, name="m")
+def says_one_of(logits: dict[str, float]):
+    """A model whose next token has the given logits, and any other -70, whatever the prompt."""
+    tokenizer = byte_tokenizer()
+    model = make_hf("neox", width=4, layers=1, heads=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        model.gpt_neox.embed_in.weight[:] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # normed: sqrt 2 of each
+        model.lm_head.weight[:, 0] = -50
+        for token, logit in logits.items():
+            model.lm_head.weight[tokenizer(token).input_ids[0], 0] = logit / math.sqrt(2)
+    return wrap_model(model, tokenizer, name="m")
+
+
+def test_numeric_depends_on_the_seed_alone():
+    model = says_one_of(dict.fromkeys("0123456789", 0.0))
     items = tuple(Item(str(i), f"How many {'!' * i}?", ()) for i in range(5))
     first = score(Task("t", items, "numeric"), model, seed=1).values.frame
     again = score(Task("t", items, "numeric"), model, seed=1, batch_size=1).values.frame
@@ -125,17 +134,8 @@ def test_numeric_depends_on_the_seed_alone(tokenizer):
 
 def test_numeric_samples_follow_the_model_at_temperature_one_half():
     """Two tokens with logits 0 and 1: at temperature 0.5 the second is said with e^2 / (1 + e^2)."""
-    tokenizer = byte_tokenizer()
-    model = make_hf("neox", width=4, layers=1, heads=1)
-    one, two = (tokenizer(c).input_ids[0] for c in "12")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        model.gpt_neox.embed_in.weight[:] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # normed: sqrt 2 of each
-        model.lm_head.weight[:, 0] = -50
-        model.lm_head.weight[one, 0], model.lm_head.weight[two, 0] = 0, 1 / math.sqrt(2)
     items = tuple(Item(str(i), "How many?" + "!" * (i % 3), ()) for i in range(60))
-    found = score(Task("t", items, "numeric"), wrap_model(model, tokenizer, name="m"))
+    found = score(Task("t", items, "numeric"), says_one_of({"1": 0.0, "2": 1.0}))
     digits = np.full(NEW_TOKENS, 10.0) ** np.arange(NEW_TOKENS)
     share = (found.values.frame["value"].mean() / digits.sum()) - 1  # the mean digit is 1 + share of twos
     want = math.e**2 / (1 + math.e**2)

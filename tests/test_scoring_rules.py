@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prize_evaluator import logprob, prize_targets, strict_targets
 from small_models import byte_tokenizer, make_hf
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from isp_mech.errors import InputError
@@ -22,7 +22,7 @@ COMPLETIONS = [" 4", " 3", " pango", " part", " a man", " many men", " part pang
 
 
 def random_cases(n: int, seed: int) -> list[Case]:
-    """Prompts of random words; half of them begin with one of a few long beginnings, some end in the middle of a word."""
+    """Prompts of random words; half have one of a few long beginnings, some end in the middle of a word."""
     draw = random.Random(seed)
     shots = [" ".join(draw.choices(WORDS, k=25)) for _ in range(3)]
     out = []
@@ -84,18 +84,12 @@ def test_the_items_on_which_the_rules_differ_are_listed_with_both_scores():
     assert any("rules strict and prize differ on" in note and "merges" in note for note in by_prize.scores.run.notes)
 
 
-def words(vocabulary: list[str], **settings) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are given: every merge of characters that leads to one is made."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece(
-        {t: i for i, t in enumerate(vocabulary)}, unk_token="?", continuing_subword_prefix="")), **settings)  # fmt: skip
-
-
 def marked_tokenizer(*, start_token: bool) -> PreTrainedTokenizerFast:
     """Like sentencepiece: white space is a mark at the start of a word. Tokens: ▁Q ▁A ▁4 ▁3 4 3 1 : ▁ ..."""
     pieces = ["<s>", "?", "▁Q", "▁A", "▁4", "▁3", ":", "4", "3", "1", "▁", "Q", "A", "x"]
-    made = words(pieces, bos_token="<s>", unk_token="?")
+    model = models.WordPiece({t: i for i, t in enumerate(pieces)}, unk_token="?", continuing_subword_prefix="")
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="<s>", unk_token="?")
     backend = made.backend_tokenizer
-    backend.normalizer = normalizers.Sequence([])
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Metaspace()
     if start_token:

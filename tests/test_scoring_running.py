@@ -56,7 +56,9 @@ def more(name: str):
     torch.manual_seed(0)
     shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     made = {
-        "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=3, n_head=4)),
+        "bloom": lambda: hf.BloomForCausalLM(
+            hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=3, n_head=4)
+        ),
         "bloom-6": lambda: hf.BloomForCausalLM(
             hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=48, n_layer=2, n_head=6)
         ),
@@ -246,5 +248,3 @@ def test_fast_products_are_the_plain_ones(architecture, tokenizer):
     loss = ours.hf(ids, labels=ids).loss
     loss.backward()
     assert loss.requires_grad and all(p.grad is not None for p in ours.hf.parameters())
-
-

@@ -253,7 +253,9 @@ def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
-        attention_mask = attention_mask.masked_fill((gap >= sliding_window).to(attention_mask.device), torch.finfo(attention_mask.dtype).min)
+        attention_mask = attention_mask.masked_fill(
+            (gap >= sliding_window).to(attention_mask.device), torch.finfo(attention_mask.dtype).min
+        )
     if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
         probe.record.attention.append(_attention_by_role(probe, query, key, scale, sliding_window, softcap))
     if softcap is None:

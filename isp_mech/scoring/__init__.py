@@ -92,8 +92,8 @@ def _precision(
         "float32_same_prediction": same,
     }
     return settings, [
-        f"{model.name}: {model.dtype} differs from float32 by {gaps.mean():.2g} nats on average and {gaps.max():.2g} at "
-        f"most in a class's log-probability, on {len(chosen)} prompts; {same} of them have the same prediction"
+        f"{model.name}: {model.dtype} differs from float32 by {gaps.mean():.2g} nats on average and {gaps.max():.2g} "
+        f"at most in a class's log-probability, on {len(chosen)} prompts; {same} of them have the same prediction"
     ]
 
 

@@ -77,9 +77,11 @@ def _run_branches(model: Model, bundles: Sequence[Bundle], plan: Plan, use: Use,
         for b in sorted(bundles, key=lambda b: (-len(b.trees), -len(b.trunk)))
     ]
     while left:
-        length = max(len(left[0][0]), 1)
+        length = len(left[0][0])
         most = max(1, plan.fit(length) // 2)  # keys and values are kept: half as many as of a plain forward
-        some = left[: plan.alike([len(trees) for _, trees in left], most, len(left[0][1][-1][0]))]
+        most = min(most, next((i for i, (tokens, _) in enumerate(left) if len(tokens) > length), most))
+        fewest = plan.alike([len(trees) for _, trees in left], most, len(left[0][1][-1][0]))
+        some = left[: min(fewest, plan.alike([len(tokens) for tokens, _ in left], most))]
 
         def run(some: list[tuple[tuple[int, ...], list[tuple[Tree, np.ndarray]]]] = some) -> None:
             trunk = grow(model, [tokens for tokens, _ in some])
