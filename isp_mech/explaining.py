@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STEPS = ("score", "trace", "locate", "verify")
 TABLES = {
-    "score": ("scores", "items", "curve", "shares"),
+    "score": ("scores", "items", "curve", "shares", "values", "value_curve", "rule_differences"),
     "trace": ("lens", "attention", "direct_effects", "onset"),
     "locate": ("effects", "sites", "stability"),
     "verify": ("verification",),
@@ -154,7 +154,7 @@ def measure(
         found: dict[str, Table] = {}
         run = _runner(subject, load, found, options, {**settings["score"], **settings["verify"]})
         for step in wanted:
-            names = [name for name in TABLES[step] if name != "shares" or isinstance(subject, PairSet)]
+            names = [name for name in TABLES[step] if name not in _without(subject)]
             for name in names:
                 found[name] = directory.unit(name, {**key, **settings[step]}, partial(_part, run, step, name))
         parts.append(found)
@@ -164,6 +164,14 @@ def measure(
     if isinstance(subject, PairSet):
         write_pairs(subject, directory.path / "pairs.jsonl")
     return tables
+
+
+def _without(subject: PairSet | Task) -> set[str]:
+    """The tables of scoring that the subject does not have."""
+    if isinstance(subject, PairSet):
+        return {"values", "value_curve"}
+    by_metric = {"classification": {"values", "value_curve"}, "numeric": {"rule_differences"}}
+    return {"shares", *by_metric.get(subject.metric, set())}
 
 
 def _check(
@@ -255,8 +263,8 @@ def _runner(
             from isp_mech.scoring import score
 
             made = score(subject, model, rule=settings["rule"], **options)
-            tables = {"scores": made.scores, "items": made.items, "curve": made.curve}
-            return tables if made.shares is None else {**tables, "shares": made.shares}
+            found_tables = {name: getattr(made, name) for name in TABLES["score"]}
+            return {name: table for name, table in found_tables.items() if table is not None}
         assert isinstance(subject, PairSet)
         if step == "trace":
             from isp_mech.tracing import trace
@@ -333,7 +341,7 @@ def draw(tables: Mapping[str, Table], folder: str | Path | None = None) -> dict[
     drawn = {
         name: plot(tables[table]) for name, (table, plot) in plots.items() if table in tables and len(tables[table])
     }
-    if not drawn:
+    if not drawn and not len(tables.get("value_curve", ())):
         raise InputError("figures", [f"found tables {', '.join(tables)}: none that a figure is drawn from"])
     if folder is not None:
         for name, figure in drawn.items():
@@ -354,7 +362,7 @@ def tell(
     pairs_file = Path(folder) / "pairs.jsonl"
     if examples is None:
         examples = read_pairs(pairs_file).pairs[:1] if is_pairs_file(pairs_file) else ()
-    frame = next(iter(tables.values())).frame
+    frame = next((table for table in tables.values() if len(table)), next(iter(tables.values()))).frame
     title = ", ".join(dict.fromkeys(frame["task"]))
     return write_report(Path(folder) / "report.html", tables, figures, title=title, examples=examples)
 

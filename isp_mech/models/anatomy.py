@@ -6,6 +6,7 @@ The map comes from TransformerLens's architecture adapters, which need no weight
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -60,7 +61,8 @@ class Norm:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A decoder's parts. ``takes_mask``: its attention takes the mask and the position ids it is given.
+    """A decoder's parts. ``takes_mask``: its attention is ours, and takes the mask and position ids it is
+    given; ``takes_trees``: whether by ours or its own, its forward over a tree gives what each branch gives.
 
     ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
     """
@@ -76,6 +78,7 @@ class Anatomy:
     logit_cap: float | None
     logit_scale: float
     takes_mask: bool
+    takes_trees: bool
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of a layer, split over its heads (a view of the parameter)."""
@@ -160,7 +163,22 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
         logit_cap=getattr(hf.config, "final_logit_softcapping", None),
         logit_scale=_logit_scale(hf.config),
         takes_mask=bool(getattr(hf, "_supports_attention_backend", False)),
+        takes_trees=bool(getattr(hf, "_supports_attention_backend", False)) or _may_take_trees(hf),
     )
+
+
+def _may_take_trees(hf: Any) -> bool:
+    """Whether positions come from ids or from an ALiBi that can be given, and no window counts tokens.
+
+    Loading then tries a tree, and takes the model at its word only if the branches come out right.
+    """
+    config = hf.config
+    windows = ("attention_types", "window_size", "sliding_window", "attention_window")
+    if any(getattr(config, name, None) for name in windows):
+        return False
+    if hasattr(hf.base_model, "build_alibi_tensor"):
+        return True
+    return "position_ids" in signature(hf.base_model.forward).parameters and not getattr(config, "alibi", False)
 
 
 def _logit_scale(config: Any) -> float:

@@ -17,6 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from isp_mech.models.anatomy import Anatomy, repeat_heads
+from isp_mech.models.branching import attend_over_trunk
 
 ATTENTION = "isp_mech"
 
@@ -79,8 +80,9 @@ class Record:
 class Trunk:
     """What copies of a row's last tokens run over: a forward that is done already.
 
-    A copy has the ``t`` tokens of ``own``, and ``own[row, i, j]`` is True where its token ``i`` sees its
-    token ``j``; all of them see the earlier tokens where ``reach`` is True, and nothing of other copies.
+    A copy has the ``t`` tokens of ``own``, and ``own[row, c, i, j]`` is True where token ``i`` of copy c
+    sees its token ``j`` (one copy stands for all that are alike); all of them see the earlier tokens where
+    ``reach`` is True, and nothing of other copies.
     ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
     of the copy that nothing was changed in, so that a run may start at any layer.
     """
@@ -89,8 +91,18 @@ class Trunk:
     values: Sequence[Float[Tensor, "row kv pos d_head"]]
     reach: Bool[Tensor, "row pos"]
     depth: Int[Tensor, "row pos"]
-    own: Bool[Tensor, "row t t"]
+    own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
+
+    @classmethod
+    def before(
+        cls, ends: Sequence[int], record: Record, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
+    ) -> Trunk:
+        """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
+        pos, device = max(ends), record.keys[0].device
+        reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
+        keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
+        return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,22 @@ class Probe:
 
 
 ACTIVE: ContextVar[Probe | None] = ContextVar("isp_mech_probe", default=None)
+
+
+def alibi_by_depth(hf: Any) -> None:
+    """Makes a model with ALiBi (Bloom) count a token's distance in ancestors, as a tree of tokens needs it."""
+    model = hf.base_model
+    given = model.build_alibi_tensor
+
+    def build(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+        probe = ACTIVE.get()
+        if probe is None or attention_mask.dim() == 2:
+            return given(attention_mask, num_heads, dtype)
+        depth = probe.batch.depth.to(attention_mask.device)
+        slope = given(torch.ones(1, 2, device=depth.device), num_heads, torch.float32)[:, 0, 1]
+        return (slope[None, :, None] * depth[:, None, :]).flatten(0, 1)[:, None].to(dtype)
+
+    model.build_alibi_tensor = build
 
 
 def mask_of(batch: Batch, dtype: torch.dtype) -> Tensor | None:
@@ -220,12 +248,14 @@ def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_
     if probe is not None and probe.trunk is not None:
         return _attend_over_trunk(probe, module.layer_idx, query, key, value, scale, sliding_window, softcap), None
     if probe is not None and probe.watch is not None and probe.watch.keys:
-        probe.record.keys.append(key)
-        probe.record.values.append(value)
+        probe.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
+        probe.record.values.append(value.contiguous())
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
-        attention_mask = attention_mask.masked_fill(gap >= sliding_window, torch.finfo(attention_mask.dtype).min)
+        attention_mask = attention_mask.masked_fill(
+            (gap >= sliding_window).to(attention_mask.device), torch.finfo(attention_mask.dtype).min
+        )
     if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
         probe.record.attention.append(_attention_by_role(probe, query, key, scale, sliding_window, softcap))
     if softcap is None:
@@ -254,29 +284,16 @@ def _attend_over_trunk(probe: Probe, layer: int, query, key, value, scale, windo
     """Attention of copies: to the trunk's tokens, and to their own."""
     trunk = probe.trunk
     assert trunk is not None
-    (rows, heads, n, d), kv, t = query.shape, key.shape[1], trunk.own.shape[-1]
-    group, copies = heads // kv, n // t
-    keys, values = trunk.keys[layer], trunk.values[layer]
-
-    def capped(scores: Tensor) -> Tensor:
-        scores = scores.float() * scale
-        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
-
-    q = query.reshape(rows, kv, group * n, d)
-    far = capped(q @ keys.mT).view(rows, kv, group, copies, t, -1)
-    near = capped(query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT)
-    reach, own = trunk.reach[:, None, :].expand(-1, t, -1), trunk.own
+    n, t = query.shape[2], trunk.own.shape[-1]
+    reach, own = trunk.reach[:, None], trunk.own
     if window is not None:
-        depth = probe.batch.depth[:, :t]  # the same in every copy
+        depth = probe.batch.depth
         reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < window)
-        own = own & (depth[:, :, None] - depth[:, None, :] < window)
-    far.masked_fill_(~reach[:, None, None, None], -torch.inf)
-    near.masked_fill_(~own[:, None, None, None], -torch.inf)
-    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
-    pos = keys.shape[2]
-    out = (weights[..., :pos].reshape(rows, kv, group * n, pos) @ values).view(rows, kv, group, copies, t, d)
-    out = out + weights[..., pos:] @ value.reshape(rows, kv, 1, copies, t, d)
-    return out.view(rows, heads, n, d).transpose(1, 2).contiguous()
+        each = depth.unflatten(1, (n // t, t))
+        own = own & (each[..., :, None] - each[..., None, :] < window)
+    mine = trunk.keys[layer], trunk.values[layer]
+    reach, own = reach.to(query.device), own.to(query.device)
+    return attend_over_trunk(query, key, value, mine, reach, own, scale, softcap).contiguous()
 
 
 def _capped_attention(query, key, value, mask, scale, softcap):
