@@ -60,7 +60,8 @@ class Norm:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A decoder's parts. ``takes_mask``: its attention takes the mask and the position ids it is given.
+    """A decoder's parts. ``takes_mask``: its attention takes a mask of ours; ``given_mask``: as an argument
+    of the forward (Bloom's, which ours stands in for, finds it in the batch).
 
     ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
     """
@@ -76,6 +77,7 @@ class Anatomy:
     logit_cap: float | None
     logit_scale: float
     takes_mask: bool
+    given_mask: bool
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of a layer, split over its heads (a view of the parameter)."""
@@ -145,6 +147,7 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
                 mlp_write=part("ln2_post") if "ln2_post" in inside else mlp_out,
             )
         )
+    given_mask = bool(getattr(hf, "_supports_attention_backend", False))
     ln_final = adapter.get_component(hf, "ln_final") if "ln_final" in mapping and mapping["ln_final"].name else None
     out = blocks[0].attn_out
     d_model, width = out.weight.shape if isinstance(out, nn.Linear) else out.weight.shape[::-1]
@@ -159,7 +162,8 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
         unembed=hf.get_output_embeddings(),
         logit_cap=getattr(hf.config, "final_logit_softcapping", None),
         logit_scale=_logit_scale(hf.config),
-        takes_mask=bool(getattr(hf, "_supports_attention_backend", False)),
+        takes_mask=given_mask or hf.config.model_type == "bloom",
+        given_mask=given_mask,
     )
 
 

@@ -116,6 +116,21 @@ class Encoding:
     spans: tuple[tuple[int, int], ...]
 
 
+@dataclass(eq=False)
+class Narrow:
+    """The tokens at which the last layer is computed: ``nodes[row, i]``, filled up with repeats.
+
+    ``column[row, node]`` is a token's place in ``nodes``; ``layer`` is the last layer's number. ``keys``
+    and ``values`` are the last layer's, of all tokens, once they are known.
+    """
+
+    nodes: Int[Tensor, "row m"]
+    column: Int[Tensor, "row pos"]
+    layer: int
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Probe:
     batch: Batch
@@ -123,6 +138,7 @@ class Probe:
     record: Record
     seen: Tensor | None
     trunk: Trunk | None = None
+    narrow: Narrow | None = None
 
 
 ACTIVE: ContextVar[Probe | None] = ContextVar("isp_mech_probe", default=None)
@@ -135,18 +151,28 @@ def mask_of(batch: Batch, dtype: torch.dtype) -> Tensor | None:
     return mask.masked_fill_(~batch.visible, torch.finfo(dtype).min)[:, None]
 
 
-def hooks(anatomy: Anatomy, watch: Watch | None, record: Record, edits: Sequence[Edit], batch: Batch) -> Iterator[Any]:
+def hooks(
+    anatomy: Anatomy,
+    watch: Watch | None,
+    record: Record,
+    edits: Sequence[Edit],
+    batch: Batch,
+    narrow: Narrow | None = None,
+) -> Iterator[Any]:
     """Registers, on the modules of one forward, what watches and what edits; yields the handles."""
     shape = tuple(batch.ids.shape)
 
     def grid(x: Tensor) -> Tensor:  # OPT runs its MLP on (row * pos, d); a view, so that edits reach it
         return x.view(*shape, x.shape[-1])
 
-    def keep(into: list[Tensor]):
-        return lambda x: into.append(watched(x))
+    def keep(into: list[Tensor], few: bool = False):
+        return lambda x: into.append(watched(x, few))
 
-    def watched(x: Tensor) -> Tensor:
+    def watched(x: Tensor, few: bool) -> Tensor:
         assert watch is not None
+        if few and narrow is not None:
+            x = x.view(*narrow.nodes.shape, x.shape[-1])
+            return x[watch.rows, narrow.column[watch.rows, watch.nodes]]
         return grid(x)[watch.rows, watch.nodes]
 
     def look_before(put):
@@ -164,14 +190,15 @@ def hooks(anatomy: Anatomy, watch: Watch | None, record: Record, edits: Sequence
             yield block.mlp_write.register_forward_hook(_edit_mlp(mlp_edits, grid))
         if watch is None:
             continue
+        few = layer == anatomy.n_layers - 1  # where only some tokens are computed, those come out of the last layer
         yield block.block.register_forward_pre_hook(look_before(keep(record.resid)), with_kwargs=True)
-        yield block.attn_out.register_forward_pre_hook(look_before(keep(record.heads)), with_kwargs=True)
-        yield block.attn_write.register_forward_hook(look_after(keep(record.attn)))
-        yield block.mlp_write.register_forward_hook(look_after(keep(record.mlp)))
+        yield block.attn_out.register_forward_pre_hook(look_before(keep(record.heads, few)), with_kwargs=True)
+        yield block.attn_write.register_forward_hook(look_after(keep(record.attn, few)))
+        yield block.mlp_write.register_forward_hook(look_after(keep(record.mlp, few)))
     if watch is not None and anatomy.ln_final is not None:
 
         def keep_final(module, args):
-            record.final = watched(args[0])
+            record.final = watched(args[0], few=False)
 
         yield anatomy.ln_final.register_forward_pre_hook(keep_final)
 
@@ -214,62 +241,175 @@ def _edit_mlp(edits: Sequence[Edit], grid):
     return hook
 
 
-def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
+class _KeysKnown(Exception):  # noqa: N818 - no error: it ends a forward that has given what it was run for
+    pass
+
+
+def narrow_to(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int) -> Narrow:
+    """The tokens ``(rows, nodes)``, each once, as equally many for each row of the batch."""
+    wanted = torch.zeros(batch.ids.shape, dtype=torch.bool, device=batch.ids.device)
+    wanted[rows, nodes] = True
+    column = (wanted.cumsum(1) - 1).clamp(min=0)
+    order = torch.sort((~wanted).to(torch.uint8), dim=1, stable=True).indices  # the wanted first, in their order
+    order = order[:, : int(wanted.sum(1).max())]
+    return Narrow(torch.where(wanted.gather(1, order), order, order[:, :1]), column, layer)
+
+
+@contextmanager
+def narrowed(anatomy: Anatomy, narrow: Narrow) -> Iterator[None]:
+    """Within it, the last block gives its output at the tokens of ``narrow`` alone, and zeros elsewhere.
+
+    It runs twice: for all tokens as far as its keys and values, then for those few over them.
+    """
+    block = anatomy.blocks[-1].block
+    whole = block.forward
+    pos = narrow.column.shape[1]
+
+    def few(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(few(part) for part in x)
+        if not isinstance(x, Tensor) or x.dim() not in (2, 3) or x.shape[1] != pos or pos == 1:
+            return x
+        x = x.expand(len(narrow.nodes), *x.shape[1:])
+        return x.gather(1, narrow.nodes if x.dim() == 2 else narrow.nodes[..., None].expand(-1, -1, x.shape[2]))
+
+    def everywhere(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        nodes = narrow.nodes[..., None].expand(-1, -1, x.shape[2])
+        return x.new_zeros(len(x), pos, x.shape[2]).scatter_(1, nodes, x)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            whole(*args, **kwargs)
+        except _KeysKnown:
+            out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
+            return tuple(map(everywhere, out)) if isinstance(out, tuple) else everywhere(out)
+        raise RuntimeError(f"{type(block).__name__} ran without our attention")
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward  # the class's own again
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a layer's scores are made: times ``scale``, capped, and each head's slope times the key's depth
+    added (ALiBi); a query looks back less than ``window`` tokens."""
+
+    scale: float
+    window: int | None = None
+    cap: float | None = None
+    slopes: Float[Tensor, " head"] | None = None
+
+    def scores(self, products: Tensor, depth: Int[Tensor, "row pos"]) -> Float[Tensor, "row head *q pos"]:
+        """From products of queries and keys, whose depths are given; in float32."""
+        scores = products.float() * self.scale
+        if self.cap is not None:
+            scores = self.cap * torch.tanh(scores / self.cap)
+        return scores if self.slopes is None else scores + self.bias(depth, scores.dim())
+
+    def bias(self, depth: Int[Tensor, "row pos"], dims: int) -> Float[Tensor, "row head *one pos"]:
+        assert self.slopes is not None
+        between = [1] * (dims - 3)
+        return self.slopes.view(1, -1, *between, 1) * depth.view(len(depth), 1, *between, -1)
+
+
+def attend(
+    module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, slopes=None, **kwargs
+):
+    """Our attention function, called by the model's attention modules: (row, pos, head, d_head), None."""
     probe = ACTIVE.get()
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, slopes)
     if probe is not None and probe.trunk is not None:
-        return _attend_over_trunk(probe, module.layer_idx, query, key, value, scale, sliding_window, softcap), None
+        return _attend_over_trunk(probe, probe.trunk, module.layer_idx, query, key, value, kind), None
+    if probe is not None and probe.narrow is not None and probe.narrow.keys is not None:
+        return _attend_from_few(probe, query, kind), None
     if probe is not None and probe.watch is not None and probe.watch.keys:
         probe.record.keys.append(key)
         probe.record.values.append(value)
+    if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
+        probe.record.attention.append(_attention_by_role(probe, query, key, kind))
+    if probe is not None and probe.narrow is not None and module.layer_idx == probe.narrow.layer:
+        probe.narrow.keys, probe.narrow.values = key, value
+        raise _KeysKnown
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
-        attention_mask = attention_mask.masked_fill(gap >= sliding_window, torch.finfo(attention_mask.dtype).min)
-    if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
-        probe.record.attention.append(_attention_by_role(probe, query, key, scale, sliding_window, softcap))
+        outside = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
+        attention_mask = attention_mask.masked_fill(gap >= sliding_window, outside)
+    if slopes is not None:
+        assert probe is not None
+        attention_mask = _with_slopes(probe.batch, kind, query.dtype)
     if softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return _capped_attention(query, key, value, attention_mask, scale, softcap), None
+    return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
 
 
-def _attention_by_role(probe: Probe, query, key, scale, window, softcap) -> Float[Tensor, "q head role"]:
+def _with_slopes(batch: Batch, kind: Kind, dtype: torch.dtype) -> Float[Tensor, "row head pos pos"]:
+    visible = batch.visible
+    if visible is None:
+        pos = batch.ids.shape[1]
+        visible = torch.ones(1, pos, pos, dtype=torch.bool, device=batch.ids.device).tril()
+    return kind.bias(batch.depth, 4).to(dtype).masked_fill(~visible[:, None], torch.finfo(dtype).min)
+
+
+def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
+    """A row of the batch at a time, over its own keys: nothing is copied for each query."""
     watch = probe.watch
     assert watch is not None and watch.query_rows is not None and watch.roles is not None and probe.seen is not None
     assert watch.query_nodes is not None
-    q = query[watch.query_rows, :, watch.query_nodes]
-    k = repeat_heads(key, query.shape[1])[watch.query_rows]
-    scores = torch.einsum("q h d, q h k d -> q h k", q, k).float() * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    seen = probe.seen
-    if window is not None:
-        depth = probe.batch.depth[watch.query_rows]
-        seen = seen & (depth.gather(1, watch.query_nodes[:, None]) - depth < window)
-    weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
-    return torch.einsum("q h k, q k r -> q h r", weights, watch.roles)
+    out = query.new_empty(len(watch.query_rows), query.shape[1], watch.roles.shape[-1], dtype=torch.float32)
+    for row in watch.query_rows.unique().tolist():
+        here = (watch.query_rows == row).nonzero()[:, 0]
+        nodes, seen = watch.query_nodes[here], probe.seen[here]
+        depth = probe.batch.depth[None, row]
+        if kind.window is not None:
+            seen = seen & (depth[0, nodes][:, None] - depth < kind.window)
+        weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], depth, kind)[0]
+        out[here] = torch.einsum("h q k, q k r -> q h r", weights, watch.roles[here])
+    return out
 
 
-def _attend_over_trunk(probe: Probe, layer: int, query, key, value, scale, window, softcap):
+def _attend_from_few(probe: Probe, query, kind: Kind):
+    """Attention of the last layer's few tokens to all tokens, (row, m, head, d_head)."""
+    narrow, batch = probe.narrow, probe.batch
+    assert narrow is not None and narrow.keys is not None and narrow.values is not None
+    rows = torch.arange(len(narrow.nodes), device=query.device).repeat_interleave(narrow.nodes.shape[1])
+    seen = batch.seen_from(rows, narrow.nodes.flatten()).view(*narrow.nodes.shape, -1)
+    if kind.window is not None:
+        seen = seen & (batch.depth.gather(1, narrow.nodes)[:, :, None] - batch.depth[:, None] < kind.window)
+    weights = _weights(query, narrow.keys, seen, batch.depth, kind).to(query.dtype)
+    (row, head, m, pos), kv = weights.shape, narrow.keys.shape[1]
+    out = weights.view(row, kv, head // kv * m, pos) @ narrow.values
+    return out.view(row, head, m, -1).transpose(1, 2).contiguous()
+
+
+def _weights(query, key, seen, depth, kind: Kind) -> Float[Tensor, "row head q pos"]:
+    """Attention's weights in float32; ``seen`` (row, q, pos) is True where a query may look."""
+    (row, head, q, d), kv = query.shape, key.shape[1]
+    products = (query.reshape(row, kv, head // kv * q, d) @ key.mT).view(row, head, q, -1)
+    return kind.scores(products, depth).masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+
+
+def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value, kind: Kind):
     """Attention of copies: to the trunk's tokens, and to their own."""
-    trunk = probe.trunk
-    assert trunk is not None
     (rows, heads, n, d), kv, t = query.shape, key.shape[1], trunk.own.shape[-1]
     group, copies = heads // kv, n // t
     keys, values = trunk.keys[layer], trunk.values[layer]
 
-    def capped(scores: Tensor) -> Tensor:
-        scores = scores.float() * scale
-        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
-
+    depth = probe.batch.depth[:, :t]  # the same in every copy
     q = query.reshape(rows, kv, group * n, d)
-    far = capped(q @ keys.mT).view(rows, kv, group, copies, t, -1)
-    near = capped(query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT)
+    far = (q @ keys.mT).view(rows, heads, copies, t, -1)
+    near = query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT
+    far = kind.scores(far, trunk.depth).view(rows, kv, group, copies, t, -1)
+    near = kind.scores(near.view(rows, heads, copies, t, t), depth).view(rows, kv, group, copies, t, t)
     reach, own = trunk.reach[:, None, :].expand(-1, t, -1), trunk.own
-    if window is not None:
-        depth = probe.batch.depth[:, :t]  # the same in every copy
-        reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < window)
-        own = own & (depth[:, :, None] - depth[:, None, :] < window)
+    if kind.window is not None:
+        reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < kind.window)
+        own = own & (depth[:, :, None] - depth[:, None, :] < kind.window)
     far.masked_fill_(~reach[:, None, None, None], -torch.inf)
     near.masked_fill_(~own[:, None, None, None], -torch.inf)
     weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
@@ -290,5 +430,5 @@ def _capped_attention(query, key, value, mask, scale, softcap):
     return (scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value).transpose(1, 2).contiguous()
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
 ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
+from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.anatomy import Anatomy, anatomy_of
 from isp_mech.models.forward import (
     ACTIVE,
@@ -26,12 +27,15 @@ from isp_mech.models.forward import (
     Batch,
     Edit,
     Encoding,
+    Narrow,
     Probe,
     Record,
     Trunk,
     Watch,
     hooks,
     mask_of,
+    narrow_to,
+    narrowed,
     starting_at,
 )
 from isp_mech.models.kernels import use_fast_products
@@ -118,22 +122,49 @@ class Model:
 
         ``edits`` take effect in their layer's forward, so that everything after them follows.
         """
-        visible = None if batch.visible is None else batch.visible.to(self.device)
-        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
+        return self._run(self._own(batch), watch, edits)
+
+    def read(
+        self, batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], *, watch: Watch | None = None
+    ) -> tuple[Float[Tensor, "n d_model"], Record]:
+        """Hidden states after the final norm at the ``n`` tokens ``(rows, nodes)``, and what ``watch`` asked for.
+
+        What ``forward`` gives at those tokens; the last layer is computed at them and the watched ones alone.
+        """
+        batch = self._own(batch)
+        all_rows, all_nodes = rows, nodes
+        if watch is not None:
+            all_rows, all_nodes = torch.cat([rows, watch.rows]), torch.cat([nodes, watch.nodes])
+        narrow = narrow_to(batch, all_rows, all_nodes, self.anatomy.n_layers - 1) if self.packs else None
+        if narrow is not None and 2 * narrow.nodes.numel() > batch.ids.numel():
+            narrow = None
+        hidden, record = self._run(batch, watch, (), narrow)
+        return hidden[rows, nodes], record
+
+    def _own(self, batch: Batch) -> Batch:
+        """The batch on the model's device; ``ValueError`` for trees that its attention cannot take."""
         if batch.visible is not None and not self.packs:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
+        visible = None if batch.visible is None else batch.visible.to(self.device)
+        return Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
+
+    def _run(
+        self, batch: Batch, watch: Watch | None, edits: Sequence[Edit], narrow: Narrow | None = None
+    ) -> tuple[Float[Tensor, "row pos d_model"], Record]:
         seen = None
         if watch is not None and watch.query_rows is not None and watch.query_nodes is not None:
             seen = batch.seen_from(watch.query_rows, watch.query_nodes)
         record = Record()
-        token = ACTIVE.set(Probe(batch, watch, record, seen))
+        token = ACTIVE.set(Probe(batch, watch, record, seen, narrow=narrow))
         with ExitStack() as stack, torch.no_grad():
             stack.callback(ACTIVE.reset, token)
-            for handle in hooks(self.anatomy, watch, record, edits, batch):
+            if narrow is not None:
+                stack.enter_context(narrowed(self.anatomy, narrow))
+            for handle in hooks(self.anatomy, watch, record, edits, batch, narrow):
                 stack.callback(handle.remove)
             out = self.hf.base_model(
                 input_ids=batch.ids,
-                attention_mask=mask_of(batch, DTYPES[self.dtype]),
+                attention_mask=mask_of(batch, DTYPES[self.dtype]) if self.anatomy.given_mask else None,
                 position_ids=batch.depth,
                 use_cache=False,
             )
@@ -158,7 +189,9 @@ class Model:
                 stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
             for handle in hooks(self.anatomy, None, Record(), edits, batch):
                 stack.callback(handle.remove)
-            unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # our attention has its own
+            unused = None  # our attention has its own
+            if self.anatomy.given_mask:
+                unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)
             out = self.hf.base_model(
                 input_ids=batch.ids, attention_mask=unused, position_ids=batch.depth, use_cache=False
             )
@@ -231,7 +264,8 @@ def wrap_model(
         plain = hf(ids).logits
     anatomy = anatomy_of(hf, name)
     use_fast_products(hf)
-    if anatomy.takes_mask:
+    use_our_attention(hf)
+    if anatomy.given_mask:
         hf.set_attn_implementation(ATTENTION)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
     _check_against_plain(model, ids, plain)
