@@ -6,6 +6,7 @@ The map comes from TransformerLens's architecture adapters, which need no weight
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -139,6 +140,8 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
 
         attn_out = part("attn.o")
         mlp_out = part("mlp") if inside["mlp"].name else part("mlp.out")
+        if "residual" in signature(mlp_out.forward).parameters:  # Bloom's adds the stream itself
+            mlp_out = part("mlp.out")
         blocks.append(
             Block(
                 block=layer,

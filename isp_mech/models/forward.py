@@ -207,8 +207,12 @@ def hooks(
 def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
     """Within it, the blocks before ``layer`` are not run: ``layer`` is given ``hidden``."""
 
-    def handing_over(value: Tensor | None) -> Callable[..., Tensor]:
-        return lambda *args, **kwargs: value if value is not None else args[0] if args else kwargs["hidden_states"]
+    def handing_over(value: Tensor | None) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            hidden = value if value is not None else args[0] if args else kwargs["hidden_states"]
+            return hidden if anatomy.given_mask else (hidden, None)  # Bloom's blocks give their weights too
+
+        return forward
 
     skipped = [block.block for block in anatomy.blocks[:layer]]
     for i, block in enumerate(skipped):
