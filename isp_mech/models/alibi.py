@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_mech.models.forward import ACTIVE, attend
+from isp_mech.models.attention import attend
+from isp_mech.models.forward import ACTIVE
 
 
 def use_our_attention(hf: Any) -> None:

@@ -21,7 +21,7 @@ def use_fast_products(hf: Any) -> None:
         return
     for module in hf.modules():
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.forward = MethodType(_linear, module)
+            module.forward = MethodType(_linear, module)  # type: ignore[method-assign]
 
 
 def _linear(self: nn.Linear, x: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
 from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.anatomy import Anatomy, anatomy_of
+from isp_mech.models.attention import ATTENTION
 from isp_mech.models.forward import (
     ACTIVE,
-    ATTENTION,
     Batch,
     Edit,
     Encoding,
