@@ -231,7 +231,7 @@ def _run_once(
         [v[:, :, :pos] for v in record.values],
         (torch.arange(pos)[None] < torch.tensor(last)[:, None]).to(model.device),
         batch.depth[:, :pos].to(model.device),
-        seen.to(model.device),
+        seen[:, None].to(model.device),
         [x.unflatten(0, (n, t)) for x in record.resid],
     )
     place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]

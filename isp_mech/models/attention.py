@@ -5,54 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from isp_mech.models.anatomy import repeat_heads
-from isp_mech.models.forward import ACTIVE, Batch, KeysKnown, Probe, Trunk
+from isp_mech.models.branching import attend_over_trunk
+from isp_mech.models.forward import ACTIVE, KeysKnown, Probe, Trunk
 
 ATTENTION = "isp_mech"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a layer's scores are made: times ``scale``, capped, and each head's slope times the key's depth
-    added (ALiBi); a query looks back less than ``window`` tokens."""
+    """How a layer's scores are made: times ``scale``, capped; a query looks back less than ``window`` tokens."""
 
     scale: float
     window: int | None = None
     cap: float | None = None
-    slopes: Float[Tensor, " head"] | None = None
-
-    def scores(self, products: Tensor, depth: Int[Tensor, "row pos"]) -> Float[Tensor, "row head *q pos"]:
-        """From products of queries and keys, whose depths are given; in float32."""
-        scores = products.float() * self.scale
-        if self.cap is not None:
-            scores = self.cap * torch.tanh(scores / self.cap)
-        return scores if self.slopes is None else scores + self.bias(depth, scores.dim())
-
-    def bias(self, depth: Int[Tensor, "row pos"], dims: int) -> Float[Tensor, "row head *one pos"]:
-        assert self.slopes is not None
-        between = [1] * (dims - 3)
-        return self.slopes.view(1, -1, *between, 1) * depth.view(len(depth), 1, *between, -1)
 
 
-def attend(
-    module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, slopes=None, **kwargs
-):
+def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
     """Our attention function, called by the model's attention modules: (row, pos, head, d_head), None."""
     probe = ACTIVE.get()
-    kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, slopes)
+    kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     if probe is not None and probe.trunk is not None:
         return _attend_over_trunk(probe, probe.trunk, module.layer_idx, query, key, value, kind), None
     if probe is not None and probe.narrow is not None and probe.narrow.keys is not None:
         return _attend_from_few(probe, query, kind), None
     if probe is not None and probe.watch is not None and probe.watch.keys:
-        probe.record.keys.append(key)
-        probe.record.values.append(value)
+        probe.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
+        probe.record.values.append(value.contiguous())
     if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
         probe.record.attention.append(_attention_by_role(probe, query, key, kind))
     if probe is not None and probe.narrow is not None and module.layer_idx == probe.narrow.layer:
@@ -63,20 +48,9 @@ def attend(
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
         outside = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
         attention_mask = attention_mask.masked_fill(gap >= sliding_window, outside)
-    if slopes is not None:
-        assert probe is not None
-        attention_mask = _with_slopes(probe.batch, kind, query.dtype)
     if softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
-
-
-def _with_slopes(batch: Batch, kind: Kind, dtype: torch.dtype) -> Float[Tensor, "row head pos pos"]:
-    visible = batch.visible
-    if visible is None:
-        pos = batch.ids.shape[1]
-        visible = torch.ones(1, pos, pos, dtype=torch.bool, device=batch.ids.device).tril()
-    return kind.bias(batch.depth, 4).to(dtype).masked_fill(~visible[:, None], torch.finfo(dtype).min)
 
 
 def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
@@ -91,7 +65,7 @@ def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q
         depth = probe.batch.depth[None, row]
         if kind.window is not None:
             seen = seen & (depth[0, nodes][:, None] - depth < kind.window)
-        weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], depth, kind)[0]
+        weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], kind)[0]
         out[here] = torch.einsum("h q k, q k r -> q h r", weights, watch.roles[here])
     return out
 
@@ -104,42 +78,32 @@ def _attend_from_few(probe: Probe, query, kind: Kind):
     seen = batch.seen_from(rows, narrow.nodes.flatten()).view(*narrow.nodes.shape, -1)
     if kind.window is not None:
         seen = seen & (batch.depth.gather(1, narrow.nodes)[:, :, None] - batch.depth[:, None] < kind.window)
-    weights = _weights(query, narrow.keys, seen, batch.depth, kind).to(query.dtype)
+    weights = _weights(query, narrow.keys, seen, kind).to(query.dtype)
     (row, head, m, pos), kv = weights.shape, narrow.keys.shape[1]
     out = weights.view(row, kv, head // kv * m, pos) @ narrow.values
     return out.view(row, head, m, -1).transpose(1, 2).contiguous()
 
 
-def _weights(query, key, seen, depth, kind: Kind) -> Float[Tensor, "row head q pos"]:
+def _weights(query, key, seen, kind: Kind) -> Float[Tensor, "row head q pos"]:
     """Attention's weights in float32; ``seen`` (row, q, pos) is True where a query may look."""
     (row, head, q, d), kv = query.shape, key.shape[1]
-    products = (query.reshape(row, kv, head // kv * q, d) @ key.mT).view(row, head, q, -1)
-    return kind.scores(products, depth).masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+    scores = (query.reshape(row, kv, head // kv * q, d) @ key.mT).view(row, head, q, -1).float() * kind.scale
+    if kind.cap is not None:
+        scores = kind.cap * torch.tanh(scores / kind.cap)
+    return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
 
 
 def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value, kind: Kind):
     """Attention of copies: to the trunk's tokens, and to their own."""
-    (rows, heads, n, d), kv, t = query.shape, key.shape[1], trunk.own.shape[-1]
-    group, copies = heads // kv, n // t
-    keys, values = trunk.keys[layer], trunk.values[layer]
-
-    depth = probe.batch.depth[:, :t]  # the same in every copy
-    q = query.reshape(rows, kv, group * n, d)
-    far = (q @ keys.mT).view(rows, heads, copies, t, -1)
-    near = query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT
-    far = kind.scores(far, trunk.depth).view(rows, kv, group, copies, t, -1)
-    near = kind.scores(near.view(rows, heads, copies, t, t), depth).view(rows, kv, group, copies, t, t)
-    reach, own = trunk.reach[:, None, :].expand(-1, t, -1), trunk.own
+    n, t = query.shape[2], trunk.own.shape[-1]
+    reach, own = trunk.reach[:, None], trunk.own
     if kind.window is not None:
+        depth = probe.batch.depth
         reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < kind.window)
-        own = own & (depth[:, :, None] - depth[:, None, :] < kind.window)
-    far.masked_fill_(~reach[:, None, None, None], -torch.inf)
-    near.masked_fill_(~own[:, None, None, None], -torch.inf)
-    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
-    pos = keys.shape[2]
-    out = (weights[..., :pos].reshape(rows, kv, group * n, pos) @ values).view(rows, kv, group, copies, t, d)
-    out = out + weights[..., pos:] @ value.reshape(rows, kv, 1, copies, t, d)
-    return out.view(rows, heads, n, d).transpose(1, 2).contiguous()
+        each = depth.unflatten(1, (n // t, t))
+        own = own & (each[..., :, None] - each[..., None, :] < kind.window)
+    mine = (trunk.keys[layer], trunk.values[layer])
+    return attend_over_trunk(query, key, value, mine, reach, own, kind.scale, kind.cap).contiguous()
 
 
 def _capped_attention(query, key, value, mask, scale, softcap):

@@ -74,8 +74,9 @@ class Record:
 class Trunk:
     """What copies of a row's last tokens run over: a forward that is done already.
 
-    A copy has the ``t`` tokens of ``own``, and ``own[row, i, j]`` is True where its token ``i`` sees its
-    token ``j``; all of them see the earlier tokens where ``reach`` is True, and nothing of other copies.
+    A copy has the ``t`` tokens of ``own``, and ``own[row, c, i, j]`` is True where token ``i`` of copy c
+    sees its token ``j`` (one copy stands for all that are alike); all of them see the earlier tokens where
+    ``reach`` is True, and nothing of other copies.
     ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
     of the copy that nothing was changed in, so that a run may start at any layer.
     """
@@ -84,7 +85,7 @@ class Trunk:
     values: Sequence[Float[Tensor, "row kv pos d_head"]]
     reach: Bool[Tensor, "row pos"]
     depth: Int[Tensor, "row pos"]
-    own: Bool[Tensor, "row t t"]
+    own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
 
 
