@@ -7,8 +7,9 @@ name; nothing of size positions x positions or positions x vocabulary is kept.
 """
 
 from isp_mech.models.anatomy import Anatomy, Norm, norm_of
+from isp_mech.models.bridging import read_jacobians
 from isp_mech.models.forward import Batch, Edit, Encoding, Record, Trunk, Watch
-from isp_mech.models.loading import Model, load_model, load_size, members, wrap_model
+from isp_mech.models.loading import Model, Models, load_model, load_size, members, wrap_model
 
 __all__ = [
     "Anatomy",
@@ -16,6 +17,7 @@ __all__ = [
     "Edit",
     "Encoding",
     "Model",
+    "Models",
     "Norm",
     "Record",
     "Trunk",
@@ -24,5 +26,6 @@ __all__ = [
     "load_size",
     "members",
     "norm_of",
+    "read_jacobians",
     "wrap_model",
 ]

@@ -22,6 +22,7 @@ from isp_mech.families import Family, Size
 from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.anatomy import Anatomy, anatomy_of
 from isp_mech.models.attention import ATTENTION
+from isp_mech.models.bridging import capture
 from isp_mech.models.forward import (
     ACTIVE,
     Batch,
@@ -106,6 +107,25 @@ class Model:
         with torch.no_grad():
             _expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
         return bridge
+
+    def capture(
+        self, names: str | Sequence[str], prompts: str | Sequence[str], *, limit_gb: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Raw activations of a few prompts, per prompt, by TransformerLens's names: for scripts of your own.
+
+        A name is as ``blocks.3.attn.hook_pattern`` (head, query, key) or ``blocks.*.hook_resid_post``
+        (pos, d_model): shapes are TransformerLens's without the axis of the batch. What they would take is
+        reckoned before anything is kept: ``InputError`` where it is more than ``limit_gb`` (half of the free
+        memory), and for names that this model has not. Slower than tracing, which keeps no activations.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return capture(
+            self.bridge,
+            [encoding.ids for encoding in self.encode(texts)],
+            [names] if isinstance(names, str) else list(names),
+            name=self.name,
+            limit_gb=limit_gb,
+        )
 
     def unembed(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits, in float32, of residual vectors that went through the final norm."""
@@ -325,9 +345,10 @@ def load_size(size: Size, *, dtype: str = "float32", device: str = "cpu") -> Mod
     return model if size.n_params is None else replace(model, n_params=size.n_params)
 
 
-def members(
-    models: Family | Model | Sequence[Model | str | Path] | str | Path, *, dtype: str = "float32", device: str = "cpu"
-) -> Iterator[Model]:
+Models = Family | Model | Sequence[Model | str | Path] | str | Path
+
+
+def members(models: Models, *, dtype: str = "float32", device: str = "cpu") -> Iterator[Model]:
     """Loads a family's models one after the other, smallest first; loaded models pass through.
 
     Yields one ``Model`` at a time, so that no two need to be in memory together.
