@@ -225,15 +225,8 @@ def _run_once(
     hidden, record = model.forward(batch, watch=watch)
     visible = batch.visible if batch.visible is not None else torch.ones(1, *[batch.ids.shape[1]] * 2).bool().tril()
     seen = visible.expand(n, -1, -1)[row[:, :, None], index[:, :, None], index[:, None, :]]
-    pos = max(last)
-    trunk = Trunk(
-        [k[:, :, :pos] for k in record.keys],
-        [v[:, :, :pos] for v in record.values],
-        (torch.arange(pos)[None] < torch.tensor(last)[:, None]).to(model.device),
-        batch.depth[:, :pos].to(model.device),
-        seen[:, None].to(model.device),
-        [x.unflatten(0, (n, t)) for x in record.resid],
-    )
+    resid = [x.unflatten(0, (n, t)) for x in record.resid]
+    trunk = Trunk.before(last, record, batch, seen[:, None], resid)
     place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]
     placed = [
         (r, [place[r].get(i, 0) for i in nodes[r][0]], fork, [place[r].get(i, 0) for i in nodes[r][1]])

@@ -41,7 +41,7 @@ def prepare(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> Prepa
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
-    trees, places = plant([[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.packs)
+    trees, places = plant([[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.takes_trees)
     apart = [f.owner for f, at in zip(made, places, strict=True) if len({place.tree for place in at}) > 1]
     if apart:  # chains, for a model that takes no mask, hold completions of one token
         raise InputError(

@@ -14,8 +14,8 @@ PACKAGE = Path(isp_mech.__file__).parent
 
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
-    "errors sites tables stats tasks pairs contrasts families models packing encoding margins scoring watching direct "
-    "tracing replacing locating verifying scaling runs figures report explaining cli"
+    "errors sites tables stats summaries tasks pairs contrasts families models packing encoding margins watching "
+    "lenses direct tracing scoring replacing locating verifying scaling runs figures report explaining cli"
 ).split()
 
 
@@ -105,7 +105,7 @@ def _loaded_by(code):
     return done.stdout.strip().splitlines()[-1]
 
 
-LIGHT = "sites tables stats tasks pairs contrasts families scaling runs figures report explaining cli"
+LIGHT = "sites tables stats summaries tasks pairs contrasts families scaling runs figures report explaining cli"
 
 
 @pytest.mark.parametrize("module", [None, *LIGHT.split()])

@@ -47,7 +47,7 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_w
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
         outside = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
-        attention_mask = attention_mask.masked_fill(gap >= sliding_window, outside)
+        attention_mask = attention_mask.masked_fill((gap >= sliding_window).to(attention_mask.device), outside)
     if softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
@@ -103,6 +103,7 @@ def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value
         each = depth.unflatten(1, (n // t, t))
         own = own & (each[..., :, None] - each[..., None, :] < kind.window)
     mine = (trunk.keys[layer], trunk.values[layer])
+    reach, own = reach.to(query.device), own.to(query.device)
     return attend_over_trunk(query, key, value, mine, reach, own, kind.scale, kind.cap).contiguous()
 
 

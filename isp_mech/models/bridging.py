@@ -34,9 +34,7 @@ def capture(
         most = max(map(len, prompts))
         what = f"{len(wanted)} activations of {len(prompts)} prompts of up to {most} tokens"
         found = f"would take {need / 1e9:.3g} GB, expected at most {limit / 1e9:.3g} GB"
-        raise InputError(
-            f"{name}: capture", [f"{what} {found}: ask for fewer names or prompts, or raise limit_gb"]
-        )
+        raise InputError(f"{name}: capture", [f"{what} {found}: ask for fewer names or prompts, or raise limit_gb"])
     out = []
     for ids in prompts:
         with torch.no_grad():

@@ -88,6 +88,16 @@ class Trunk:
     own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
 
+    @classmethod
+    def before(
+        cls, ends: Sequence[int], record: Record, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
+    ) -> Trunk:
+        """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
+        pos, device = max(ends), record.keys[0].device
+        reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
+        keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
+        return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
+
 
 @dataclass(frozen=True)
 class Edit:

@@ -40,6 +40,7 @@ from isp_mech.models.forward import (
     starting_at,
 )
 from isp_mech.models.kernels import use_fast_products
+from isp_mech.models.memory import bytes_per_token, free_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -48,7 +49,8 @@ disable_progress_bar()  # loading shows its own line where progress is asked for
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model. ``hf`` is the transformers model itself; every parameter belongs to it alone."""
+    """A loaded model. ``hf`` is the transformers model itself; every parameter belongs to it alone.
+    ``source`` is the folder or hub id it was loaded from, if it was."""
 
     name: str
     revision: str | None
@@ -58,6 +60,7 @@ class Model:
     anatomy: Anatomy
     dtype: str
     device: str
+    source: str | None = None
 
     def __repr__(self) -> str:
         shape = f"{self.anatomy.n_layers} layers x {self.anatomy.n_heads} heads"
@@ -67,6 +70,11 @@ class Model:
     def packs(self) -> bool:
         """Whether prompts may share a beginning: the attention takes a mask of our own making."""
         return self.anatomy.takes_mask
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether one forward may hold a tree of tokens; true of some models whose attention is their own."""
+        return self.anatomy.takes_trees
 
     @property
     def max_tokens(self) -> int | None:
@@ -83,7 +91,7 @@ class Model:
             )
         found = self.tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False)
         return [
-            Encoding(tuple(ids), tuple((int(a), int(b)) for a, b in spans))
+            Encoding(tuple(ids), tuple(spans))
             for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
         ]
 
@@ -129,7 +137,9 @@ class Model:
 
     def unembed(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits, in float32, of residual vectors that went through the final norm."""
-        return self._finish(self.anatomy.unembed(hidden.to(self.anatomy.unembed.weight.dtype)).float())
+        weight = self.anatomy.unembed.weight
+        device = weight.device if weight.device.type != "meta" else hidden.device  # offloaded: its hook moves it
+        return self._finish(self.anatomy.unembed(hidden.to(device, weight.dtype)).float())
 
     def _finish(self, logits: Tensor) -> Tensor:
         logits, cap = logits * self.anatomy.logit_scale, self.anatomy.logit_cap
@@ -163,7 +173,7 @@ class Model:
 
     def _own(self, batch: Batch) -> Batch:
         """The batch on the model's device; ``ValueError`` for trees that its attention cannot take."""
-        if batch.visible is not None and not self.packs:
+        if batch.visible is not None and not self.takes_trees:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
         visible = None if batch.visible is None else batch.visible.to(self.device)
         return Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
@@ -182,9 +192,10 @@ class Model:
                 stack.enter_context(narrowed(self.anatomy, narrow))
             for handle in hooks(self.anatomy, watch, record, edits, batch, narrow):
                 stack.callback(handle.remove)
+            finds_mask = self.packs and not self.anatomy.given_mask
             out = self.hf.base_model(
                 input_ids=batch.ids,
-                attention_mask=mask_of(batch, DTYPES[self.dtype]) if self.anatomy.given_mask else None,
+                attention_mask=None if finds_mask else mask_of(batch, DTYPES[self.dtype]),
                 position_ids=batch.depth,
                 use_cache=False,
             )
@@ -237,9 +248,13 @@ def load_model(
     device: str = "cpu",
     revision: str | None = None,
     name: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """One model, from a folder or a hub id, in evaluation mode.
+
+    ``device_map`` spreads it over devices as transformers does, in place of ``device`` (needs accelerate);
+    a checkpoint that is quantised stays so.
 
     Weights are read from safetensors alone, never unpickled; code that comes with a checkpoint runs
     only if ``trust_remote_code``. The logits of a short prompt are compared with those of the plain
@@ -264,32 +279,89 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         hf = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options
+            source, config=config, dtype=DTYPES[dtype], device_map=device_map, use_safetensors=True, **options
         )
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(where, [f"cannot be loaded: {first}"]) from error
     short = name or (folder.name if local else where.split("/")[-1])
-    return wrap_model(hf, tokenizer, name=short, revision=revision, dtype=dtype, device=device)
+    model = wrap_model(hf, tokenizer, name=short, revision=revision, dtype=dtype, device=device)
+    return replace(model, source=source)
 
 
 def wrap_model(
     hf: Any, tokenizer: Any, *, name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu"
 ) -> Model:
     """A ``Model`` over a transformers model already in memory, which goes to evaluation mode and gets
-    our attention function; its parameters are not touched. The check of ``load_model`` is made."""
-    hf = hf.to(device=device, dtype=DTYPES[dtype]).eval()
+    our attention function; its parameters are not touched. A model that is quantised or spread over devices
+    stays where and what it is. The check of ``load_model`` is made."""
+    settled = is_settled(hf)
+    hf = hf.eval() if settled else hf.to(device=device, dtype=DTYPES[dtype]).eval()
+    if settled:
+        device = str(hf.get_input_embeddings().weight.device if hf.device.type == "meta" else hf.device)
+        dtype = str(hf.dtype).removeprefix("torch.")
     ids = (torch.arange(1, 12, device=device) * 7919 % int(hf.config.vocab_size))[None]
     with torch.no_grad():
-        plain = hf(ids).logits
+        plain = hf(ids).logits.to(device)
     anatomy = anatomy_of(hf, name)
-    use_fast_products(hf)
+    if not settled:
+        use_fast_products(hf)
     use_our_attention(hf)
     if anatomy.given_mask:
         hf.set_attn_implementation(ATTENTION)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
+    if anatomy.takes_trees and not anatomy.takes_mask and not _branches_come_out_right(model, ids):
+        model = replace(model, anatomy=replace(anatomy, takes_trees=False))
     _check_against_plain(model, ids, plain)
     return model
+
+
+def is_settled(hf: Any) -> bool:
+    """Whether a transformers model is quantised or spread over devices, and so must not be moved or cast."""
+    return bool(getattr(hf, "hf_device_map", None)) or getattr(hf, "hf_quantizer", None) is not None
+
+
+AUTO_TOKENS = {"cpu": 6144, "cuda": 1 << 15}  # enough to keep the device busy; more gains nothing
+
+
+def plan_tokens(model: Model) -> int:
+    """Tokens of one forward: as many as keep the device busy, if half of its free memory holds them."""
+    shape = model.anatomy
+    each = bytes_per_token(model.hf, shape.d_model, shape.n_heads * shape.d_head)
+    most = AUTO_TOKENS.get(torch.device(model.device).type, AUTO_TOKENS["cpu"])
+    return max(1, min(most, free_bytes(model.device) // 2 // each))
+
+
+def in_float32(model: Model) -> Model | None:
+    """The same model in float32, from where it was loaded or from its own weights; None where that is not to be
+    had: it is quantised or spread over devices, or memory is short of another copy."""
+    needed = 4 * sum(p.numel() for p in model.hf.parameters())
+    if is_settled(model.hf) or free_bytes(model.device) < 1.2 * needed:
+        return None
+    if model.source is not None:
+        return load_model(model.source, device=model.device, revision=model.revision, name=model.name)
+    plain = type(model.hf)(model.hf.config)
+    plain.load_state_dict(model.hf.state_dict())
+    return wrap_model(plain, model.tokenizer, name=model.name, device=model.device)
+
+
+def _branches_come_out_right(model: Model, ids: Tensor) -> bool:
+    """Two branches after one trunk, against each as a plain chain: closer than an error could be."""
+    n = ids.shape[1]
+    cut = n // 2
+    tree = torch.cat([ids, ids[:, cut + 1 :]], 1)  # the second branch's first token is left out
+    depth = torch.cat([torch.arange(n), torch.arange(cut, n - 1)])[None].to(ids.device)
+    visible = torch.ones(1, 2 * n - 1 - cut, 2 * n - 1 - cut, dtype=torch.bool, device=ids.device).tril()
+    visible[:, n:, cut:n] = False
+    other = torch.cat([ids[:, :cut], ids[:, cut + 1 :]], 1)
+    try:
+        packed, _ = model.forward(Batch(tree, depth, visible))
+        plain, _ = model.forward(Batch(other, torch.arange(n - 1, device=ids.device)[None]))
+    except Exception:  # whatever a model does that was not made for such a mask
+        return False
+    plain, packed = plain[:, cut:].float(), packed[:, n:].float()
+    limit = 1e-5 if model.dtype == "float32" else 2e-2
+    return bool((packed - plain).abs().max() <= limit * plain.abs().max().clamp(min=1))
 
 
 def _count_without_embeddings(hf: Any, anatomy: Anatomy) -> int:
@@ -302,10 +374,11 @@ def _check_against_plain(model: Model, ids: Tensor, plain: Tensor) -> None:
     """Our forward, packed where the model packs, gives the plain model's logits."""
     length = ids.shape[1]
     depth = torch.arange(length, device=ids.device)[None]
-    visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.packs else None
+    visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.takes_trees else None
     hidden, _ = model.forward(Batch(ids, depth, visible))
     with torch.no_grad():
-        _expect_equal(f"{model.name}: the packed forward", model.unembed(hidden[0])[None], plain, model.dtype)
+        ours = model.unembed(hidden[0])[None].to(plain.device)
+        _expect_equal(f"{model.name}: the packed forward", ours, plain, model.dtype)
 
 
 def _expect_equal(what: str, ours: Tensor, plain: Tensor, dtype: str) -> None:

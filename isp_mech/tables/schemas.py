@@ -50,7 +50,7 @@ _HEAD = (
     _i("n_params", "parameters without embeddings"),
     _s("task", "the task's name"),
 )
-_SIDE = _s("side", "conflict, plain, neutral, or item for a plain task file")
+_SIDE = _s("side", "conflict, plain, neutral, or item for a plain task file (scores of log-odds: prompt, other_prompt)")
 _LAYER = _i("layer", "block, counted from 0 (-1 for the embedding, the biases and the remainder)")
 _KIND = _s("kind", "head or mlp; in direct effects also embed, bias and remainder, so that all sum to the margin")
 _HEAD_NUMBER = _i("head", "head, counted from 0; missing for an MLP", nullable=True)
@@ -70,6 +70,7 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
             _f("normalised_logprob", "nats", "log-softmax of logprob over the item's classes, 0 or less"),
             _b("is_answer", "whether this class is the right one on this side"),
             _i("n_tokens", "tokens the class was scored on"),
+            _s("token_ids", "those tokens' ids, with spaces between"),
         ),
         "items": (
             _s("item", "id of the item or pair"),
@@ -96,6 +97,30 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
             *_with_interval("contrary", "share", "share wrong on plain, right on conflict, 0..1"),
             *_with_interval("lost", "share", "share wrong on both sides, 0..1"),
             _i("n", "pairs"),
+        ),
+        "values": (
+            _s("item", "id of the item"),
+            _s("metric", "sequence_prob, logodds, absolute_logodds or numeric"),
+            _f("value", "nats", "-log p, change of log-odds towards the answer, its size; numeric: the mean, unitless"),
+            _i("n_parsed", "numeric: samples that are numbers", nullable=True),
+        ),
+        "value_curve": (
+            _s("metric", "sequence_prob, logodds, absolute_logodds or numeric"),
+            *_with_interval("value", "nats", "mean over items of the metric's own number"),
+            _i("n", "items"),
+        ),
+        "rule_differences": (
+            _s("item", "id of the item or pair"),
+            _SIDE,
+            _i("class_index", "the class's place in the item, from 0"),
+            _s("class_text", "the class itself, spaces kept"),
+            _s("strict_token_ids", "the tokens that rule strict scores; empty where it does not apply"),
+            _s("prize_token_ids", "the tokens that rule prize scores; empty where it does not apply"),
+            _f("strict_logprob", "nats", "log p(class | prompt) by rule strict", nullable=True),
+            _f("prize_logprob", "nats", "log p(class | prompt) by rule prize", nullable=True),
+            _i("strict_predicted", "the item's most likely class by rule strict", nullable=True),
+            _i("prize_predicted", "the item's most likely class by rule prize", nullable=True),
+            _s("reason", "why the rules differ on it"),
         ),
         "lens": (
             _s("pair", "id of the pair"),
