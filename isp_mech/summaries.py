@@ -71,7 +71,7 @@ def sensitivity(lens: Table, *, seed: int = 0) -> Table:
         if not {"conflict", "plain"} <= set(wide.columns.get_level_values(0)) or wide.isna().any(axis=None):
             raise InputError("sensitivity", [f"{model[0]}: expected a lens of both sides of every pair"])
         difference = (wide["conflict"] - wide["plain"]).sort_index(axis=1, level="depth")
-        mean = difference.mean().to_numpy()
+        mean = difference.to_numpy().mean(0)
         lo, hi = bootstrap_interval(difference.to_numpy(), seed=seed)
         for i, place in enumerate(difference.columns):
             rows.append(

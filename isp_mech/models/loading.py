@@ -108,8 +108,11 @@ class Model:
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         skeleton = copy.deepcopy(self.hf, memo=dict(shared))
         skeleton.set_attn_implementation("eager")
+        tokenizer = copy.deepcopy(self.tokenizer)  # which booting changes too
+        if not tokenizer.name_or_path:  # made in memory: it is not to be looked for on disk
+            tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
         bridge = TransformerBridge.boot_transformers(
-            self.name, hf_model=skeleton, tokenizer=self.tokenizer, device=self.device, dtype=DTYPES[self.dtype]
+            self.name, hf_model=skeleton, tokenizer=tokenizer, device=self.device, dtype=DTYPES[self.dtype]
         )
         ids = self._probe_ids()
         with torch.no_grad():
