@@ -68,6 +68,8 @@ _HOME = {
     "load_model": "models",
     "score": "scoring",
     "trace": "tracing",
+    "train_lens": "lenses",
+    "load_lens": "lenses",
     "locate": "locating",
     "verify": "verifying",
     "shape_of_curve": "scaling",
@@ -100,6 +102,7 @@ __all__ = [
     "family",
     "family_names",
     "figures",
+    "load_lens",
     "load_model",
     "locate",
     "neqa_from_files",
@@ -111,6 +114,7 @@ __all__ = [
     "score",
     "shape_of_curve",
     "trace",
+    "train_lens",
     "verify",
     "write_pairs",
     "write_report",
@@ -141,6 +145,7 @@ if TYPE_CHECKING:
     from isp_mech.errors import InputError
     from isp_mech.explaining import explain
     from isp_mech.families import Family, Size, family, family_names, published
+    from isp_mech.lenses import load_lens, train_lens
     from isp_mech.locating import locate
     from isp_mech.models import Model, load_model
     from isp_mech.pairs import Pair, PairSet, Prompt, check_one_factor
