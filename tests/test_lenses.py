@@ -19,10 +19,10 @@ TEXTS = [
 ]
 
 
-def identity(model, **changed):
-    d, last = model.anatomy.d_model, 2 * model.anatomy.n_layers
+def identity(of, **changed):
+    d, last = of.anatomy.d_model, 2 * of.anatomy.n_layers
     eye = torch.eye(d).expand(last, d, d).clone()
-    return dataclasses.replace(Lens(model.name, "tuned", tuple(range(last)), eye, torch.zeros(last, d)), **changed)
+    return dataclasses.replace(Lens(of.name, "tuned", tuple(range(last)), eye, torch.zeros(last, d)), **changed)
 
 
 @pytest.fixture(scope="module")
