@@ -68,6 +68,8 @@ _HOME = {
     "load_model": "models",
     "score": "scoring",
     "trace": "tracing",
+    "train_lens": "lenses",
+    "load_lens": "lenses",
     "locate": "locating",
     "verify": "verifying",
     "shape_of_curve": "scaling",
@@ -102,6 +104,7 @@ __all__ = [
     "family_names",
     "figures",
     "flips",
+    "load_lens",
     "load_model",
     "locate",
     "neqa_from_files",
@@ -113,6 +116,7 @@ __all__ = [
     "score",
     "shape_of_curve",
     "trace",
+    "train_lens",
     "verify",
     "write_pairs",
     "write_report",
@@ -144,6 +148,7 @@ if TYPE_CHECKING:
     from isp_mech.explaining import explain
     from isp_mech.families import Family, Size, family, family_names
     from isp_mech.flipping import flips
+    from isp_mech.lenses import load_lens, train_lens
     from isp_mech.literature import published
     from isp_mech.locating import locate
     from isp_mech.models import Model, load_model

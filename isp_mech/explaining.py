@@ -152,7 +152,8 @@ def measure(
         load = _loader(size, dtype, device, progress)
         key = {**common, "model": _fingerprint(size)}
         found: dict[str, Table] = {}
-        run = _runner(subject, load, found, options, {**settings["score"], **settings["verify"]})
+        together = {"score", "trace"} <= set(wanted) and rule == "strict"
+        run = _runner(subject, load, found, options, {**settings["score"], **settings["verify"]}, together)
         for step in wanted:
             names = [name for name in TABLES[step] if name not in _without(subject)]
             for name in names:
@@ -249,27 +250,33 @@ def _runner(
     found: Mapping[str, Table],
     options: Mapping[str, Any],
     settings: Mapping[str, Any],
+    together: bool,
 ) -> Callable[[str], dict[str, Table]]:
     """What one step gives for one model, by the tables' names; a step is run once, when its first table is asked for.
 
-    ``found`` holds what earlier steps gave: verifying chooses from the effects that locating found.
+    ``found`` holds what earlier steps gave: verifying chooses from the effects that locating found. ``together``
+    scores and traces by the same forwards.
     """
+
+    @cache
+    def scores() -> Any:
+        from isp_mech.scoring import score
+
+        return score(subject, load(), rule=settings["rule"], trace=together, **options)
 
     @cache
     def run(step: str) -> dict[str, Table]:
         model = load()
         _tell(options["progress"], f"{model.name}: {step}")
         if step == "score":
-            from isp_mech.scoring import score
-
-            made = score(subject, model, rule=settings["rule"], **options)
+            made = scores()
             found_tables = {name: getattr(made, name) for name in TABLES["score"]}
             return {name: table for name, table in found_tables.items() if table is not None}
         assert isinstance(subject, PairSet)
         if step == "trace":
             from isp_mech.tracing import trace
 
-            seen = trace(subject, model, **options)
+            seen = scores().traces if together else trace(subject, model, **options)
             return {"lens": seen.lens, "attention": seen.attention, "direct_effects": seen.effects, "onset": seen.onset}
         if step == "locate":
             from isp_mech.locating import locate

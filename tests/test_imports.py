@@ -14,8 +14,9 @@ PACKAGE = Path(isp_mech.__file__).parent
 
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
-    "errors sites tables stats tasks pairs contrasts families literature models packing encoding margins scoring "
-    "watching direct tracing replacing locating verifying scaling flipping runs figures report explaining cli"
+    "errors sites tables stats summaries tasks pairs contrasts families literature models packing encoding margins "
+    "watching lenses direct tracing scoring replacing locating verifying scaling flipping runs figures report "
+    "explaining cli"
 ).split()
 
 
@@ -109,7 +110,8 @@ def _loaded_by(code):
 
 
 LIGHT = (
-    "sites tables stats tasks pairs contrasts families literature scaling flipping runs figures report explaining cli"
+    "sites tables stats summaries tasks pairs contrasts families literature scaling flipping runs figures report "
+    "explaining cli"
 )
 
 

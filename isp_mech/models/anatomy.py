@@ -62,7 +62,8 @@ class Norm:
 @dataclass(frozen=True)
 class Anatomy:
     """A decoder's parts. ``takes_mask``: its attention is ours, and takes the mask and position ids it is
-    given; ``takes_trees``: whether by ours or its own, its forward over a tree gives what each branch gives.
+    given; ``given_mask``: as arguments of the forward (Bloom's finds them in the batch); ``takes_trees``:
+    whether by ours or its own, its forward over a tree gives what each branch gives.
 
     ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
     """
@@ -78,6 +79,7 @@ class Anatomy:
     logit_cap: float | None
     logit_scale: float
     takes_mask: bool
+    given_mask: bool
     takes_trees: bool
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -140,6 +142,8 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
 
         attn_out = part("attn.o")
         mlp_out = part("mlp") if inside["mlp"].name else part("mlp.out")
+        if "residual" in signature(mlp_out.forward).parameters:  # Bloom's adds the stream itself
+            mlp_out = part("mlp.out")
         blocks.append(
             Block(
                 block=layer,
@@ -148,6 +152,8 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
                 mlp_write=part("ln2_post") if "ln2_post" in inside else mlp_out,
             )
         )
+    given_mask = bool(getattr(hf, "_supports_attention_backend", False))
+    ours = given_mask or hf.config.model_type == "bloom"
     ln_final = adapter.get_component(hf, "ln_final") if "ln_final" in mapping and mapping["ln_final"].name else None
     out = blocks[0].attn_out
     d_model, width = out.weight.shape if isinstance(out, nn.Linear) else out.weight.shape[::-1]
@@ -162,8 +168,9 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
         unembed=hf.get_output_embeddings(),
         logit_cap=getattr(hf.config, "final_logit_softcapping", None),
         logit_scale=_logit_scale(hf.config),
-        takes_mask=bool(getattr(hf, "_supports_attention_backend", False)),
-        takes_trees=bool(getattr(hf, "_supports_attention_backend", False)) or _may_take_trees(hf),
+        takes_mask=ours,
+        given_mask=given_mask,
+        takes_trees=ours or _may_take_trees(hf),
     )
 
 
@@ -176,8 +183,6 @@ def _may_take_trees(hf: Any) -> bool:
     windows = ("attention_types", "window_size", "sliding_window", "attention_window")
     if any(getattr(config, name, None) for name in windows):
         return False
-    if hasattr(hf.base_model, "build_alibi_tensor"):
-        return True
     return "position_ids" in signature(hf.base_model.forward).parameters and not getattr(config, "alibi", False)
 
 

@@ -19,21 +19,25 @@ from transformers.utils.logging import disable_progress_bar
 
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
+from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.anatomy import Anatomy, anatomy_of
+from isp_mech.models.attention import ATTENTION
+from isp_mech.models.bridging import capture
 from isp_mech.models.checks import branches_come_out_right, check_against_plain, expect_equal
 from isp_mech.models.forward import (
     ACTIVE,
-    ATTENTION,
     Batch,
     Edit,
     Encoding,
+    Narrow,
     Probe,
     Record,
     Trunk,
     Watch,
-    alibi_by_depth,
     hooks,
     mask_of,
+    narrow_to,
+    narrowed,
     starting_at,
 )
 from isp_mech.models.kernels import use_fast_products
@@ -105,13 +109,35 @@ class Model:
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         skeleton = copy.deepcopy(self.hf, memo=dict(shared))
         skeleton.set_attn_implementation("eager")
+        tokenizer = copy.deepcopy(self.tokenizer)  # which booting changes too
+        if not tokenizer.name_or_path:  # made in memory: it is not to be looked for on disk
+            tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
         bridge = TransformerBridge.boot_transformers(
-            self.name, hf_model=skeleton, tokenizer=self.tokenizer, device=self.device, dtype=DTYPES[self.dtype]
+            self.name, hf_model=skeleton, tokenizer=tokenizer, device=self.device, dtype=DTYPES[self.dtype]
         )
         ids = self._probe_ids()
         with torch.no_grad():
             expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
         return bridge
+
+    def capture(
+        self, names: str | Sequence[str], prompts: str | Sequence[str], *, limit_gb: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Raw activations of a few prompts, per prompt, by TransformerLens's names: for scripts of your own.
+
+        A name is as ``blocks.3.attn.hook_pattern`` (head, query, key) or ``blocks.*.hook_resid_post``
+        (pos, d_model): shapes are TransformerLens's without the axis of the batch. What they would take is
+        reckoned before anything is kept: ``InputError`` where it is more than ``limit_gb`` (half of the free
+        memory), and for names that this model has not. Slower than tracing, which keeps no activations.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return capture(
+            self.bridge,
+            [encoding.ids for encoding in self.encode(texts)],
+            [names] if isinstance(names, str) else list(names),
+            name=self.name,
+            limit_gb=limit_gb,
+        )
 
     def unembed(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits, in float32, of residual vectors that went through the final norm."""
@@ -130,22 +156,50 @@ class Model:
 
         ``edits`` take effect in their layer's forward, so that everything after them follows.
         """
-        visible = None if batch.visible is None else batch.visible.to(self.device)
-        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
+        return self._run(self._own(batch), watch, edits)
+
+    def read(
+        self, batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], *, watch: Watch | None = None
+    ) -> tuple[Float[Tensor, "n d_model"], Record]:
+        """Hidden states after the final norm at the ``n`` tokens ``(rows, nodes)``, and what ``watch`` asked for.
+
+        What ``forward`` gives at those tokens; the last layer is computed at them and the watched ones alone.
+        """
+        batch = self._own(batch)
+        all_rows, all_nodes = rows, nodes
+        if watch is not None:
+            all_rows, all_nodes = torch.cat([rows, watch.rows]), torch.cat([nodes, watch.nodes])
+        narrow = narrow_to(batch, all_rows, all_nodes, self.anatomy.n_layers - 1) if self.packs else None
+        if narrow is not None and 2 * narrow.nodes.numel() > batch.ids.numel():
+            narrow = None
+        hidden, record = self._run(batch, watch, (), narrow)
+        return hidden[rows, nodes], record
+
+    def _own(self, batch: Batch) -> Batch:
+        """The batch on the model's device; ``ValueError`` for trees that its attention cannot take."""
         if batch.visible is not None and not self.takes_trees:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
+        visible = None if batch.visible is None else batch.visible.to(self.device)
+        return Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
+
+    def _run(
+        self, batch: Batch, watch: Watch | None, edits: Sequence[Edit], narrow: Narrow | None = None
+    ) -> tuple[Float[Tensor, "row pos d_model"], Record]:
         seen = None
         if watch is not None and watch.query_rows is not None and watch.query_nodes is not None:
             seen = batch.seen_from(watch.query_rows, watch.query_nodes)
         record = Record()
-        token = ACTIVE.set(Probe(batch, watch, record, seen))
+        token = ACTIVE.set(Probe(batch, watch, record, seen, narrow=narrow))
         with ExitStack() as stack, torch.no_grad():
             stack.callback(ACTIVE.reset, token)
-            for handle in hooks(self.anatomy, watch, record, edits, batch):
+            if narrow is not None:
+                stack.enter_context(narrowed(self.anatomy, narrow))
+            for handle in hooks(self.anatomy, watch, record, edits, batch, narrow):
                 stack.callback(handle.remove)
+            finds_mask = self.packs and not self.anatomy.given_mask
             out = self.hf.base_model(
                 input_ids=batch.ids,
-                attention_mask=mask_of(batch, DTYPES[self.dtype]),
+                attention_mask=None if finds_mask else mask_of(batch, DTYPES[self.dtype]),
                 position_ids=batch.depth,
                 use_cache=False,
             )
@@ -170,7 +224,9 @@ class Model:
                 stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
             for handle in hooks(self.anatomy, None, Record(), edits, batch):
                 stack.callback(handle.remove)
-            unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # our attention has its own
+            unused = None  # our attention has its own
+            if self.anatomy.given_mask:
+                unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)
             out = self.hf.base_model(
                 input_ids=batch.ids, attention_mask=unused, position_ids=batch.depth, use_cache=False
             )
@@ -254,10 +310,9 @@ def wrap_model(
     anatomy = anatomy_of(hf, name)
     if not settled:
         use_fast_products(hf)
-    if anatomy.takes_mask:
+    use_our_attention(hf)
+    if anatomy.given_mask:
         hf.set_attn_implementation(ATTENTION)
-    elif anatomy.takes_trees and hasattr(hf.base_model, "build_alibi_tensor"):
-        alibi_by_depth(hf)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
     if anatomy.takes_trees and not anatomy.takes_mask and not branches_come_out_right(model, ids):
         model = replace(model, anatomy=replace(anatomy, takes_trees=False))
@@ -327,9 +382,10 @@ def load_size(size: Size, *, dtype: str = "float32", device: str = "cpu") -> Mod
     return model if size.n_params is None else replace(model, n_params=size.n_params)
 
 
-def members(
-    models: Family | Model | Sequence[Model | str | Path] | str | Path, *, dtype: str = "float32", device: str = "cpu"
-) -> Iterator[Model]:
+Models = Family | Model | Sequence[Model | str | Path] | str | Path
+
+
+def members(models: Models, *, dtype: str = "float32", device: str = "cpu") -> Iterator[Model]:
     """Loads a family's models one after the other, smallest first; loaded models pass through.
 
     Yields one ``Model`` at a time, so that no two need to be in memory together.

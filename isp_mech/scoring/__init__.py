@@ -13,25 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from isp_mech.encoding import start_token
-from isp_mech.families import Family
-from isp_mech.models import Model, in_float32, members
+from isp_mech.errors import InputError
+from isp_mech.models import Model, Models, in_float32, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.scoring import results
-from isp_mech.scoring.cases import LOGODDS, Case, ClassLogprobs, cases_of, class_logprobs
+from isp_mech.scoring.cases import LOGODDS, NOTHING_KNOWN, Case, ClassLogprobs, cases_of, class_logprobs
 from isp_mech.scoring.numeric import estimates
 from isp_mech.scoring.results import Scores, join
 from isp_mech.tables import Run, Setting, make_run, table
 from isp_mech.tasks import Task
+from isp_mech.tracing import trace_model
 
-__all__ = ["Case", "ClassLogprobs", "Scores", "cases_of", "class_logprobs", "join", "score"]
+__all__ = ["Case", "ClassLogprobs", "Models", "Scores", "cases_of", "class_logprobs", "join", "score"]
 
-Models = Family | Model | Sequence[Model | str | Path] | str | Path
 PRECISION_SAMPLE = 16  # prompts on which half precision is compared with float32
 NAMED = 20  # items that a note names
 
@@ -41,6 +40,7 @@ def score(
     models: Models,
     *,
     rule: str = "strict",
+    trace: bool = False,
     batch_size: int | str = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -52,23 +52,33 @@ def score(
     that the lure is the likelier one; ``margin`` is answer less lure on every side. Intervals are 95 %
     bootstrap intervals over items, the same resamples for every model; they come from ``seed``.
     A model in half precision is compared with float32 on a few prompts, and its Run says how far they are
-    apart. Raises ``InputError`` that lists the items to which ``rule`` does not apply.
+    apart. With ``trace``, for pairs and the rule strict, the forwards that score also trace: ``traces`` is what
+    the function of that name gives. Raises ``InputError`` that lists the items to which ``rule`` does not apply.
     """
     check_batch_size(batch_size)
+    if trace and (rule != "strict" or isinstance(pairs_or_task, Task)):
+        raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
     cases = cases_of(pairs_or_task)
-    options = {"batch_size": batch_size, "progress": progress}
     per_model = []
     for model in members(models):
         if metric == "numeric":
             assert isinstance(pairs_or_task, Task)
             per_model.append(_numeric(model, pairs_or_task, rule, seed, batch_size, progress))
             continue
-        found = class_logprobs(model, cases, rule=rule, last_token=metric in LOGODDS, **options)
+        traces, known = None, NOTHING_KNOWN
+        if trace and isinstance(pairs_or_task, PairSet):
+            traces, known = trace_model(
+                model, pairs_or_task, scored=True, batch_size=batch_size, seed=seed, progress=progress
+            )
+        found = class_logprobs(
+            model, cases, rule=rule, last_token=metric in LOGODDS, known=known, batch_size=batch_size, progress=progress
+        )
         settings, notes = _precision(model, cases, found, rule, metric)
         if found.plan.halvings:
             notes.append(f"{model.name}: memory ran out; batches were halved to {found.plan.tokens} tokens")
-        per_model.append(_tables(model, pairs_or_task, metric, cases, found, rule, seed, settings, notes))
+        made = _tables(model, pairs_or_task, metric, cases, found, rule, seed, settings, notes)
+        per_model.append(replace(made, traces=traces))
     return join(per_model)
 
 
@@ -184,5 +194,5 @@ def _numeric(model: Model, task: Task, rule: str, seed: int, batch_size: int | s
     values, value_curve = results.value_tables(
         head, "numeric", [i.id for i in task.items], numbers, n_parsed, run, seed
     )
-    empty = (table(name, [], run) for name in ("scores", "items", "curve"))
-    return Scores(*empty, values=values, value_curve=value_curve)
+    scores, items, curve = (table(name, [], run) for name in ("scores", "items", "curve"))
+    return Scores(scores, items, curve, values=values, value_curve=value_curve)

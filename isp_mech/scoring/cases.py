@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from isp_mech.packing import Plan, Query
 from isp_mech.pairs import PairSet
 from isp_mech.scoring.running import query_logprobs
 from isp_mech.tasks import Task
+from isp_mech.tracing import Logprobs
 
 LOGODDS = ("logodds", "absolute_logodds")
+NOTHING_KNOWN: Logprobs = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ def class_logprobs(
     *,
     rule: str = "strict",
     last_token: bool = False,
+    known: Logprobs = NOTHING_KNOWN,
     batch_size: int | str = "auto",
     progress: bool = False,
 ) -> ClassLogprobs:
     """l_j of every completion of every case: float32 log-probabilities, whatever the packing and the batches.
 
-    Where the rules differ, the other rule's reading is scored in the same forward.
+    Where the rules differ, the other rule's reading is scored in the same forward. ``known`` has, by item and
+    side, what tracing found already: log p(answer) and log p(lure).
     """
     asked, differences = encode_both(
         model,
@@ -92,12 +97,15 @@ def class_logprobs(
     groups: list[list[Query]] = [list(a.queries) for a in asked]
     extra = []
     for found in differences:
-        other = found.prize if rule == "strict" else found.strict
-        extra.append(len(groups[found.case]) if other is not None else -1)
-        groups[found.case] += [other] if other is not None else []
-    flat, plan = query_logprobs(model, groups, batch_size=batch_size, progress=progress)
-    by_group = np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
-    told = []
+        reading = found.prize if rule == "strict" else found.strict
+        extra.append(len(groups[found.case]) if reading is not None else -1)
+        groups[found.case] += [reading] if reading is not None else []
+    given = [_in_order(case, known) for case in cases]
+    left = [group[len(values) :] for group, values in zip(groups, given, strict=True)]
+    flat, plan = query_logprobs(model, [group for group in left if group], batch_size=batch_size, progress=progress)
+    found_later = np.split(flat, np.cumsum([len(group) for group in left])[:-1])
+    by_group = [np.concatenate(both) for both in zip(given, found_later, strict=True)]
+    told: list[tuple[Difference, float, float]] = []
     for found, place in zip(differences, extra, strict=True):
         mine, other = float(by_group[found.case][found.index]), float(by_group[found.case][place])
         other = other if place >= 0 else np.nan
@@ -108,3 +116,9 @@ def class_logprobs(
         told,
         plan,
     )
+
+
+def _in_order(case: Case, known: Logprobs) -> np.ndarray:
+    """What is known of a case's classes, in their order; empty where nothing is."""
+    found = known.get((case.item, case.side))
+    return np.zeros(0) if found is None else np.array(found if case.answer == 0 else found[::-1], dtype=float)

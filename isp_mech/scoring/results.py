@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from isp_mech import tracing
 from isp_mech.pairs import PairSet
 from isp_mech.scoring.cases import Case, ClassLogprobs
 from isp_mech.stats import bootstrap_interval
 from isp_mech.tables import Run, Table, concat, table
 from isp_mech.tasks import Task
+from isp_mech.tracing import Traces
 
 LOW_COVERAGE = 1e-3
 TIE = 1e-6
@@ -26,7 +28,8 @@ class Scores:
     model; for metrics with a number of their own, that number per item and its mean per model; and a row for
     every completion on which the rules ``strict`` and ``prize`` differ.
 
-    ``items`` and ``curve`` are empty where nothing is right or wrong (sequence_prob, numeric).
+    ``items`` and ``curve`` are empty where nothing is right or wrong (sequence_prob, numeric). ``traces`` are
+    there where they were asked for.
     """
 
     scores: Table
@@ -36,6 +39,7 @@ class Scores:
     values: Table | None = None
     value_curve: Table | None = None
     rule_differences: Table | None = None
+    traces: Traces | None = None
 
 
 def join(parts: Sequence[Scores]) -> Scores:
@@ -45,11 +49,16 @@ def join(parts: Sequence[Scores]) -> Scores:
         found = [t for t in (getattr(part, name) for part in parts) if t is not None]
         return concat(found) if found else None
 
+    traces = [part.traces for part in parts if part.traces is not None]
     return Scores(
         concat([p.scores for p in parts]),
         concat([p.items for p in parts]),
         concat([p.curve for p in parts]),
-        *map(joined, ("shares", "values", "value_curve", "rule_differences")),
+        shares=joined("shares"),
+        values=joined("values"),
+        value_curve=joined("value_curve"),
+        rule_differences=joined("rule_differences"),
+        traces=tracing.join(traces) if traces else None,
     )
 
 

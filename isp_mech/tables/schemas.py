@@ -130,6 +130,13 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
             _f("depth", "relative", "depth of the reading, 0 at the embedding, 1 at the output", dtype="float32"),
             _f("margin", "nats", "lens margin there: positive follows the conflict prompt", dtype="float32"),
         ),
+        "sensitivity": (
+            _LAYER,
+            _s("sublayer", "embed, attn or mlp: where the residual was read"),
+            _f("depth", "relative", "depth of the reading, 0 at the embedding, 1 at the output", dtype="float32"),
+            *_with_interval("sensitivity", "nats", "mean over pairs of: lens margin on conflict - on plain"),
+            _i("n", "pairs"),
+        ),
         "attention": (
             _s("pair", "id of the pair"),
             _SIDE,
