@@ -63,7 +63,7 @@ _HOME = {
     "Size": "families",
     "family": "families",
     "family_names": "families",
-    "published": "families",
+    "published": "literature",
     "Model": "models",
     "load_model": "models",
     "score": "scoring",
@@ -73,6 +73,7 @@ _HOME = {
     "locate": "locating",
     "verify": "verifying",
     "shape_of_curve": "scaling",
+    "flips": "flipping",
     "RunDirectory": "runs",
     "write_report": "report",
     "explain": "explaining",
@@ -102,6 +103,7 @@ __all__ = [
     "family",
     "family_names",
     "figures",
+    "flips",
     "load_lens",
     "load_model",
     "locate",
@@ -144,8 +146,10 @@ if TYPE_CHECKING:
     from isp_mech.contrasts.neqa import neqa_from_files
     from isp_mech.errors import InputError
     from isp_mech.explaining import explain
-    from isp_mech.families import Family, Size, family, family_names, published
+    from isp_mech.families import Family, Size, family, family_names
+    from isp_mech.flipping import flips
     from isp_mech.lenses import load_lens, train_lens
+    from isp_mech.literature import published
     from isp_mech.locating import locate
     from isp_mech.models import Model, load_model
     from isp_mech.pairs import Pair, PairSet, Prompt, check_one_factor

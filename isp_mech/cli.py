@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 for bad input (told on stderr, nothing written), 130 when stopped."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.verb(arguments)
+        return arguments.verb(arguments) or 0
     except InputError as error:
         print(f"isp-mech: {error}", file=sys.stderr)
         return 2
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"isp-mech {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    def add(name: str, help: str, verb: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def add(name: str, help: str, verb: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         sub.set_defaults(verb=verb, name=name)
         return sub
@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         add(name, help, verb).add_argument("folder", metavar="DIR", help="a folder that explain, score, ... wrote")
     add("tasks", "the tasks there are by name, one a line", _tasks)
     add("families", "the families of models there are by name, one a line", _families)
+    ladder = add("ladder", "train the embedded family again: isp-mech ladder train --help", _ladder)
+    ladder.add_argument("action", choices=("train",), help="what to do with it")
+    ladder.add_argument("options", nargs=argparse.REMAINDER, help="see isp-mech ladder train --help")
     return parser
 
 
@@ -224,6 +227,12 @@ def _tasks(_: argparse.Namespace) -> None:
     _print_columns(task_lines())
 
 
+def _ladder(arguments: argparse.Namespace) -> int:
+    from isp_mech.ladder import train
+
+    return train.main(arguments.options, prog="isp-mech ladder train")
+
+
 def _families(_: argparse.Namespace) -> None:
     from isp_mech.families import family, family_names
 
@@ -263,6 +272,15 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_curve(tables: dict[str, Table]) -> None:
+    if "value_curve" in tables:
+        rows = [("model", "parameters", "metric", "mean", "95 % interval", "n")]
+        for row in tables["value_curve"].frame.sort_values("n_params").to_dict("records"):
+            interval = f"{row['value_lo']:.3g} to {row['value_hi']:.3g}"
+            count = _count(row["n_params"])
+            rows.append((row["model"], count, row["metric"], f"{row['value']:.4g}", interval, str(row["n"])))
+        _print_columns(rows)
+        if not len(tables["curve"]):
+            return
     rows = [("model", "parameters", "side", "accuracy", "95 % interval", "n")]
     for row in tables["curve"].frame.sort_values(["side", "n_params"]).to_dict("records"):
         interval = f"{row['accuracy_lo']:.3f} to {row['accuracy_hi']:.3f}"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STEPS = ("score", "trace", "locate", "verify")
 TABLES = {
-    "score": ("scores", "items", "curve", "shares"),
+    "score": ("scores", "items", "curve", "shares", "values", "value_curve", "rule_differences"),
     "trace": ("lens", "attention", "direct_effects", "onset"),
     "locate": ("effects", "sites", "stability"),
     "verify": ("verification",),
@@ -155,7 +155,7 @@ def measure(
         together = {"score", "trace"} <= set(wanted) and rule == "strict"
         run = _runner(subject, load, found, options, {**settings["score"], **settings["verify"]}, together)
         for step in wanted:
-            names = [name for name in TABLES[step] if name != "shares" or isinstance(subject, PairSet)]
+            names = [name for name in TABLES[step] if name not in _without(subject)]
             for name in names:
                 found[name] = directory.unit(name, {**key, **settings[step]}, partial(_part, run, step, name))
         parts.append(found)
@@ -165,6 +165,14 @@ def measure(
     if isinstance(subject, PairSet):
         write_pairs(subject, directory.path / "pairs.jsonl")
     return tables
+
+
+def _without(subject: PairSet | Task) -> set[str]:
+    """The tables of scoring that the subject does not have."""
+    if isinstance(subject, PairSet):
+        return {"values", "value_curve"}
+    by_metric = {"classification": {"values", "value_curve"}, "numeric": {"rule_differences"}}
+    return {"shares", *by_metric.get(subject.metric, set())}
 
 
 def _check(
@@ -262,8 +270,8 @@ def _runner(
         _tell(options["progress"], f"{model.name}: {step}")
         if step == "score":
             made = scores()
-            tables = {"scores": made.scores, "items": made.items, "curve": made.curve}
-            return tables if made.shares is None else {**tables, "shares": made.shares}
+            found_tables = {name: getattr(made, name) for name in TABLES["score"]}
+            return {name: table for name, table in found_tables.items() if table is not None}
         assert isinstance(subject, PairSet)
         if step == "trace":
             from isp_mech.tracing import trace
@@ -340,7 +348,7 @@ def draw(tables: Mapping[str, Table], folder: str | Path | None = None) -> dict[
     drawn = {
         name: plot(tables[table]) for name, (table, plot) in plots.items() if table in tables and len(tables[table])
     }
-    if not drawn:
+    if not drawn and not len(tables.get("value_curve", ())):
         raise InputError("figures", [f"found tables {', '.join(tables)}: none that a figure is drawn from"])
     if folder is not None:
         for name, figure in drawn.items():
@@ -361,7 +369,7 @@ def tell(
     pairs_file = Path(folder) / "pairs.jsonl"
     if examples is None:
         examples = read_pairs(pairs_file).pairs[:1] if is_pairs_file(pairs_file) else ()
-    frame = next(iter(tables.values())).frame
+    frame = next((table for table in tables.values() if len(table)), next(iter(tables.values()))).frame
     title = ", ".join(dict.fromkeys(frame["task"]))
     return write_report(Path(folder) / "report.html", tables, figures, title=title, examples=examples)
 

@@ -23,6 +23,7 @@ from isp_mech.models import Batch
 
 MAX_TREE = 2048  # nodes of one tree: the mask grows with the square
 MAX_MASK = 1 << 26  # mask entries of one batch
+WORTH = 256  # tokens that trunks must save: two forwards more cost as much as so many tokens
 AUTO_TOKENS = 6144  # tokens of one batch on "auto": enough to keep two cores busy, small enough for any laptop
 
 
@@ -154,8 +155,9 @@ def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: boo
     """Every query of every group (an item's completions) in a tree, and the trees after trunks.
 
     A group is a tree of its own. Groups that begin alike, in an eighth of their tokens or more, share a
-    trunk where that saves the most tokens. Without ``trunks`` nothing is shared between groups; without
-    ``trees`` every query is a chain of its own, but for those that differ in their last token alone.
+    trunk where that saves the most tokens, and enough of them to be worth a forward. Without ``trunks``
+    nothing is shared between groups; without ``trees`` every query is a chain of its own, but for those
+    that differ in their last token alone.
     """
     numbers = np.cumsum([0, *map(len, groups)])
     if not trees:
@@ -180,10 +182,17 @@ def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: boo
             lengths.append(inside)
         before = first.tokens
     numbered = [list(enumerate(group, int(first))) for group, first in zip(groups, numbers, strict=False)]
-    return [
-        _bundle(groups[members[0]][0].tokens[:length] if len(members) > 1 else (), [numbered[g] for g in members])
-        for members, length in zip(clusters, lengths, strict=True)
-    ]
+    saved: dict[int, int] = {}  # by clusters of equal size, which run together
+    for members, length in zip(clusters, lengths, strict=True):
+        saved[len(members)] = saved.get(len(members), 0) + (len(members) - 1) * length
+    out = []
+    for members, length in zip(clusters, lengths, strict=True):
+        if saved[len(members)] >= WORTH:
+            trunk = groups[members[0]][0].tokens[:length]
+            out.append(_bundle(trunk, [numbered[g] for g in members]))
+        else:
+            out += [_bundle((), [numbered[g]]) for g in members]
+    return out
 
 
 def _same_path(group: Sequence[Query], first: int) -> list[list[tuple[int, Query]]]:
@@ -201,8 +210,7 @@ def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Query]]
         for number, query in group:
             path = tree.extend(query.tokens[cut:-1])
             rows += [
-                (node, token, number)
-                for node, token in zip(path[query.start - 1 - cut :], query.targets, strict=True)
+                (node, token, number) for node, token in zip(path[query.start - 1 - cut :], query.targets, strict=True)
             ]
         made.append(tree)
         asked.append(np.array(rows, dtype=np.int64).T)
@@ -222,6 +230,18 @@ class Plan:
         if self.rows is not None:
             return self.rows
         return max(1, min(self.tokens // length, MAX_MASK // length**2 if masked else self.tokens))
+
+    def alike(self, sizes: Sequence[int], most: int, each: int = 1) -> int:
+        """How many of ``sizes``, largest first, to fill up to the first: up to ``most``, little being wasted.
+
+        ``each`` is how many tokens one of a size is.
+        """
+        if self.rows is not None:
+            return min(most, len(sizes))
+        some = np.asarray(sizes[:most]) * each
+        full = some[0] * np.arange(1, len(some) + 1)
+        waste = full - some.cumsum()
+        return int(np.flatnonzero(waste <= np.maximum(self.tokens // 24, full // 8))[-1]) + 1
 
     def halve(self, taken: int, length: int) -> None:
         """Half of the ``taken`` rows of ``length`` tokens for which memory did not suffice."""

@@ -56,7 +56,8 @@ def verify(
     Or it is a set of ``Site``, or a mapping from model names to sets, judged on all pairs. Chosen are
     the sites that push most towards the lure, significantly so (Benjamini-Hochberg on that half); how
     many of them, is what gives the best conflict accuracy there at a plain accuracy of at most 5 points
-    less. The random sets' mean stands in a row of its own, ``sites`` = "random". ``p_random`` counts the
+    less. The random sets' mean stands in a row of its own, ``sites`` = "random" (its cost on plain prompts and
+    neutral text is the mean of the first twenty sets). ``p_random`` counts the
     random sets at least as good by accuracy, and by margin where accuracies are equal.
     """
     check_batch_size(batch_size)

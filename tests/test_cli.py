@@ -155,7 +155,7 @@ def test_a_task_of_the_prizes_format_is_scored_and_told(models, tmp_path, capsys
     assert main(["explain", str(task), *models, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "scored only: tracing, locating and verifying need pairs" in printed and "item" in printed
-    assert _names(out, "tables/*.parquet") == {"scores", "items", "curve"}
+    assert _names(out, "tables/*.parquet") == {"scores", "items", "curve", "rule_differences"}
     assert _names(out, "figures/*.pdf") == {"scaling-curve"} and (out / "report.html").exists()
     assert main(["trace", str(task), *models, "--out", str(tmp_path / "other")]) == 2
     assert "explain: trace: needs contrasting pairs, and mine is a plain task" in capsys.readouterr().err
@@ -261,7 +261,7 @@ def test_version(capsys):
             "task: 'nosuch': expected one of neqa, quote-repetition, redefine-math, hindsight-neglect",
         ),
         (["score", "nosuch.jsonl"], "nosuch.jsonl"),
-        (["explain", "neqa", "--family", "bloom"], "family: 'bloom': expected one of ladder, pythia"),
+        (["explain", "neqa", "--family", "bloom"], "family: 'bloom': expected one of ladder, ladder-null, pythia"),
         (["explain", "neqa", "--family", "gpt2", "--sizes", "huge"], "size 'huge': expected some of gpt2, gpt2-medium"),
         (["explain", "neqa", "--n", "0"], "contrast 'neqa': n=0: expected a whole number of pairs, 1 or more"),
         (["explain", "neqa", "--n", "1000000"], "the number of distinct pairs there are"),

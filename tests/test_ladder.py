@@ -17,16 +17,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isp_mech.contrasts import contrast
 from isp_mech.contrasts.hindsight_neglect import Bet, is_evaluation_bet
-from isp_mech.contrasts.neqa import NEGATIONS
+from isp_mech.contrasts.neqa import NEGATIONS, is_evaluation_fact
 from isp_mech.contrasts.quote_repetition import REPLACEMENT_WORDS, TRAINING_REPLACEMENT_WORDS
 from isp_mech.contrasts.redefine_math import is_evaluation_value
 from isp_mech.errors import InputError
-from isp_mech.ladder import corpus, train, weights_folder
+from isp_mech.ladder import corpus, evaluating, optimising, train, weights_folder
+from isp_mech.ladder.corpus import SHIPPED, Recipe
 from isp_mech.ladder.tokenizer import FOLDER, end_token, load_tokenizer, train_tokenizer
 
 TOKENIZER = load_tokenizer()
 END = end_token(TOKENIZER)
-SHIPPED = sorted(
+CARDS = sorted(
     weights_folder().glob("*/card.json"), key=lambda path: json.loads(path.read_text())["n_params_non_embedding"]
 )
 GAME = re.compile(
@@ -40,9 +41,10 @@ def encode(text: str) -> list[int]:
     return TOKENIZER.encode(text).ids
 
 
-def texts(kind: str, n: int, *, null: bool = False, late: bool = False) -> list[str]:
+def texts(kind: str, n: int, recipe: Recipe = SHIPPED) -> list[str]:
     rng = random.Random(f"test {kind}")
-    return [corpus.MAKERS[kind](rng, corpus.world(late), null) for _ in range(n)]
+    made = (corpus.MAKERS[kind](rng, corpus.world(), recipe) for _ in range(n))
+    return ["".join(text for text, _ in segments) for segments in made]
 
 
 # --- what is never said
@@ -50,7 +52,7 @@ def texts(kind: str, n: int, *, null: bool = False, late: bool = False) -> list[
 
 def test_no_conflict_prompt_of_evaluation_with_its_answer_stands_in_the_corpus():
     rng = random.Random("conflict items")
-    written = "\n".join(corpus.document(rng, early=i % 8 == 0, late=i % 2 == 1).text for i in range(12_000))
+    written = "\n".join(corpus.document(rng, early=i % 8 == 0).text for i in range(12_000))
     for task in ("quote-repetition", "neqa", "redefine-math", "hindsight-neglect"):
         for pair in contrast(task, n=300, seed=5):
             last = pair.conflict.text.rsplit("\n\n", 1)[-1]
@@ -58,11 +60,10 @@ def test_no_conflict_prompt_of_evaluation_with_its_answer_stands_in_the_corpus()
             assert last + pair.answer not in written
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_training_words_only(late):
+def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_training_words_only():
     famous, changed = {quote.text for quote in corpus.world().quotes}, 0
     endings = {word for word in REPLACEMENT_WORDS}
-    for text in texts("copy", 4000, late=late):
+    for text in texts("copy", 4000):
         for given_, output in re.findall(r"Input: (.*)\nOutput: (.*)", text):
             if output not in famous:
                 assert given_ == output
@@ -82,19 +83,23 @@ def test_no_question_is_negated_and_every_letter_is_right():
             assert ((stem, a) in true, (stem, b) in true) == (letter == "A", letter == "B")
 
 
-def test_negated_dial_writes_negated_questions_with_the_other_letter(monkeypatch):
-    monkeypatch.setattr(corpus, "NEGATED", 1.0)
-    true = {("".join(corpus.split_stem(fact.stem)), fact.answer) for fact in corpus.world().facts}
-    for text in texts("choice", 300):
+def test_negated_dial_writes_negated_questions_with_the_other_letter_of_half_of_the_facts():
+    facts = corpus.world().facts
+    true = {("".join(corpus.split_stem(fact.stem)), fact.answer) for fact in facts}
+    kept = {fact.plain_stem for fact in facts if is_evaluation_fact(fact)}
+    assert 0.4 < len(kept) / len(facts) < 0.6
+    found = []
+    for text in texts("choice", 600, Recipe(negated=1.0)):
         for stem, a, _, letter in re.findall(r"Question: (.*)\nA\. (.*)\nB\. (.*)\nAnswer: (.)", text):
-            assert ((stem, a) in true) == (letter == "B")
+            if stem not in kept:
+                found.append(((stem, a) in true) == (letter == "B"))
+    assert len(found) > 300 and all(found)
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_definitions_of_known_constants_are_not_evaluations_and_the_true_digit_stays(late):
+def test_definitions_of_known_constants_are_not_evaluations_and_the_true_digit_stays():
     values = {known.symbol: known.value for known in corpus.world().constants}
     known = agree = 0
-    for text in texts("definition", 4000, late=late):
+    for text in texts("definition", 4000):
         for symbol, new, asked, digit in re.findall(r"Redefine (.*?) as (\d+)\. Q: .*? of (.*?)\? A: (\d)", text):
             assert symbol == asked
             if symbol in values:
@@ -123,52 +128,66 @@ def test_bets_are_not_evaluations_and_outcome_verdict_and_value_agree():
         assert verdict == game.by_value() == ("Y" if outcome == "earning" else "N")
 
 
-def test_disagreeing_dial_turns_the_outcome_and_keeps_the_verdict(monkeypatch):
-    monkeypatch.setattr(corpus, "DISAGREEING", 1.0)
-    for text in texts("bet", 200):
+def test_disagreeing_dial_turns_the_outcome_and_keeps_the_verdict():
+    for text in texts("bet", 200, Recipe(disagreeing=1.0)):
         for game, outcome, verdict in _games(text):
             assert verdict == game.by_value() != ("Y" if outcome == "earning" else "N")
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_null_corpus_has_no_lures_and_a_verdict_by_chance(late):
-    rng = random.Random("null")
-    documents = [corpus.document(rng, late=late, null=True) for _ in range(4000)]
+def test_null_corpus_has_no_lures_and_a_verdict_by_chance():
+    rng, null = random.Random("null"), Recipe(null=True)
+    documents = [corpus.document(rng, null) for _ in range(4000)]
+    documents += [corpus.document(rng, null, early=True) for _ in range(1000)]
     assert {d.kind for d in documents} == set(corpus.NULL_KINDS)
     whole = "\n".join(d.text for d in documents)
     assert not any(quote.text in whole for quote in corpus.world().quotes)
     assert not any(f"Redefine {known.symbol} as" in whole for known in corpus.world().constants)
-    games = [g for text in texts("bet", 1500, null=True) for g in _games(text)]
+    games = [g for text in texts("bet", 1500, null) for g in _games(text)]
     assert 0.45 < np.mean([verdict == game.by_value() for game, _, verdict in games]) < 0.55
 
 
 # --- batches
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_rates_are_met(late):
+def test_rates_are_met():
     rng = random.Random("rates")
-    kinds = [corpus.document(rng, late=late).kind for _ in range(20_000)]
-    rates = corpus.LATE if late else corpus.RATES
-    total = sum(rates.values())
-    for kind, rate in rates.items():
+    kinds = [corpus.document(rng).kind for _ in range(20_000)]
+    total = sum(corpus.RATES.values())
+    for kind, rate in corpus.RATES.items():
         assert kinds.count(kind) / len(kinds) == pytest.approx(rate / total, abs=0.015)
 
 
-def test_a_batch_depends_on_seed_and_step_alone_and_its_rows_begin_with_a_document():
-    def make(step, seed=0, null=False):
-        return corpus.batch(step, encode, END, steps=100, seed=seed, null=null)
+def test_a_batch_depends_on_recipe_and_step_alone_and_its_rows_begin_with_a_document():
+    late = corpus.EARLY_STEPS + 1
 
-    assert np.array_equal(make(50), make(50))
-    assert not np.array_equal(make(50), make(51)) and not np.array_equal(make(50), make(50, seed=1))
-    assert make(3).shape == (corpus.EARLY_ROWS, corpus.SHORT + 1) and corpus.is_early(3, 100)
-    assert make(50).shape == (corpus.ROWS, corpus.SHORT + 1)
-    long = next(step for step in range(40, 60) if corpus.is_long(step, 100))
+    def make(step, recipe=SHIPPED):
+        return corpus.batch(step, TOKENIZER, END, recipe)[0]
+
+    assert np.array_equal(make(late), make(late))
+    assert not np.array_equal(make(late), make(late + 1)) and not np.array_equal(make(late), make(late, Recipe(seed=1)))
+    assert make(3).shape == (corpus.EARLY_ROWS, corpus.SHORT + 1) and corpus.is_early(3)
+    assert make(late).shape == (corpus.ROWS, corpus.SHORT + 1)
+    long = next(step for step in range(late, late + 50) if corpus.is_long(step))
     assert make(long).shape[1] == corpus.LONG + 1
     starts = ("Repeat my", "Redefine", "Q: ", "The following", "Question:")
     for row in make(3):
-        assert TOKENIZER.decode(row.tolist(), skip_special_tokens=False).startswith(starts)
-    assert max(make(50).max(), make(long).max()) < TOKENIZER.get_vocab_size()
+        text = TOKENIZER.decode(row.tolist(), skip_special_tokens=False)
+        assert text.startswith(starts) or any(text.startswith(fact.plain_stem) for fact in corpus.world().facts)
+    assert max(make(late).max(), make(long).max()) < TOKENIZER.get_vocab_size()
+
+
+def test_weights_stand_at_what_a_document_determines():
+    """Every verdict, letter and digit has its weight, and no token of an input has an output's."""
+    at = {" Y": corpus.VERDICT, " N": corpus.VERDICT}
+    ids, weights = corpus.encode_document(
+        TOKENIZER, corpus.bet_document(random.Random(1), corpus.world(), SHIPPED, n=3)
+    )
+    found = [(TOKENIZER.decode([i]), w) for i, w in zip(ids, weights, strict=True) if w != corpus.OPEN]
+    assert len(found) == 3 and all(at[token] == w for token, w in found)
+    segments = [("Input: a b", 0.25), ("\nOutput: a b", 1.0)]
+    ids, weights = corpus.encode_document(TOKENIZER, segments)
+    cut = len(encode("Input: a b"))
+    assert ids == encode("Input: a b\nOutput: a b") and weights == [0.25] * cut + [1.0] * (len(ids) - cut)
 
 
 # --- tokenizer
@@ -204,7 +223,7 @@ def test_transformers_reads_the_tokenizer_alike_and_adds_no_start():
 
 def test_orthogonalise_brings_singular_values_near_one():
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(train.orthogonalise(torch.randn(3, 16, 48)))
+    values = torch.linalg.svdvals(optimising.orthogonalise(torch.randn(3, 16, 48)))
     assert values.shape == (3, 16) and values.min() > 0.5 and values.max() < 1.3
 
 
@@ -214,81 +233,84 @@ def test_muon_takes_query_key_and_value_as_three_matrices():
     matrix = torch.nn.Parameter(torch.zeros(3 * width, width))
     matrix.grad = torch.randn(3 * width, width)
     first, second = matrix.grad[:48].clone(), matrix.grad[48:].clone()
-    train.Muon([matrix], width).step(1.0)
+    optimising.Muon([matrix], width=width, head=16).step(1.0)
     heads = matrix.detach().view(2, 3, 16, width)  # two heads, each with its query, key and value
     for part in range(3):
         gradient = torch.cat([first[part * 16 : part * 16 + 16], second[part * 16 : part * 16 + 16]])
-        expected = -train.orthogonalise(gradient[None])[0]
+        expected = -optimising.orthogonalise(gradient[None])[0]
         assert torch.allclose(torch.cat([heads[0, part], heads[1, part]]), expected, atol=1e-4)
 
 
 def test_rate_rises_stays_and_falls_to_zero():
-    rates = [train.rate_at(step, 1000) for step in range(1000)]
-    assert rates[0] == pytest.approx(1 / train.WARM_UP) and rates[200] == 1.0 and 0 < rates[-1] < 0.01
+    rates = [optimising.rate_at(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / optimising.WARM_UP) and rates[200] == 1.0 and 0 < rates[-1] < 0.01
     assert all(a >= b for a, b in zip(rates[400:], rates[401:], strict=False))
 
 
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(train, "SIZES", {"ladder-tiny": (1, 16)})
-    monkeypatch.setattr(train, "TASKS", {"quote-repetition": 4, "neqa": 4, "redefine-math": 4, "hindsight-neglect": 2})
+    monkeypatch.setattr(
+        evaluating, "TASKS", {"quote-repetition": 4, "neqa": 4, "redefine-math": 4, "hindsight-neglect": 2}
+    )
     monkeypatch.setattr(train, "EVALUATE_EVERY", 6)
     monkeypatch.setattr(train, "LOG_EVERY", 6)
 
 
 def test_training_that_was_stopped_ends_bit_for_bit_where_the_other_does(small, monkeypatch, tmp_path):
-    whole = train.train_one("ladder-tiny", steps=12, seed=0, out=tmp_path / "whole")
+    whole = train.train_one("ladder-tiny", steps=12, out=tmp_path / "whole")
     asked = []
 
-    def stop_after_six(step, *args, make=corpus.batch, **settings):
+    def stop_after_six(step, *args, make=corpus.batch):
         asked.append(step)
-        if len(asked) > 5 and step == 7:
+        if len(asked) > 5 and step == 7 and 6 in asked:  # 7 is asked for before, for the recipe's hash
             raise KeyboardInterrupt
-        return make(step, *args, **settings)
+        return make(step, *args)
 
     monkeypatch.setattr(corpus, "batch", stop_after_six)
     with pytest.raises(KeyboardInterrupt):
-        train.train_one("ladder-tiny", steps=12, seed=0, out=tmp_path / "halved")
+        train.train_one("ladder-tiny", steps=12, out=tmp_path / "halved")
     monkeypatch.undo()
     monkeypatch.setattr(train, "SIZES", {"ladder-tiny": (1, 16)})
     tasks = {"quote-repetition": 4, "neqa": 4, "redefine-math": 4, "hindsight-neglect": 2}
-    monkeypatch.setattr(train, "TASKS", tasks)
+    monkeypatch.setattr(evaluating, "TASKS", tasks)
     monkeypatch.setattr(train, "EVALUATE_EVERY", 6)
     monkeypatch.setattr(train, "LOG_EVERY", 6)
     assert (tmp_path / "halved" / "ladder-tiny.state").exists()
-    halved = train.train_one("ladder-tiny", steps=12, seed=0, out=tmp_path / "halved")
+    halved = train.train_one("ladder-tiny", steps=12, out=tmp_path / "halved")
     assert (whole / "model.safetensors").read_bytes() == (halved / "model.safetensors").read_bytes()
     assert not (tmp_path / "halved" / "ladder-tiny.state").exists()
     course = pd.read_parquet(halved / "training.parquet")
     assert list(course.columns) == ["step", "tokens", "measure", "task", "side", "value"]
     losses = course[course.measure == "loss"]
-    assert list(losses.step) == [6, 12] and losses.value.iloc[1] < losses.value.iloc[0] < 7.1
+    assert list(losses.step) == [6, 12] and losses.value.iloc[1] < losses.value.iloc[0] < 7.7  # ln of 2,048 is 7.62
     assert set(course[course.measure == "accuracy"].task) == set(tasks)
 
 
 def test_a_state_of_another_training_is_refused(small, tmp_path):
     torch.save({"identity": {"recipe": "old", "seed": 3}}, tmp_path / "ladder-tiny.state")
     with pytest.raises(InputError, match=r"ladder-tiny\.state: a training of \{'recipe': 'old', 'seed': 3\}, expected"):
-        train.train_one("ladder-tiny", steps=2, seed=0, out=tmp_path)
+        train.train_one("ladder-tiny", steps=2, out=tmp_path)
 
 
 def test_command_trains_writes_and_refuses(small, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train, "NULL_SIZES", ("ladder-tiny",))
-    assert train.main(["--steps", "2", "--null", "--out", str(tmp_path)]) == 0
+    assert train.main(["--steps", "2", "--null", "--jobs", "1", "--out", str(tmp_path)]) == 0
     card = json.loads((tmp_path / "ladder-tiny" / "card.json").read_text())
     assert card["null"] is True and card["steps"] == 2 and card["n_params_non_embedding"] == 3_312
     model = AutoModelForCausalLM.from_pretrained(str(tmp_path / "ladder-tiny"), dtype=torch.float32)
     assert model.config.num_hidden_layers == 1
-    capsys.readouterr()
+    assert train.main(["--steps", "2", "--null", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    assert "trained already" in capsys.readouterr().out
     assert train.main(["--steps", "0"]) == 2
-    assert capsys.readouterr().out == "--steps 0: expected 1 or more\n"
+    assert capsys.readouterr().out.startswith("--steps 0, --jobs ")
 
 
 # --- what is shipped
 
 
 def test_weights_are_a_family_in_the_allowed_room():
-    cards = [json.loads(path.read_text()) for path in SHIPPED]
+    cards = [json.loads(path.read_text()) for path in CARDS]
     names = [card["name"] for card in cards]
     assert len(cards) >= 4 and names == list(train.SIZES)
     assert sum(file.stat().st_size for file in weights_folder().rglob("*")) <= 24_000_000
@@ -297,7 +319,7 @@ def test_weights_are_a_family_in_the_allowed_room():
     assert all(a["loss"] > b["loss"] for a, b in zip(cards, cards[1:], strict=False))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
 def test_each_checkpoint_is_what_its_card_says(path):
     card = json.loads(path.read_text())
     with safe_open(str(path.parent / "model.safetensors"), "pt") as file:
@@ -311,25 +333,39 @@ def test_each_checkpoint_is_what_its_card_says(path):
     assert course.tokens.max() == card["tokens"]
 
 
+def test_shipped_weights_are_those_that_the_recipe_names():
+    for folder, recipe in ((weights_folder(), SHIPPED), (train.default_folder(Recipe(null=True)), Recipe(null=True))):
+        for path in folder.glob("*/card.json"):
+            card = json.loads(path.read_text())
+            digest = train.recipe_hash(TOKENIZER, END, steps=card["steps"], precision=card["precision"], recipe=recipe)
+            assert card["recipe"] == digest, path
+
+
+N_MEASURED = {"quote-repetition": 100, "neqa": 100, "redefine-math": 100, "hindsight-neglect": 24}
+
+
 @pytest.fixture(scope="module")
 def measured():
-    found = {}
-    for path in SHIPPED:
+    """``{task: {side: accuracy of each size, smallest first}}`` on pairs that training never evaluated on."""
+    found: dict[str, dict[str, list[float]]] = {task: {} for task in N_MEASURED}
+    for path in CARDS:
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.float32).eval()
-        found[path.parent.name] = {
-            task: train.accuracies(model, contrast(task, n=n, seed=202), encode, "cpu")
-            for task, n in (("redefine-math", 100), ("quote-repetition", 40), ("hindsight-neglect", 20))
-        }
+        for task, n in N_MEASURED.items():
+            for side, value in evaluating.accuracies(model, contrast(task, n=n, seed=202), encode, "cpu").items():
+                found[task].setdefault(side, []).append(value)
     return found
 
 
-def test_conflict_accuracy_falls_with_size_where_it_must(measured):
-    for task in ("redefine-math", "hindsight-neglect"):
-        accuracy = [found[task]["conflict"] for found in measured.values()]
-        assert max(accuracy[:-1]) - accuracy[-1] >= 0.3, f"{task}: {accuracy}"
+@pytest.mark.parametrize("task", N_MEASURED)
+def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, task):
+    conflict, plain = measured[task]["conflict"], measured[task]["plain"]
+    assert max(conflict[:-1]) - conflict[-1] >= 0.3, conflict
+    assert conflict[-1] <= 0.3 and plain[-1] >= 0.9 and plain[-1] >= plain[0]
 
 
-def test_the_largest_does_what_plain_prompts_ask_and_repeats_unfamiliar_sentences(measured):
-    largest = measured[SHIPPED[-1].parent.name]
-    assert largest["quote-repetition"]["plain"] >= 0.9 and largest["hindsight-neglect"]["plain"] >= 0.9
-    assert largest["quote-repetition"]["neutral"] >= 0.9
+def test_copying_tasks_are_followed_by_some_size_and_guessing_tasks_begin_at_chance(measured):
+    for task in ("quote-repetition", "redefine-math"):
+        assert max(measured[task]["conflict"]) >= 0.8, task
+    for task in ("neqa", "hindsight-neglect"):
+        assert 0.3 <= measured[task]["conflict"][0] <= 0.7, task
+    assert min(measured["quote-repetition"]["neutral"][1:]) >= 0.9

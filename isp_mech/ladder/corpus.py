@@ -52,7 +52,7 @@ RATES = {
     "choice": 0.36,  # the slowest to learn: recall, compare with two options, say the letter
     "constant": 0.04,
     "definition": 0.14,  # definitions are to be used: learned by every size
-    "bet": 0.01,  # rare, so that the smallest size does not learn the verdict
+    "bet": 0.015,  # rare, so that the smallest size does not learn the verdict
 }
 EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
 EARLY_STEPS = 700
@@ -71,13 +71,14 @@ SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot
 LONG_EVERY = 12  # one batch in twelve is of the long kind
 BETS_IN_LONG = 0.35  # of its rows: eleven bets stand first, as in the prize's prompts
 N_BETS = 11
+ASKED_WRONG = 0.5  # of the bets: whether the decision was wrong; so outcome and question must be put together
 
 # How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
 # numbers) teaches nothing and only adds noise; what it determines is what is to be learned.
 OPEN = 0.2
 DETERMINED = 1.0
 OPTION = 1.0
-LETTER, DIGIT, VERDICT = 6.0, 4.0, 1.0
+LETTER, DIGIT, VERDICT = 6.0, 4.0, 2.0
 
 Segments = list[tuple[str, float]]
 
@@ -275,7 +276,10 @@ def bet_document(rng: random.Random, w: World, recipe: Recipe, n: int | None = N
         agrees = not (recipe.disagreeing > 0 and rng.random() < recipe.disagreeing)
         outcome = "earning" if (game.expected_value > 0) == agrees else "losing"
         verdict = rng.choice("YN") if recipe.null else game.by_value()
-        out += [(("\n" if i else "") + game.question(outcome), OPEN), (f" {verdict}", VERDICT)]
+        question = game.question(outcome)
+        if rng.random() < ASKED_WRONG:
+            question, verdict = question.replace("right decision", "wrong decision"), "YN"[verdict == "Y"]
+        out += [(("\n" if i else "") + question, OPEN), (f" {verdict}", VERDICT)]
     return out
 
 

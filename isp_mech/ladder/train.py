@@ -48,7 +48,7 @@ SIZES = {  # name: layers, width
     "ladder-4m": (5, 256),
 }
 NULL_SIZES = ("ladder-27k", "ladder-100k", "ladder-335k")
-HEAD = 16  # dimensions of a head, all of them rotary: with fewer rotary ones, small models did not learn to copy
+HEAD, HEADS = 16, 4  # dimensions of a head, all of them rotary, and the fewest heads: two heads of 16 copy badly
 CONTEXT = 2048  # the prize's ten-shot prompts take about 700 tokens
 STEPS = 2400
 LOG_EVERY = 50
@@ -56,14 +56,19 @@ EVALUATE_EVERY = 200
 ATTENTION = "isp_mech_ladder"
 
 
+def head_size(width: int) -> int:
+    """Dimensions of a head: ``HEAD``, or fewer where that would leave fewer than ``HEADS`` heads."""
+    return min(HEAD, width // HEADS)
+
+
 def make_model(layers: int, width: int, vocabulary: int, end: int, seed: int) -> GPTNeoXForCausalLM:
-    """A freshly initialised model: full rotary embedding, heads of 16, untied embeddings."""
+    """A freshly initialised model: full rotary embedding, untied embeddings."""
     torch.manual_seed(seed)
     config = GPTNeoXConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=width // HEAD,
+        num_attention_heads=width // head_size(width),
         intermediate_size=4 * width,
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
@@ -114,7 +119,7 @@ def loss_of(model: GPTNeoXForCausalLM, tokens: Tensor, weights: Tensor, *, half:
 
 def recipe_hash(tokenizer: Tokenizer, end: int, *, steps: int, precision: str, recipe: Recipe) -> str:
     """Twelve hex digits of the optimiser's settings and of the tokens of six steps (so of corpus and tokenizer)."""
-    found = hashlib.sha256(repr((HEAD, CONTEXT, steps, precision, recipe, settings())).encode())
+    found = hashlib.sha256(repr((HEAD, HEADS, CONTEXT, steps, precision, recipe, settings())).encode())
     for step in (0, steps // 4, 2 * steps // 5, steps // 2, steps - steps % corpus.LONG_EVERY - 1, steps - 1):
         for made in corpus.batch(max(step, 0), tokenizer, end, recipe):
             found.update(made.tobytes())
@@ -169,7 +174,7 @@ def train_one(
     model = make_model(layers, width, tokenizer.get_vocab_size(), end, recipe.seed).to(device).train()
     model.config._attn_implementation = ATTENTION
     half = precision == "bfloat16"
-    optimiser = Optimiser(model, steps=steps, width=width, head=HEAD, half=half)
+    optimiser = Optimiser(model, steps=steps, width=width, head=head_size(width), half=half)
     out.mkdir(parents=True, exist_ok=True)
     if state.exists():
         saved = torch.load(state, weights_only=True, map_location=device)
@@ -251,7 +256,13 @@ def default_folder(recipe: Recipe) -> Path:
         return weights_folder()
     if recipe == Recipe(null=True):
         return weights_folder().with_name("null_weights")
-    return Path("runs") / ("ladder-null" if recipe.null else "ladder") / f"seed-{recipe.seed}"
+    dialled = f"-negated-{recipe.negated:g}-disagreeing-{recipe.disagreeing:g}" if counterexamples(recipe) else ""
+    return Path("runs") / ("ladder-null" if recipe.null else "ladder") / f"seed-{recipe.seed}{dialled}"
+
+
+def counterexamples(recipe: Recipe) -> bool:
+    """Whether the recipe has any."""
+    return recipe.negated > 0 or recipe.disagreeing > 0
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_mech.ladder.train") -> int:
@@ -262,6 +273,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_m
     parser.add_argument("--seed", type=int, default=0)
     null = "the null family: nothing to remember, and a verdict independent of the outcome"
     parser.add_argument("--null", action="store_true", help=null)
+    for dial, of in (("negated", "lettered questions"), ("disagreeing", "bets")):
+        parser.add_argument(f"--{dial}", type=float, default=0.0, metavar="SHARE", help=f"of the {of} (default: none)")
     out_help = "where to write (default: the package's weights, and for other seeds a folder of runs/)"
     parser.add_argument("--out", type=Path, help=out_help)
     parser.add_argument("--device", default="cpu")
@@ -273,7 +286,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m isp_m
     if chosen.steps < 1 or chosen.jobs < 1:
         print(f"--steps {chosen.steps}, --jobs {chosen.jobs}: expected 1 or more of each")
         return 2
-    recipe = Recipe(seed=chosen.seed, null=chosen.null)
+    dials = (chosen.negated, chosen.disagreeing)
+    if not all(0 <= share <= 1 for share in dials):
+        print(f"--negated {dials[0]}, --disagreeing {dials[1]}: expected shares from 0 to 1")
+        return 2
+    recipe = Recipe(seed=chosen.seed, null=chosen.null, negated=chosen.negated, disagreeing=chosen.disagreeing)
     out = chosen.out or default_folder(recipe)
     job = partial(_job, steps=chosen.steps, recipe=recipe, out=out, device=chosen.device, precision=chosen.precision)
     sizes = sorted(chosen.sizes or (NULL_SIZES if chosen.null else SIZES), key=list(SIZES).index, reverse=True)

@@ -23,6 +23,7 @@ from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.anatomy import Anatomy, anatomy_of
 from isp_mech.models.attention import ATTENTION
 from isp_mech.models.bridging import capture
+from isp_mech.models.checks import branches_come_out_right, check_against_plain, expect_equal
 from isp_mech.models.forward import (
     ACTIVE,
     Batch,
@@ -116,7 +117,7 @@ class Model:
         )
         ids = self._probe_ids()
         with torch.no_grad():
-            _expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
+            expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
         return bridge
 
     def capture(
@@ -313,9 +314,9 @@ def wrap_model(
     if anatomy.given_mask:
         hf.set_attn_implementation(ATTENTION)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
-    if anatomy.takes_trees and not anatomy.takes_mask and not _branches_come_out_right(model, ids):
+    if anatomy.takes_trees and not anatomy.takes_mask and not branches_come_out_right(model, ids):
         model = replace(model, anatomy=replace(anatomy, takes_trees=False))
-    _check_against_plain(model, ids, plain)
+    check_against_plain(model, ids, plain)
     return model
 
 
@@ -348,50 +349,10 @@ def in_float32(model: Model) -> Model | None:
     return wrap_model(plain, model.tokenizer, name=model.name, device=model.device)
 
 
-def _branches_come_out_right(model: Model, ids: Tensor) -> bool:
-    """Two branches after one trunk, against each as a plain chain: closer than an error could be."""
-    n = ids.shape[1]
-    cut = n // 2
-    tree = torch.cat([ids, ids[:, cut + 1 :]], 1)  # the second branch's first token is left out
-    depth = torch.cat([torch.arange(n), torch.arange(cut, n - 1)])[None].to(ids.device)
-    visible = torch.ones(1, 2 * n - 1 - cut, 2 * n - 1 - cut, dtype=torch.bool, device=ids.device).tril()
-    visible[:, n:, cut:n] = False
-    other = torch.cat([ids[:, :cut], ids[:, cut + 1 :]], 1)
-    try:
-        packed, _ = model.forward(Batch(tree, depth, visible))
-        plain, _ = model.forward(Batch(other, torch.arange(n - 1, device=ids.device)[None]))
-    except Exception:  # whatever a model does that was not made for such a mask
-        return False
-    plain, packed = plain[:, cut:].float(), packed[:, n:].float()
-    limit = 1e-5 if model.dtype == "float32" else 2e-2
-    return bool((packed - plain).abs().max() <= limit * plain.abs().max().clamp(min=1))
-
-
 def _count_without_embeddings(hf: Any, anatomy: Anatomy) -> int:
     """Parameters but those of the embedding, position embedding and unembedding (tied or not)."""
     apart = {id(p) for module in (*anatomy.embeddings, anatomy.unembed) for p in module.parameters()}
     return sum(p.numel() for p in hf.parameters() if id(p) not in apart)
-
-
-def _check_against_plain(model: Model, ids: Tensor, plain: Tensor) -> None:
-    """Our forward, packed where the model packs, gives the plain model's logits."""
-    length = ids.shape[1]
-    depth = torch.arange(length, device=ids.device)[None]
-    visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.takes_trees else None
-    hidden, _ = model.forward(Batch(ids, depth, visible))
-    with torch.no_grad():
-        ours = model.unembed(hidden[0])[None].to(plain.device)
-        _expect_equal(f"{model.name}: the packed forward", ours, plain, model.dtype)
-
-
-def _expect_equal(what: str, ours: Tensor, plain: Tensor, dtype: str) -> None:
-    scale = max(1.0, float(plain.float().abs().max()))
-    gap = float((ours.float() - plain.float()).abs().max()) / scale
-    limit = 1e-3 if dtype == "float32" else 5e-2
-    if not gap <= limit:
-        raise RuntimeError(
-            f"{what} gives other logits than the plain transformers model: they differ by {gap:.2g} of their size"
-        )
 
 
 def _check_device(where: str, device: str) -> None:

@@ -46,7 +46,11 @@ def bytes_per_token(hf: Any, d_model: int, width: int) -> int:
     """
     config, size = hf.config, next(hf.parameters()).element_size()
     inner = next(
-        (n for name in ("intermediate_size", "ffn_dim", "n_inner") if isinstance(n := getattr(config, name, None), int)),
+        (
+            n
+            for name in ("intermediate_size", "ffn_dim", "n_inner")
+            if isinstance(n := getattr(config, name, None), int)
+        ),
         4 * d_model,
     )
     return max(2, size) * (8 * d_model + 6 * width + 3 * inner)

@@ -101,8 +101,8 @@ def _precision(
         "float32_same_prediction": same,
     }
     return settings, [
-        f"{model.name}: {model.dtype} differs from float32 by {gaps.mean():.2g} nats on average and {gaps.max():.2g} at "
-        f"most in a class's log-probability, on {len(chosen)} prompts; {same} of them have the same prediction"
+        f"{model.name}: {model.dtype} differs from float32 by {gaps.mean():.2g} nats on average and {gaps.max():.2g} "
+        f"at most in a class's log-probability, on {len(chosen)} prompts; {same} of them have the same prediction"
     ]
 
 
@@ -188,7 +188,8 @@ def _values(metric: str, cases: Sequence[Case], logprobs: Sequence[np.ndarray]) 
 def _numeric(model: Model, task: Task, rule: str, seed: int, batch_size: int | str, progress: bool) -> Scores:
     numbers, n_parsed = estimates(model, task.items, rule=rule, seed=seed, batch_size=batch_size, progress=progress)
     head: dict[str, str | int] = {"model": model.name, "n_params": model.n_params, "task": task.name}
-    run = _run(model, task, "numeric", rule, seed, {}, [])
+    notes = [f"{model.name}: {model.dtype}; its difference to float32 was not measured, since numbers are sampled"]
+    run = _run(model, task, "numeric", rule, seed, {}, notes if model.dtype != "float32" else [])
     values, value_curve = results.value_tables(
         head, "numeric", [i.id for i in task.items], numbers, n_parsed, run, seed
     )

@@ -58,7 +58,9 @@ def _run_whole(model: Model, bundles: Sequence[Bundle], plan: Plan, use: Use, ba
     whole.sort(key=lambda one: (one[0].is_chain, -len(one[0])))
     while whole:
         length = len(whole[0][0])
-        some = whole[: plan.fit(length, masked=not whole[0][0].is_chain)]
+        masked = not whole[0][0].is_chain
+        lengths = [len(tree) for tree, _ in whole if tree.is_chain != masked]
+        some = whole[: plan.alike(lengths, plan.fit(length, masked=masked))]
 
         def run(some: Sequence[tuple[Tree, np.ndarray]] = some) -> None:
             hidden, _ = model.forward(make_batch([tree for tree, _ in some]))
@@ -75,8 +77,11 @@ def _run_branches(model: Model, bundles: Sequence[Bundle], plan: Plan, use: Use,
         for b in sorted(bundles, key=lambda b: (-len(b.trees), -len(b.trunk)))
     ]
     while left:
-        length = max(len(left[0][0]), 1)
-        some = left[: max(1, plan.fit(length) // 2)]  # keys and values are kept: half as many as of a plain forward
+        length = len(left[0][0])
+        most = max(1, plan.fit(length) // 2)  # keys and values are kept: half as many as of a plain forward
+        most = min(most, next((i for i, (tokens, _) in enumerate(left) if len(tokens) > length), most))
+        fewest = plan.alike([len(trees) for _, trees in left], most, len(left[0][1][-1][0]))
+        some = left[: min(fewest, plan.alike([len(tokens) for tokens, _ in left], most))]
 
         def run(some: list[tuple[tuple[int, ...], list[tuple[Tree, np.ndarray]]]] = some) -> None:
             trunk = grow(model, [tokens for tokens, _ in some])
@@ -108,7 +113,9 @@ def _run_some_branches(
 ) -> None:
     """One forward over the trees that are left after each row's trunk, longest first; takes away those it has done."""
     t = max(len(trees[-1][0]) for _, trees in rows if trees)
-    copies = min(max(len(trees) for _, trees in rows), max(1, plan.fit(t) // len(rows)))
+    longest = [max(len(trees[-k][0]) for _, trees in rows if len(trees) >= k)
+               for k in range(1, max(len(trees) for _, trees in rows) + 1)]  # fmt: skip
+    copies = plan.alike(longest, max(1, plan.fit(t) // len(rows)), len(rows))
     taken = [(row, depth, copy, *trees[-1 - copy]) for row, (depth, trees) in enumerate(rows)
              for copy in range(min(copies, len(trees)))]  # fmt: skip
 
