@@ -54,8 +54,11 @@ def join(parts: Sequence[Scores]) -> Scores:
         concat([p.scores for p in parts]),
         concat([p.items for p in parts]),
         concat([p.curve for p in parts]),
-        *map(joined, ("shares", "values", "value_curve", "rule_differences")),
-        tracing.join(traces) if traces else None,
+        shares=joined("shares"),
+        values=joined("values"),
+        value_curve=joined("value_curve"),
+        rule_differences=joined("rule_differences"),
+        traces=tracing.join(traces) if traces else None,
     )
 
 
