@@ -83,12 +83,16 @@ def encode_both(
     read = _read_all(model, prompts, completions, RULES, last_token)
     asked = _asked(model, read, completions, ids, rule)
     return asked, [
-        Difference(case, index, *(q if isinstance(q, Query) else None for q in (strict, prize)), _reason(strict, prize))
+        Difference(case, index, _query(strict), _query(prize), _reason(strict, prize))
         for case, (_, readings) in enumerate(read)
         for index, by_rule in enumerate(readings)
         for strict, prize in ((by_rule["strict"], by_rule["prize"]),)
         if strict != prize
     ]
+
+
+def _query(reading: Query | str) -> Query | None:
+    return reading if isinstance(reading, Query) else None
 
 
 def _check_rule(rule: str) -> None:

@@ -40,7 +40,8 @@ def attend_over_trunk(
     far, far_sum = _attend(q.flatten(2, 3), *trunk, reach[:, None], scale, softcap)
     near, near_sum = _attend(
         q.unflatten(3, (copies, t)).permute(0, 3, 1, 2, 4, 5).reshape(rows * copies, kv * group, t, d),
-        *(_of_copies(x, copies, group) for x in (key, value)),
+        _of_copies(key, copies, group),
+        _of_copies(value, copies, group),
         one,
         scale,
         softcap,

@@ -60,7 +60,6 @@ def score(
         raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
     cases = cases_of(pairs_or_task)
-    options = {"batch_size": batch_size, "progress": progress}
     per_model = []
     for model in members(models):
         if metric == "numeric":
@@ -72,7 +71,9 @@ def score(
             traces, known = trace_model(
                 model, pairs_or_task, scored=True, batch_size=batch_size, seed=seed, progress=progress
             )
-        found = class_logprobs(model, cases, rule=rule, last_token=metric in LOGODDS, known=known, **options)
+        found = class_logprobs(
+            model, cases, rule=rule, last_token=metric in LOGODDS, known=known, batch_size=batch_size, progress=progress
+        )
         settings, notes = _precision(model, cases, found, rule, metric)
         if found.plan.halvings:
             notes.append(f"{model.name}: memory ran out; batches were halved to {found.plan.tokens} tokens")
@@ -193,5 +194,5 @@ def _numeric(model: Model, task: Task, rule: str, seed: int, batch_size: int | s
     values, value_curve = results.value_tables(
         head, "numeric", [i.id for i in task.items], numbers, n_parsed, run, seed
     )
-    empty = (table(name, [], run) for name in ("scores", "items", "curve"))
-    return Scores(*empty, values=values, value_curve=value_curve)
+    scores, items, curve = (table(name, [], run) for name in ("scores", "items", "curve"))
+    return Scores(scores, items, curve, values=values, value_curve=value_curve)

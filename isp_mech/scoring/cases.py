@@ -97,15 +97,15 @@ def class_logprobs(
     groups: list[list[Query]] = [list(a.queries) for a in asked]
     extra = []
     for found in differences:
-        other = found.prize if rule == "strict" else found.strict
-        extra.append(len(groups[found.case]) if other is not None else -1)
-        groups[found.case] += [other] if other is not None else []
+        reading = found.prize if rule == "strict" else found.strict
+        extra.append(len(groups[found.case]) if reading is not None else -1)
+        groups[found.case] += [reading] if reading is not None else []
     given = [_in_order(case, known) for case in cases]
     left = [group[len(values) :] for group, values in zip(groups, given, strict=True)]
     flat, plan = query_logprobs(model, [group for group in left if group], batch_size=batch_size, progress=progress)
     found_later = np.split(flat, np.cumsum([len(group) for group in left])[:-1])
     by_group = [np.concatenate(both) for both in zip(given, found_later, strict=True)]
-    told = []
+    told: list[tuple[Difference, float, float]] = []
     for found, place in zip(differences, extra, strict=True):
         mine, other = float(by_group[found.case][found.index]), float(by_group[found.case][place])
         other = other if place >= 0 else np.nan
