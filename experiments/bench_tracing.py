@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformer_lens.model_bridge import TransformerBridge
 
 from isp_mech.models import Model, wrap_model
 from isp_mech.pairs import Pair, PairSet, compose
@@ -96,6 +97,14 @@ def from_cache(bridge, cache, answer: int, lure: int) -> list[torch.Tensor]:
     return [lens, torch.stack(heads), torch.stack(mlps), torch.stack(weights)]
 
 
+def bridge_of(plain: transformers.PreTrainedModel, model: Model) -> TransformerBridge:
+    """A bridge as one boots it, over transformers' own modules (``model.bridge`` would have our linear layers)."""
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
+    name = "EleutherAI/pythia-160m"  # for its shape alone; the weights are those of ``plain``
+    return TransformerBridge.boot_transformers(name, hf_model=copy.deepcopy(plain), tokenizer=tokenizer, device="cpu")
+
+
 def nnsight_path(plain: transformers.PreTrainedModel) -> Callable[[torch.Tensor], object]:
     from nnsight import NNsight
 
@@ -143,10 +152,10 @@ def paths_of(names: tuple[str, ...], tokens: int) -> tuple[dict[str, Callable[[]
     made["trace"] = lambda: trace(pairs, model)
     made["score and trace"] = lambda: score(pairs, model, trace=True)
     if any("run_with_cache" in name for name in names):
-        made["run_with_cache"] = cached(model.bridge, False, False)
-        made["run_with_cache, filtered"] = cached(model.bridge, True, False)
-        other = transformers.GPTNeoXForCausalLM(copy.deepcopy(plain.config))
-        compatible = wrap_model(other, model.tokenizer, name="compatible").bridge
+        native = bridge_of(plain, model)
+        made["run_with_cache"] = cached(native, False, False)
+        made["run_with_cache, filtered"] = cached(native, True, False)
+        compatible = bridge_of(plain, model)
         compatible.enable_compatibility_mode()
         made["run_with_cache, compatibility mode"] = cached(compatible, False, True)
         made["run_with_cache, compatibility mode, filtered"] = cached(compatible, True, True)
