@@ -82,13 +82,14 @@ def encode_both(
     _check_rule(rule)
     read = _read_all(model, prompts, completions, RULES, last_token)
     asked = _asked(model, read, completions, ids, rule)
-    return asked, [
-        Difference(case, index, *(q if isinstance(q, Query) else None for q in (strict, prize)), _reason(strict, prize))
-        for case, (_, readings) in enumerate(read)
-        for index, by_rule in enumerate(readings)
-        for strict, prize in ((by_rule["strict"], by_rule["prize"]),)
-        if strict != prize
-    ]
+    differences = []
+    for case, (_, readings) in enumerate(read):
+        for index, by_rule in enumerate(readings):
+            strict, prize = by_rule["strict"], by_rule["prize"]
+            if strict != prize:
+                queries = [q if isinstance(q, Query) else None for q in (strict, prize)]
+                differences.append(Difference(case, index, queries[0], queries[1], _reason(strict, prize)))
+    return asked, differences
 
 
 def _check_rule(rule: str) -> None:

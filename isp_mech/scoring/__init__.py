@@ -57,14 +57,15 @@ def score(
     check_batch_size(batch_size)
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
     cases = cases_of(pairs_or_task)
-    options = {"batch_size": batch_size, "progress": progress}
     per_model = []
     for model in members(models):
         if metric == "numeric":
             assert isinstance(pairs_or_task, Task)
             per_model.append(_numeric(model, pairs_or_task, rule, seed, batch_size, progress))
             continue
-        found = class_logprobs(model, cases, rule=rule, last_token=metric in LOGODDS, **options)
+        found = class_logprobs(
+            model, cases, rule=rule, last_token=metric in LOGODDS, batch_size=batch_size, progress=progress
+        )
         settings, notes = _precision(model, cases, found, rule, metric)
         if found.plan.halvings:
             notes.append(f"{model.name}: memory ran out; batches were halved to {found.plan.tokens} tokens")
@@ -184,5 +185,5 @@ def _numeric(model: Model, task: Task, rule: str, seed: int, batch_size: int | s
     values, value_curve = results.value_tables(
         head, "numeric", [i.id for i in task.items], numbers, n_parsed, run, seed
     )
-    empty = (table(name, [], run) for name in ("scores", "items", "curve"))
-    return Scores(*empty, values=values, value_curve=value_curve)
+    scores, items, curve = (table(name, [], run) for name in ("scores", "items", "curve"))
+    return Scores(scores, items, curve, values=values, value_curve=value_curve)
