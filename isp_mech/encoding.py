@@ -223,8 +223,9 @@ def starts_with_special(model: Model) -> int:
 
 def start_token(model: Model) -> int | None:
     """The token that the model's tokenizer puts before every text, if it does."""
-    first = model.encode(["a"])[0].ids[0]
-    return first if first in set(model.tokenizer.all_special_ids) else None
+    found = model.encode(["a"])[0]
+    first, (begins, ends) = found.ids[0], found.spans[0]
+    return first if begins == ends and first in set(model.tokenizer.all_special_ids) else None
 
 
 def token_roles(encoding: Encoding, prompt: Prompt, names: Sequence[str]) -> np.ndarray:

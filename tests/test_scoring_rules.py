@@ -113,7 +113,7 @@ def test_a_tokenizer_with_a_leading_space_mark(start_token):
     assert read(tokenizer, "Q: A:", ("x4",), "strict") == ["x 4"]
     assert read(tokenizer, "Q: A:", ("x4",), "prize") == [": x 4"]
     # the mark before "4" is the prompt's white space
-    with pytest.raises(InputError, match="item i, completion '4': token [34] (straddles|holds white space)"):
+    with pytest.raises(InputError, match="item i, completion '4': token [23] (straddles|holds white space)"):
         read(tokenizer, "Q: ", ("4",), "strict")
 
 
@@ -142,8 +142,8 @@ def test_a_start_token_is_said_and_counted_once():
 def test_the_prize_cuts_at_1023_tokens_and_scores_what_is_left():
     tokenizer = byte_tokenizer()
     model = wrap_model(make_hf("neox", length=2048), tokenizer, name="m")
-    long = Item("long", "x" * 1100, (" 4", " 3"), 0)
-    found = score(Task("t", (long, Item("short", "Q: A:", (" 4", " 3"), 0))), model, rule="prize")
+    long = Item("long", "x" * 1100, ("4", "3"), 0)
+    found = score(Task("t", (long, Item("short", "Q: A:", ("4", "3"), 0))), model, rule="prize")
     rows = found.items.frame.set_index("item")
     assert rows.loc["long", "tie"] and not rows.loc["short", "tie"]  # both classes are the same x
     assert found.rule_differences.frame["reason"].str.fullmatch(r"prize: cut to 1023 of \d+ tokens").all()

@@ -135,7 +135,7 @@ def test_what_is_too_long_for_memory_alone_is_the_error_itself(make_model, monke
 def test_halved_batches_are_said(make_model, monkeypatch):
     model = make_model("neox")
     items = tuple(Item(str(i), f"Q: {'!' * 30}{i} A:", (" 4", " 3"), 0) for i in range(20))
-    short_of_memory(monkeypatch, 100)
+    short_of_memory(monkeypatch, 45)
     assert any("memory ran out; batches were halved to" in n for n in score(Task("t", items), model).scores.run.notes)
 
 

@@ -37,15 +37,10 @@ def attend_over_trunk(
     one = own.expand(-1, copies, -1, -1).flatten(0, 1)[:, None]  # (row copy) 1 t t
     if reach.shape[1] > 1:  # the same for every query head of a group
         reach = reach[:, None].expand(-1, group, -1, -1).flatten(1, 2)
-    far, far_sum = _attend(q.flatten(2, 3), *trunk, reach[:, None], scale, softcap)
-    near, near_sum = _attend(
-        q.unflatten(3, (copies, t)).permute(0, 3, 1, 2, 4, 5).reshape(rows * copies, kv * group, t, d),
-        _of_copies(key, copies, group),
-        _of_copies(value, copies, group),
-        one,
-        scale,
-        softcap,
-    )
+    far, far_sum = _attend(q.flatten(2, 3), trunk[0], trunk[1], reach[:, None], scale, softcap)
+    mine = q.unflatten(3, (copies, t)).permute(0, 3, 1, 2, 4, 5).reshape(rows * copies, heads, t, d)
+    keys, values = _of_copies(key, copies, group), _of_copies(value, copies, group)
+    near, near_sum = _attend(mine, keys, values, one, scale, softcap)
     near = near.view(rows, copies, heads, t, d).permute(0, 1, 3, 2, 4).reshape(rows, n, heads, d)
     near_sum = near_sum.view(rows, copies, heads, t).permute(0, 1, 3, 2).reshape(rows, n, heads, 1)
     far = far.view(rows, kv * group, n, d).transpose(1, 2)

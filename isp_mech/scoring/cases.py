@@ -107,9 +107,9 @@ def class_logprobs(
     by_group = [np.concatenate(both) for both in zip(given, found_later, strict=True)]
     told: list[tuple[Difference, float, float]] = []
     for found, place in zip(differences, extra, strict=True):
-        mine, other = float(by_group[found.case][found.index]), float(by_group[found.case][place])
-        other = other if place >= 0 else np.nan
-        told.append((found, mine, other) if rule == "strict" else (found, other, mine))
+        values = by_group[found.case]
+        mine, others = float(values[found.index]), float(values[place]) if place >= 0 else np.nan
+        told.append((found, mine, others) if rule == "strict" else (found, others, mine))
     return ClassLogprobs(
         [values[: len(c.classes)] for values, c in zip(by_group, cases, strict=True)],
         [[q.targets for q in a.queries] for a in asked],
