@@ -171,7 +171,7 @@ def _ended_with_completions(model: Model, forks: Sequence[Fork]) -> tuple[list[T
     for fork in forks:
         tree = Tree()
         paths = [tree.extend(q.tokens[:-1]) if q is not None else () for q in (fork.answer, fork.lure)]
-        if not (model.packs or tree.is_chain):
+        if not (model.takes_trees or tree.is_chain):
             raise InputError(
                 model.name, [f"{fork.owner}: completions of several tokens need an attention that takes a mask"]
             )
