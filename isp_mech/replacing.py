@@ -134,9 +134,11 @@ def replaced_margins(
 
     Exact, and packed: the prompt runs once, and each set is a copy of its last token (and of the
     completions' tokens after it) that runs over the prompt's keys and values, from the first layer in
-    which the set changes something. An empty set gives the margin as it is.
+    which the set changes something. An empty set gives the margin as it is; equal sets are run once.
     """
     check_sets(sets, model)
+    place = {these: i for i, these in enumerate(dict.fromkeys(sets))}
+    sets, asked = list(place), [place[these] for these in sets]
     one = _all_as_copies if model.packs else _each_alone
     trees, nodes = _ended_with_completions(model, forks)
     alike: dict[int, list[int]] = {}  # forks whose copies have equally many tokens: none are filled up
@@ -150,7 +152,7 @@ def replaced_margins(
                 values = Outputs(stand_in.heads[rows].to(model.device), stand_in.mlps[rows].to(model.device))
                 out[rows] = one(model, batch, [forks[i] for i in rows], [nodes[i] for i in rows], values, sets)
                 bar.update(len(rows))
-    return out
+    return out[:, asked]
 
 
 def check_sets(sets: Sequence[frozenset[Site]], model: Model) -> None:
