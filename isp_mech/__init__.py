@@ -63,14 +63,17 @@ _HOME = {
     "Size": "families",
     "family": "families",
     "family_names": "families",
-    "published": "families",
+    "published": "literature",
     "Model": "models",
     "load_model": "models",
     "score": "scoring",
     "trace": "tracing",
+    "train_lens": "lenses",
+    "load_lens": "lenses",
     "locate": "locating",
     "verify": "verifying",
     "shape_of_curve": "scaling",
+    "flips": "flipping",
     "RunDirectory": "runs",
     "write_report": "report",
     "explain": "explaining",
@@ -100,6 +103,8 @@ __all__ = [
     "family",
     "family_names",
     "figures",
+    "flips",
+    "load_lens",
     "load_model",
     "locate",
     "neqa_from_files",
@@ -111,6 +116,7 @@ __all__ = [
     "score",
     "shape_of_curve",
     "trace",
+    "train_lens",
     "verify",
     "write_pairs",
     "write_report",
@@ -140,7 +146,10 @@ if TYPE_CHECKING:
     from isp_mech.contrasts.neqa import neqa_from_files
     from isp_mech.errors import InputError
     from isp_mech.explaining import explain
-    from isp_mech.families import Family, Size, family, family_names, published
+    from isp_mech.families import Family, Size, family, family_names
+    from isp_mech.flipping import flips
+    from isp_mech.lenses import load_lens, train_lens
+    from isp_mech.literature import published
     from isp_mech.locating import locate
     from isp_mech.models import Model, load_model
     from isp_mech.pairs import Pair, PairSet, Prompt, check_one_factor

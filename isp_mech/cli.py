@@ -272,6 +272,15 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_curve(tables: dict[str, Table]) -> None:
+    if "value_curve" in tables:
+        rows = [("model", "parameters", "metric", "mean", "95 % interval", "n")]
+        for row in tables["value_curve"].frame.sort_values("n_params").to_dict("records"):
+            interval = f"{row['value_lo']:.3g} to {row['value_hi']:.3g}"
+            count = _count(row["n_params"])
+            rows.append((row["model"], count, row["metric"], f"{row['value']:.4g}", interval, str(row["n"])))
+        _print_columns(rows)
+        if not len(tables["curve"]):
+            return
     rows = [("model", "parameters", "side", "accuracy", "95 % interval", "n")]
     for row in tables["curve"].frame.sort_values(["side", "n_params"]).to_dict("records"):
         interval = f"{row['accuracy_lo']:.3f} to {row['accuracy_hi']:.3f}"

@@ -6,27 +6,42 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from isp_mech.margins import Terms
+from isp_mech.margins import LOGITS, Terms
 from isp_mech.models import Model, Norm, Record, norm_of
 
 PARTS = ("embed", "bias", "remainder")
 
 
 def directions(model: Model, terms: Terms, hidden: Tensor) -> Tensor:
-    """(n, d_model): what the margin reads from each predicting token after the final norm.
+    """(n, d_model): what the margin reads from each predicting token after the final norm, given the hidden
+    states of all tokens. See ``directions_at``."""
+    return directions_at(model, terms, hidden[terms.rows, terms.nodes])[0]
 
-    At a decision position that is W[answer] - W[lure]. At a later token the softmax does not cancel;
+
+def directions_at(model: Model, terms: Terms, normed: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, d_model) and (owner,): what the margin reads from each predicting token after the final norm, given
+    those tokens' hidden states, and what it has beside that.
+
+    At a decision position the first is W[answer] - W[lure]. At a later token the softmax does not cancel;
     there the margin reads W[token] - E_p[W], p being the model's own next-token distribution, and the
-    rest of log p is a constant (minus p's entropy).
+    rest of log p is a constant (minus p's entropy). The unembedding's bias is in the second too.
     """
-    weight = model.anatomy.unembed.weight
-    out = torch.zeros(len(terms.rows), weight.shape[1], device=weight.device)
-    out.index_add_(0, terms.at, weight[terms.token].float() * terms.sign[:, None])
-    loose = terms.weight.abs() > 0.5
-    if loose.any():
-        p = model.unembed(hidden[terms.rows[loose], terms.nodes[loose]]).softmax(-1)
-        out[loose] -= terms.weight[loose][:, None] * (p @ weight.float())
-    return out * model.anatomy.logit_scale
+    unembed, scale = model.anatomy.unembed, model.anatomy.logit_scale
+    out = torch.zeros_like(normed, dtype=torch.float32)
+    out.index_add_(0, terms.at, unembed.weight[terms.token].float() * terms.sign[:, None])
+    constant = torch.zeros(terms.n_owners, device=normed.device)
+    if unembed.bias is not None:
+        constant.index_add_(0, terms.owner, unembed.bias[terms.token].float() * terms.sign * scale)
+    weight = terms.weight
+    for some in (weight.abs() > 0.5).nonzero()[:, 0].split(max(1, LOGITS // len(unembed.weight))):
+        logp = model.unembed(normed[some]).log_softmax(-1)
+        p = logp.exp()
+        out[some] -= weight[some][:, None] * (p.to(unembed.weight.dtype) @ unembed.weight).float()
+        rest = (p * logp).sum(-1)
+        if unembed.bias is not None:
+            rest = rest - (p @ unembed.bias.float()) * scale
+        constant.index_add_(0, terms.node_owner[some], rest * weight[some])
+    return out * scale, constant
 
 
 def reading(norm: Norm, record: Record, direction: Tensor) -> Tensor:
@@ -36,11 +51,11 @@ def reading(norm: Norm, record: Record, direction: Tensor) -> Tensor:
 
 
 def direct_effects(
-    model: Model, norm: Norm, record: Record, hidden: Tensor, terms: Terms, margin: Tensor
+    model: Model, norm: Norm, record: Record, normed: Tensor, terms: Terms, margin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Direct effects per owner: heads (owner, layer, head), MLPs (owner, layer), and the rest (owner, 3):
     embedding, biases with the softmax's constants, and a remainder, all of which sum to the margin."""
-    after = directions(model, terms, hidden)
+    after, constant = directions_at(model, terms, normed)
     before = reading(norm, record, after)
     heads, mlps, biases = [], [], []
     for layer in range(model.anatomy.n_layers):
@@ -48,12 +63,12 @@ def direct_effects(
         heads.append(by_head)
         biases.append((record.attn[layer].float() * before).sum(-1) - by_head.sum(-1))
         mlps.append((record.mlp[layer].float() * before).sum(-1))
-    embed = (record.resid[0].float() * before).sum(-1)
     add = terms.sum_by_owner
-    bias = add(sum(biases) + (after * norm.bias).sum(-1)) + _constants(model, terms, hidden)
+    embed = add((record.resid[0].float() * before).sum(-1))
+    bias = add(sum(biases) + (after * norm.bias).sum(-1)) + constant
     by_heads, by_mlps = add(torch.stack(heads, 1)), add(torch.stack(mlps, 1))
-    known = add(embed) + bias + by_heads.sum((1, 2)) + by_mlps.sum(1)
-    return by_heads, by_mlps, torch.stack([add(embed), bias, margin - known], 1)
+    known = embed + bias + by_heads.sum((1, 2)) + by_mlps.sum(1)
+    return by_heads, by_mlps, torch.stack([embed, bias, margin - known], 1)
 
 
 def head_writes(model: Model, record: Record, layer: int, before: Tensor) -> Tensor:
@@ -73,20 +88,3 @@ def head_reading(model: Model, record: Record, layer: int, before: Tensor) -> Te
         bias = block.attn_out.bias
         before = post.pull_back(before) / post.scale(raw if bias is None else raw + bias.float())
     return einsum(matrix, before, "head d_head d_model, n d_model -> n head d_head")
-
-
-def _constants(model: Model, terms: Terms, hidden: Tensor) -> Tensor:
-    """Per owner: the unembedding's bias, and minus the entropy at tokens where the softmax stays."""
-    out = torch.zeros(terms.n_owners, device=hidden.device)
-    scale, bias = model.anatomy.logit_scale, model.anatomy.unembed.bias
-    if bias is not None:
-        out.index_add_(0, terms.owner, bias[terms.token].float() * terms.sign * scale)
-    loose = terms.weight.abs() > 0.5
-    if loose.any():
-        logp = model.unembed(hidden[terms.rows[loose], terms.nodes[loose]]).log_softmax(-1)
-        p, weight = logp.exp(), terms.weight[loose]
-        constant = (p * logp).sum(-1) * weight
-        if bias is not None:
-            constant = constant - (p @ bias.float()) * scale * weight
-        out.index_add_(0, terms.node_owner[loose], constant)
-    return out

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STEPS = ("score", "trace", "locate", "verify")
 TABLES = {
-    "score": ("scores", "items", "curve", "shares"),
+    "score": ("scores", "items", "curve", "shares", "values", "value_curve", "rule_differences"),
     "trace": ("lens", "attention", "direct_effects", "onset"),
     "locate": ("effects", "sites", "stability"),
     "verify": ("verification",),
@@ -153,9 +153,10 @@ def measure(
         load = _loader(size, dtype, device, progress)
         key = {**common, "model": _fingerprint(size)}
         found: dict[str, Table] = {}
-        run = _runner(subject, load, found, options, {**settings["score"], **settings["verify"]})
+        together = {"score", "trace"} <= set(wanted) and rule == "strict"
+        run = _runner(subject, load, found, options, {**settings["score"], **settings["verify"]}, together)
         for step in wanted:
-            names = [name for name in TABLES[step] if name != "shares" or isinstance(subject, PairSet)]
+            names = [name for name in TABLES[step] if name not in _without(subject)]
             for name in names:
                 found[name] = directory.unit(name, {**key, **settings[step]}, partial(_part, run, step, name))
         parts.append(found)
@@ -165,6 +166,14 @@ def measure(
     if isinstance(subject, PairSet):
         write_pairs(subject, directory.path / "pairs.jsonl")
     return tables
+
+
+def _without(subject: PairSet | Task) -> set[str]:
+    """The tables of scoring that the subject does not have."""
+    if isinstance(subject, PairSet):
+        return {"values", "value_curve"}
+    by_metric = {"classification": {"values", "value_curve"}, "numeric": {"rule_differences"}}
+    return {"shares", *by_metric.get(subject.metric, set())}
 
 
 def _check(
@@ -242,27 +251,33 @@ def _runner(
     found: Mapping[str, Table],
     options: Mapping[str, Any],
     settings: Mapping[str, Any],
+    together: bool,
 ) -> Callable[[str], dict[str, Table]]:
     """What one step gives for one model, by the tables' names; a step is run once, when its first table is asked for.
 
-    ``found`` holds what earlier steps gave: verifying chooses from the effects that locating found.
+    ``found`` holds what earlier steps gave: verifying chooses from the effects that locating found. ``together``
+    scores and traces by the same forwards.
     """
+
+    @cache
+    def scores() -> Any:
+        from isp_mech.scoring import score
+
+        return score(subject, load(), rule=settings["rule"], trace=together, **options)
 
     @cache
     def run(step: str) -> dict[str, Table]:
         model = load()
         _tell(options["progress"], f"{model.name}: {step}")
         if step == "score":
-            from isp_mech.scoring import score
-
-            made = score(subject, model, rule=settings["rule"], **options)
-            tables = {"scores": made.scores, "items": made.items, "curve": made.curve}
-            return tables if made.shares is None else {**tables, "shares": made.shares}
+            made = scores()
+            found_tables = {name: getattr(made, name) for name in TABLES["score"]}
+            return {name: table for name, table in found_tables.items() if table is not None}
         assert isinstance(subject, PairSet)
         if step == "trace":
             from isp_mech.tracing import trace
 
-            seen = trace(subject, model, **options)
+            seen = scores().traces if together else trace(subject, model, **options)
             return {"lens": seen.lens, "attention": seen.attention, "direct_effects": seen.effects, "onset": seen.onset}
         if step == "locate":
             from isp_mech.locating import locate
@@ -334,7 +349,7 @@ def draw(tables: Mapping[str, Table], folder: str | Path | None = None) -> dict[
     drawn = {
         name: plot(tables[table]) for name, (table, plot) in plots.items() if table in tables and len(tables[table])
     }
-    if not drawn:
+    if not drawn and not len(tables.get("value_curve", ())):
         raise InputError("figures", [f"found tables {', '.join(tables)}: none that a figure is drawn from"])
     if folder is not None:
         for name, figure in drawn.items():
@@ -355,7 +370,7 @@ def tell(
     pairs_file = Path(folder) / "pairs.jsonl"
     if examples is None:
         examples = read_pairs(pairs_file).pairs[:1] if is_pairs_file(pairs_file) else ()
-    frame = next(iter(tables.values())).frame
+    frame = next((table for table in tables.values() if len(table)), next(iter(tables.values()))).frame
     title = ", ".join(dict.fromkeys(frame["task"]))
     return write_report(Path(folder) / "report.html", tables, figures, title=title, examples=examples)
 

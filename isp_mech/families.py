@@ -19,12 +19,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from isp_mech.errors import InputError
-
-if TYPE_CHECKING:
-    from isp_mech.tables import Table
 
 KINDS = ("embedded", "hub", "list")
 LADDER_WEIGHTS = Path(__file__).parent / "ladder" / "weights"
@@ -209,17 +205,34 @@ def _named(name: str) -> Family:
     if name in _EMBEDDED:
         return _embedded(name)
     citation, _, shapes = _HUB[name]
-    return Family(name, tuple(_hub_size(hub_id) for hub_id in shapes), citation, "hub")
+    return Family(name, tuple(hub_size(hub_id) for hub_id in shapes), citation, "hub")
 
 
-def _hub_size(hub_id: str) -> Size:
+def hub_size(hub_id: str) -> Size:
     """The size of a hub id; without ``n_params`` where the project does not know it."""
-    short = hub_id.split("/")[-1]
-    for _, count, shapes in _HUB.values():
+    found = _known(hub_id)
+    if found is None:
+        return Size(hub_id.split("/")[-1], hub_id, None)
+    _, known, n_params = found
+    return Size(known.split("/")[-1], known, n_params)
+
+
+def family_of_hub_id(hub_id: str) -> str | None:
+    """The name of the known family that a hub id, or its last part, belongs to; None for others.
+
+    >>> family_of_hub_id("EleutherAI/pythia-70m"), family_of_hub_id("opt-125m"), family_of_hub_id("mine/model")
+    ('pythia', 'opt', None)
+    """
+    found = _known(hub_id)
+    return found[0] if found else None
+
+
+def _known(hub_id: str) -> tuple[str, str, int] | None:
+    for name, (_, count, shapes) in _HUB.items():
         for known, shape in shapes.items():
-            if known.lower() == hub_id.lower() or known.split("/")[-1].lower() == hub_id.lower():
-                return Size(known.split("/")[-1], known, count(*shape))
-    return Size(short, hub_id, None)
+            if hub_id.lower() in (known.lower(), known.split("/")[-1].lower()):
+                return name, known, count(*shape)
+    return None
 
 
 def _embedded(name: str) -> Family:
@@ -247,7 +260,7 @@ def _listed(given: Sequence[str | Path]) -> Family:
             elif isinstance(one, Path) or str(one).startswith((".", "/", "~")) or not str(one):
                 raise InputError(str(one), ["no such folder, expected a transformers checkpoint"])
             else:
-                sizes.append(_hub_size(str(one)))
+                sizes.append(hub_size(str(one)))
         except InputError as error:
             problems += [f"{error.subject}: {problem}" for problem in error.problems]
     names = [size.name for size in sizes]
@@ -287,7 +300,7 @@ def _at(found: Family, revision: str) -> Family:
     return replace(found, members=tuple(replace(size, revision=revision) for size in found.members))
 
 
-# --- what stands in a folder, and published numbers -------------------------------------------------
+# --- what stands in a folder --------------------------------------------------------------------------
 
 
 def count_parameters(folder: str | Path) -> int:
@@ -327,120 +340,3 @@ def _header(path: Path) -> dict[str, list[int]]:
             return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
         except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, AttributeError):
             raise ValueError("a header that is not JSON of tensors, expected safetensors") from None
-
-
-_COLUMNS = {
-    "model": ("model", "modelname", "model_name"),
-    "task": ("task", "taskname", "task_name"),
-    "accuracy": ("accuracy", "acc"),
-    "se": ("accuracy_se", "se", "stderr", "acc_stderr"),
-    "n": ("n", "n_items"),
-    "n_params": ("n_params", "params", "parameters"),
-    "revision": ("modelrevision", "revision", "checkpoint"),
-}
-
-
-def published(path: str | Path, *, revision: str | None = None) -> Table:
-    """Published accuracies as a ``curve`` Table, from a tidy TSV or CSV: one row for each model and task.
-
-    Columns (by these or usual names): ``model``, ``task``, ``accuracy`` from 0 to 1; and where there are,
-    ``accuracy_se`` (for the 95 % interval, ± 1.96 of it), ``n``, ``revision``, and ``n_params`` (without
-    embeddings), which may be missing for models of known families. Rows of several revisions keep theirs
-    in the model's name (``pythia-1b@step64000``), unless ``revision`` picks one. Raises ``InputError``
-    with every bad cell.
-    """
-    from isp_mech.contrasts.drawing import read_lines
-    from isp_mech.tables import make_run, table
-
-    header, *rows = [(n, [c.strip() for c in _cells(line, path)]) for n, line in read_lines(path)]
-    names = [cell.lower() for cell in header[1]]
-    at = {column: next((names.index(n) for n in known if n in names), None) for column, known in _COLUMNS.items()}
-    missing = [column for column in ("model", "task", "accuracy") if at[column] is None]
-    if missing or not rows:
-        raise InputError(
-            str(path),
-            [f"line 1: no column {column!r} among {', '.join(header[1])}" for column in missing]
-            or ["expected rows under the header"],
-        )
-    problems: list[str] = []
-    read = [_published_row(number, cells, at, problems, len(names)) for number, cells in rows]
-    kept = [row for row in read if row is not None and revision in (None, row["revision"])]
-    if not kept and not problems:
-        there = ", ".join(sorted({str(row["revision"]) for row in read if row}))
-        problems.append(f"no row of revision {revision!r}, expected one of {there}")
-    several = len({row["revision"] for row in kept}) > 1
-    seen: dict[tuple, int] = {}
-    for row in kept:
-        row["model"] = f"{row['model']}@{row['revision']}" if several else row["model"]
-        first = seen.setdefault((row["model"], row["task"]), row["line"])
-        if first != row["line"]:
-            problems.append(
-                f"line {row['line']}: {row['model']} on {row['task']} is on line {first} already, expected it once"
-            )
-    if problems:
-        raise InputError(str(path), problems)
-    tasks = sorted({row["task"] for row in kept})
-    run = make_run(
-        model=", ".join(sorted({row["model"] for row in kept})),
-        task=", ".join(tasks),
-        method="published numbers",
-        settings={"file": Path(path).name, "revision": revision or ""},
-    )
-    columns = ("model", "n_params", "task", "side", "accuracy", "accuracy_lo", "accuracy_hi", "n")
-    nothing = dict.fromkeys(("loss", "loss_lo", "loss_hi", "coverage", "ties", "baseline"))
-    return table("curve", [{**{c: row[c] for c in columns}, **nothing} for row in kept], run)
-
-
-def _cells(line: str, path: str | Path) -> list[str]:
-    import csv
-
-    return next(csv.reader([line], delimiter="," if Path(path).suffix.lower() == ".csv" else "\t"))
-
-
-def _published_row(
-    number: int, cells: list[str], at: dict[str, int | None], problems: list[str], width: int
-) -> dict | None:
-    if len(cells) != width:
-        problems.append(f"line {number}: expected {width} cells, found {len(cells)}")
-        return None
-
-    def cell(column: str) -> str:
-        place = at[column]
-        return "" if place is None else cells[place]
-
-    def value(column: str, low: float, high: float) -> float | None:
-        text = cell(column)
-        if not text and column != "accuracy":
-            return None
-        try:
-            found = float(text)
-        except ValueError:
-            found = float("nan")
-        if not low <= found <= high:
-            problems.append(f"line {number}: {column} {text!r}, expected a number from {low:g} to {high:g}")
-            return None
-        return found
-
-    accuracy, se, n = value("accuracy", 0, 1), value("se", 0, 1), value("n", 1, 1e12)
-    given, size = value("n_params", 1, 1e15), _hub_size(cell("model") or "?")
-    n_params = size.n_params if given is None else int(given)
-    problems += [
-        f"line {number}: {column} is empty, expected a name" for column in ("model", "task") if not cell(column)
-    ]
-    if n_params is None and cell("model"):
-        problems.append(f"line {number}: n_params of {cell('model')} is not known, expected a column n_params")
-    if accuracy is None or n_params is None:
-        return None
-    half = None if se is None else 1.96 * se
-    return {
-        "line": number,
-        "model": size.name,
-        "n_params": n_params,
-        "task": cell("task"),
-        "side": "item",
-        "revision": cell("revision") or None,
-        "accuracy": accuracy,
-        "accuracy_lo": None if half is None else max(0.0, accuracy - half),
-        "accuracy_hi": None if half is None else min(1.0, accuracy + half),
-        "n": None if n is None else int(n),
-    }

@@ -23,6 +23,7 @@ from isp_mech.models import Batch
 
 MAX_TREE = 2048  # nodes of one tree: the mask grows with the square
 MAX_MASK = 1 << 26  # mask entries of one batch
+WORTH = 256  # tokens that trunks must save: two forwards more cost as much as so many tokens
 AUTO_TOKENS = 6144  # tokens of one batch on "auto": enough to keep two cores busy, small enough for any laptop
 
 
@@ -93,8 +94,11 @@ class Tree:
 
     def visible(self) -> np.ndarray:
         """bool (node, node): True at ``[i, j]`` where j is i or an ancestor of i."""
+        chain = next((i for i, parent in enumerate(self.parents) if parent != i - 1), len(self))
         seen = np.eye(len(self), dtype=bool)
-        for node, parent in enumerate(self.parents):
+        seen[:chain, :chain] = np.tri(chain, dtype=bool)
+        for node in range(chain, len(self)):
+            parent = self.parents[node]
             if parent >= 0:
                 seen[node] |= seen[parent]
         return seen
@@ -126,7 +130,125 @@ def plant(groups: Sequence[Sequence[Query]], *, share: bool = True) -> tuple[lis
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    """How many tokens two sequences have in common from the start: halving, since slices compare fast."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Trees that come after one ``trunk``, which is run once; without a trunk they are whole.
+
+    ``asked[t]`` is (3, n): the nodes of tree t that predict something, the token that each predicts, and the
+    number of the query it is asked for, queries being counted through all groups.
+    """
+
+    trunk: tuple[int, ...]
+    trees: tuple[Tree, ...]
+    asked: tuple[np.ndarray, ...]
+
+
+def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: bool = True) -> list[Bundle]:
+    """Every query of every group (an item's completions) in a tree, and the trees after trunks.
+
+    A group is a tree of its own. Groups that begin alike, in an eighth of their tokens or more, share a
+    trunk where that saves the most tokens, and enough of them to be worth a forward. Without ``trunks``
+    nothing is shared between groups; without ``trees`` every query is a chain of its own, but for those
+    that differ in their last token alone.
+    """
+    numbers = np.cumsum([0, *map(len, groups)])
+    if not trees:
+        return [
+            _bundle((), [[(i, q) for i, q in alike]])
+            for group, first in zip(groups, numbers, strict=False)
+            for alike in _same_path(group, int(first))
+        ]
+    clusters: list[list[int]] = []
+    lengths: list[int] = []  # tokens that all of a cluster begin with
+    before: tuple[int, ...] = ()
+    for g in sorted(range(len(groups)), key=lambda g: groups[g][0].tokens):
+        first = groups[g][0]
+        inside = min(_common(first.tokens[: q.start - 1], q.tokens[: q.start - 1]) for q in groups[g])
+        common = min(inside, lengths[-1], _common(before, first.tokens)) if clusters else 0
+        gains = bool(clusters) and len(clusters[-1]) * common >= (len(clusters[-1]) - 1) * lengths[-1]
+        if trunks and gains and 8 * common >= len(first.tokens):
+            clusters[-1].append(g)
+            lengths[-1] = common
+        else:
+            clusters.append([g])
+            lengths.append(inside)
+        before = first.tokens
+    numbered = [list(enumerate(group, int(first))) for group, first in zip(groups, numbers, strict=False)]
+    saved: dict[int, int] = {}  # by clusters of equal size, which run together
+    for members, length in zip(clusters, lengths, strict=True):
+        saved[len(members)] = saved.get(len(members), 0) + (len(members) - 1) * length
+    out = []
+    for members, length in zip(clusters, lengths, strict=True):
+        if saved[len(members)] >= WORTH:
+            trunk = groups[members[0]][0].tokens[:length]
+            out.append(_bundle(trunk, [numbered[g] for g in members]))
+        else:
+            out += [_bundle((), [numbered[g]]) for g in members]
+    return out
+
+
+def _same_path(group: Sequence[Query], first: int) -> list[list[tuple[int, Query]]]:
+    paths: dict[tuple[int, ...], list[tuple[int, Query]]] = {}
+    for j, query in enumerate(group):
+        paths.setdefault(query.tokens[:-1], []).append((first + j, query))
+    return list(paths.values())
+
+
+def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Query]]]) -> Bundle:
+    cut = len(trunk)
+    made, asked = [], []
+    for group in groups:
+        tree, rows = Tree(), []
+        for number, query in group:
+            path = tree.extend(query.tokens[cut:-1])
+            rows += [
+                (node, token, number) for node, token in zip(path[query.start - 1 - cut :], query.targets, strict=True)
+            ]
+        made.append(tree)
+        asked.append(np.array(rows, dtype=np.int64).T)
+    return Bundle(trunk, tuple(made), tuple(asked))
+
+
+@dataclass
+class Plan:
+    """How many rows a forward takes: as many as ``tokens`` hold, or ``rows``; halved when memory runs out."""
+
+    tokens: int
+    rows: int | None = None
+    halvings: int = 0
+
+    def fit(self, length: int, *, masked: bool = False) -> int:
+        """Rows of ``length`` tokens that one forward takes, at least one."""
+        if self.rows is not None:
+            return self.rows
+        return max(1, min(self.tokens // length, MAX_MASK // length**2 if masked else self.tokens))
+
+    def alike(self, sizes: Sequence[int], most: int, each: int = 1) -> int:
+        """How many of ``sizes``, largest first, to fill up to the first: up to ``most``, little being wasted.
+
+        ``each`` is how many tokens one of a size is.
+        """
+        if self.rows is not None:
+            return min(most, len(sizes))
+        some = np.asarray(sizes[:most]) * each
+        full = some[0] * np.arange(1, len(some) + 1)
+        waste = full - some.cumsum()
+        return int(np.flatnonzero(waste <= np.maximum(self.tokens // 24, full // 8))[-1]) + 1
+
+    def halve(self, taken: int, length: int) -> None:
+        """Half of the ``taken`` rows of ``length`` tokens for which memory did not suffice."""
+        self.halvings += 1
+        self.tokens = max(1, taken * length // 2)
+        if self.rows is not None:
+            self.rows = max(1, taken // 2)
 
 
 def batches(trees: Sequence[Tree], batch_size: int | str = "auto") -> Iterator[tuple[list[int], Batch]]:

@@ -134,9 +134,11 @@ def replaced_margins(
 
     Exact, and packed: the prompt runs once, and each set is a copy of its last token (and of the
     completions' tokens after it) that runs over the prompt's keys and values, from the first layer in
-    which the set changes something. An empty set gives the margin as it is.
+    which the set changes something. An empty set gives the margin as it is; equal sets are run once.
     """
     check_sets(sets, model)
+    place = {these: i for i, these in enumerate(dict.fromkeys(sets))}
+    sets, asked = list(place), [place[these] for these in sets]
     one = _all_as_copies if model.packs else _each_alone
     trees, nodes = _ended_with_completions(model, forks)
     alike: dict[int, list[int]] = {}  # forks whose copies have equally many tokens: none are filled up
@@ -150,7 +152,7 @@ def replaced_margins(
                 values = Outputs(stand_in.heads[rows].to(model.device), stand_in.mlps[rows].to(model.device))
                 out[rows] = one(model, batch, [forks[i] for i in rows], [nodes[i] for i in rows], values, sets)
                 bar.update(len(rows))
-    return out
+    return out[:, asked]
 
 
 def check_sets(sets: Sequence[frozenset[Site]], model: Model) -> None:
@@ -171,7 +173,7 @@ def _ended_with_completions(model: Model, forks: Sequence[Fork]) -> tuple[list[T
     for fork in forks:
         tree = Tree()
         paths = [tree.extend(q.tokens[:-1]) if q is not None else () for q in (fork.answer, fork.lure)]
-        if not (model.packs or tree.is_chain):
+        if not (model.takes_trees or tree.is_chain):
             raise InputError(
                 model.name, [f"{fork.owner}: completions of several tokens need an attention that takes a mask"]
             )
@@ -225,15 +227,8 @@ def _run_once(
     hidden, record = model.forward(batch, watch=watch)
     visible = batch.visible if batch.visible is not None else torch.ones(1, *[batch.ids.shape[1]] * 2).bool().tril()
     seen = visible.expand(n, -1, -1)[row[:, :, None], index[:, :, None], index[:, None, :]]
-    pos = max(last)
-    trunk = Trunk(
-        [k[:, :, :pos] for k in record.keys],
-        [v[:, :, :pos] for v in record.values],
-        (torch.arange(pos)[None] < torch.tensor(last)[:, None]).to(model.device),
-        batch.depth[:, :pos].to(model.device),
-        seen.to(model.device),
-        [x.unflatten(0, (n, t)) for x in record.resid],
-    )
+    resid = [x.unflatten(0, (n, t)) for x in record.resid]
+    trunk = Trunk.before(last, record, batch, seen[:, None], resid)
     place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]
     placed = [
         (r, [place[r].get(i, 0) for i in nodes[r][0]], fork, [place[r].get(i, 0) for i in nodes[r][1]])

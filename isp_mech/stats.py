@@ -8,6 +8,7 @@ intervals of different sizes rest on the same resampled pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -293,3 +294,90 @@ def _two_columns(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"shapes {x.shape} and {y.shape}: expected two columns of one length")
     return x, y
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Ordinary least squares: per predictor (p,) the coefficient, its standard error, t and two-sided p;
+    ``df`` degrees of freedom are left of n - p."""
+
+    coefficient: Floats
+    se: Floats
+    t: Floats
+    p: Floats
+    df: int
+
+
+def least_squares(predictors: ArrayLike, values: ArrayLike) -> Regression:
+    """The Regression of ``values`` (n,) on the columns of ``predictors`` (n, p), a constant among them if wanted.
+
+    Coefficients are in the values' unit per unit of the predictor. ``ValueError`` for shapes that do not
+    fit, numbers that are not finite, no degree of freedom, or columns that say the same.
+
+    >>> found = least_squares([[1, 0], [1, 1], [1, 2], [1, 3]], [1.0, 3.0, 5.0, 7.5])
+    >>> found.coefficient.round(2).tolist(), found.df
+    ([0.9, 2.15], 2)
+    """
+    x, y = np.asarray(predictors, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if x.ndim != 2 or y.shape != x.shape[:1] or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"predictors of shape {x.shape}, values of shape {y.shape}: expected finite (n, p) and (n,)")
+    df = x.shape[0] - x.shape[1]
+    if df < 1:
+        raise ValueError(f"{x.shape[0]} rows and {x.shape[1]} predictors: expected more rows than predictors")
+    if np.linalg.matrix_rank(x) < x.shape[1]:
+        raise ValueError("predictors: one column is a sum of the others")
+    q, r = np.linalg.qr(x)
+    inverse = np.linalg.inv(r)
+    coefficient = inverse @ (q.T @ y)
+    rest = y - x @ coefficient
+    se = np.sqrt((rest @ rest) / df * (inverse**2).sum(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = coefficient / se
+    return Regression(coefficient, se, t, 2 * special.stdtr(df, -np.abs(t)), df)
+
+
+def auc(group: ArrayLike, other: ArrayLike) -> float:
+    """The probability, 0..1, that a value of ``group`` is larger than one of ``other``, ties counted half; 0.5 says
+    that neither is ahead, NaN that one is empty. Source: Mann and Whitney 1947.
+
+    >>> auc([3.0, 4.0], [1.0, 3.0])
+    0.875
+    """
+    a, b = np.asarray(group, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if not len(a) or not len(b):
+        return float("nan")
+    above = ranks(np.concatenate([a, b]))[: len(a)].sum() - len(a) * (len(a) + 1) / 2
+    return float(above / (len(a) * len(b)))
+
+
+def auc_interval(
+    group: ArrayLike, other: ArrayLike, *, n_boot: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """``(lo, hi, p)`` of ``auc``: percentile bootstrap within each group, and the two-sided p of one half by
+    ``n_boot`` random relabellings, (1 + as far from one half) / (1 + n_boot). NaN where a group has under two.
+    """
+    a, b = np.asarray(group, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if len(a) < 2 or len(b) < 2:
+        return float("nan"), float("nan"), float("nan")
+    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    rng = np.random.default_rng(seed)
+    left = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), size=n_boot)
+    right = rng.multinomial(len(b), np.full(len(b), 1 / len(b)), size=n_boot)
+    drawn = np.einsum("di,ij,dj->d", left, wins, right, optimize=True) / wins.size
+    lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    all_ranks = ranks(np.concatenate([a, b]))
+    sums = np.array([rng.permutation(all_ranks)[: len(a)].sum() for _ in range(n_boot)])
+    null = (sums - len(a) * (len(a) + 1) / 2) / wins.size
+    far = np.abs(null - 0.5) >= abs(wins.mean() - 0.5) - 1e-9
+    return float(lo), float(hi), float((1 + far.sum()) / (1 + n_boot))
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Two-sided exact p, 0..1, of "as many are lost as gained" for items that changed: a fair coin's binomial; 1 where
+    none changed. Source: McNemar 1947.
+
+    >>> mcnemar_p(5, 0), mcnemar_p(3, 3)
+    (0.0625, 1.0)
+    """
+    total, few = lost + gained, min(lost, gained)
+    return float(min(1.0, 2 * special.bdtr(few, total, 0.5))) if total else 1.0

@@ -7,8 +7,8 @@ are kept, and of attention one row per head, summed over roles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from isp_mech.direct import PARTS, direct_effects
 from isp_mech.encoding import role_names
+from isp_mech.lenses import Lens, lens_of
 from isp_mech.margins import Terms, margin_of
-from isp_mech.models import Model, Norm, Record, members
+from isp_mech.models import Batch, Model, Models, Norm, Record, members
 from isp_mech.packing import batches, check_batch_size
 from isp_mech.pairs import PairSet
-from isp_mech.scoring import Models
-from isp_mech.stats import bootstrap_interval
+from isp_mech.summaries import onset
 from isp_mech.tables import Run, Table, concat, make_run, table
-from isp_mech.watching import Prepared, prepare, watch_batch
+from isp_mech.watching import Prepared, alone_terms, prepare, residuals, watch_batch
 
 
 @dataclass(frozen=True)
@@ -40,52 +40,63 @@ class Traces:
 
 
 def trace(
-    pairs: PairSet, models: Models, *, batch_size: int | str = "auto", seed: int = 0, progress: bool = False
+    pairs: PairSet,
+    models: Models,
+    *,
+    lens: Lens | Sequence[Lens] | None = None,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    progress: bool = False,
 ) -> Traces:
     """Lens, attention by role, direct effects and override onset of every model, on both sides.
 
     ``margin`` is log p(answer) - log p(lure) in nats on either side: positive follows the conflict
     prompt, so on the plain side a negative margin is right. The last lens row equals the output's
     margin and the direct effects sum to it; a remainder over 1 % of the margin's size is told in the
-    Run's notes. Onset intervals (95 %, bootstrap over pairs) come from ``seed``.
+    Run's notes. ``lens`` reads the stream in place of the plain lens (``train_lens``, ``load_lens``): one
+    for each model; only sublayers that it reads, and the last, are in the table. Onset intervals (95 %,
+    bootstrap over pairs) come from ``seed``.
     """
     check_batch_size(batch_size)
-    parts = [_trace_model(m, pairs, batch_size=batch_size, seed=seed, progress=progress) for m in members(models)]
-    return join(parts)
+    return join(
+        [
+            trace_model(m, pairs, lens=lens, batch_size=batch_size, seed=seed, progress=progress)[0]
+            for m in members(models)
+        ]
+    )
 
 
 def join(parts: Sequence[Traces]) -> Traces:
     """The traces of several models as one."""
-    return Traces(*(concat([getattr(p, name) for p in parts]) for name in ("lens", "attention", "effects", "onset")))
+    return Traces(*(concat([getattr(part, field.name) for part in parts]) for field in fields(Traces)))
 
 
-def _trace_model(model: Model, pairs: PairSet, *, batch_size: int | str, seed: int, progress: bool) -> Traces:
+Logprobs = Mapping[tuple[str, str], tuple[float, float]]
+
+
+def trace_model(
+    model: Model,
+    pairs: PairSet,
+    *,
+    lens: Lens | Sequence[Lens] | None = None,
+    scored: bool = False,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Traces, Logprobs]:
+    """One model's traces and, with ``scored``, by pair and side, log p(answer) and log p(lure) in nats, summed
+    over all tokens of each, from the same forwards. Empty otherwise."""
+    own = lens_of(lens, model)
     prepared = prepare(model, pairs)
     names = role_names([f.prompt for f in prepared.forks])
-    n, shape = len(prepared.forks), model.anatomy
-    lens = np.zeros((n, 2 * shape.n_layers + 1), dtype=np.float32)
-    attention = np.zeros((n, shape.n_layers, shape.n_heads, len(names)), dtype=np.float32)
-    heads = np.zeros((n, shape.n_layers, shape.n_heads), dtype=np.float32)
-    mlps = np.zeros((n, shape.n_layers), dtype=np.float32)
-    apart = np.zeros((n, len(PARTS)), dtype=np.float32)
-    margins = np.zeros(n, dtype=np.float32)
-    norm = shape.norm()
+    seen = _empty(model, len(prepared.forks), len(names), own)
+    norm = model.anatomy.norm()
     with tqdm(
         total=len(prepared.trees), desc=f"{model.name}: trace", unit="prompt", disable=not progress, leave=False
     ) as bar:
         for rows, batch in batches(prepared.trees, batch_size):
-            look = watch_batch(model, prepared, rows, batch, names)
-            hidden, record = model.forward(batch, watch=look.watch)
-            with torch.no_grad():
-                margin = margin_of(model, hidden[look.terms.rows, look.terms.nodes], look.terms)
-                direct = direct_effects(model, norm, record, hidden, look.terms, margin)
-                lens[look.owners] = _lens(model, norm, record, look.terms).cpu()
-                margins[look.owners] = margin.cpu()
-                heads[look.owners], mlps[look.owners], apart[look.owners] = (x.cpu() for x in direct)
-                if record.attention:
-                    attention[look.owners] = torch.stack(record.attention, 1).cpu()
+            _look(model, norm, own, prepared, rows, batch, names, seen, scored)
             bar.update(len(rows))
-    notes = _notes(model, lens, margins, apart[:, PARTS.index("remainder")])
     run = make_run(
         model=model.name,
         revision=model.revision,
@@ -94,42 +105,93 @@ def _trace_model(model: Model, pairs: PairSet, *, batch_size: int | str, seed: i
         seed=seed,
         dtype=model.dtype,
         device=model.device,
-        settings={"packed": model.packs, "n_pairs": len(pairs)},
-        notes=notes,
+        settings={"packed": model.packs, "n_pairs": len(pairs), "lens": own.kind if own else "plain"},
+        notes=_notes(model, seen),
     )
-    head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
-    return Traces(
-        _lens_table(head, prepared, lens, run),
-        _attention_table(head, prepared, attention if model.packs else attention[:, :0], names, run),
-        _direct_table(head, prepared, heads, mlps, apart, run),
-        _onset_table(head, prepared, lens, len(pairs), seed, run),
+    columns = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
+    read = _lens_table(columns, prepared, seen.lens, seen.sublayers, run)
+    traces = Traces(
+        read,
+        _attention_table(columns, prepared, seen.attention if model.packs else seen.attention[:, :0], names, run),
+        _direct_table(columns, prepared, seen, run),
+        onset(read, seed=seed),
     )
+    pairs_sides = zip(prepared.pairs, prepared.sides, strict=True)
+    return traces, {key: (float(a), float(b)) for key, (a, b) in zip(pairs_sides, seen.logprobs, strict=True) if scored}
 
 
-def residuals(record: Record) -> list[Tensor]:
-    """The residual stream (n, d_model) after the embedding and after every attention and MLP."""
-    assert record.final is not None
-    stream = [record.resid[0]]
-    for layer, before in enumerate(record.resid):
-        after = record.resid[layer + 1] if layer + 1 < len(record.resid) else record.final
-        stream += [before + record.attn[layer], after]
-    return stream
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of every fork: margins (n,), lens (n, sublayer), attention (n, layer, head, role), direct
+    effects of heads (n, layer, head), of MLPs (n, layer) and of the rest (n, part), log-probabilities (n, 2)."""
+
+    sublayers: tuple[int, ...]
+    margins: np.ndarray
+    lens: np.ndarray
+    attention: np.ndarray
+    heads: np.ndarray
+    mlps: np.ndarray
+    apart: np.ndarray
+    logprobs: np.ndarray
 
 
-def _lens(model: Model, norm: Norm, record: Record, terms: Terms) -> Tensor:
-    return torch.stack([margin_of(model, norm(x), terms) for x in residuals(record)], 1)
+def _empty(model: Model, n: int, n_roles: int, lens: Lens | None) -> Seen:
+    layers, heads = model.anatomy.n_layers, model.anatomy.n_heads
+    sublayers = (*(range(2 * layers) if lens is None else sorted(lens.sublayers)), 2 * layers)
+    shapes = ((), (len(sublayers),), (layers, heads, n_roles), (layers, heads), (layers,), (len(PARTS),), (2,))
+    return Seen(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
 
 
-def _notes(model: Model, lens: np.ndarray, margins: np.ndarray, remainder: np.ndarray) -> list[str]:
+def _look(
+    model: Model,
+    norm: Norm,
+    lens: Lens | None,
+    prepared: Prepared,
+    rows: Sequence[int],
+    batch: Batch,
+    names: Sequence[str],
+    seen: Seen,
+    scored: bool,
+) -> None:
+    """One forward, and what is seen of its forks."""
+    look = watch_batch(model, prepared, rows, batch, names)
+    terms, owners = look.terms, look.owners
+    n = len(terms.rows)
+    alone = alone_terms(prepared, rows, model.device) if scored else terms
+    reads = [torch.cat(x) for x in ((terms.rows, alone.rows), (terms.nodes, alone.nodes))]
+    normed, record = model.read(batch, *reads, watch=look.watch)
+    with torch.no_grad():
+        margin = margin_of(model, normed[:n], terms)
+        seen.margins[owners] = margin.cpu()
+        seen.lens[owners] = _read(model, norm, lens, record, terms, seen.sublayers).cpu()
+        found = direct_effects(model, norm, record, normed[:n], terms, margin)
+        for into, values in zip((seen.heads, seen.mlps, seen.apart), found, strict=True):
+            into[owners] = values.cpu()
+        if record.attention:
+            seen.attention[owners] = torch.stack(record.attention, 1).cpu()
+        if scored:
+            seen.logprobs[owners] = margin_of(model, normed[n:], alone).view(-1, 2).cpu()
+
+
+def _read(
+    model: Model, norm: Norm, lens: Lens | None, record: Record, terms: Terms, sublayers: Sequence[int]
+) -> Tensor:
+    """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
+    stream = residuals(record)
+    last = len(stream) - 1
+    read = [stream[i] if lens is None or i == last else lens(i, stream[i]) for i in sublayers]
+    return torch.stack([margin_of(model, norm(x), terms) for x in read], 1)
+
+
+def _notes(model: Model, seen: Seen) -> list[str]:
     notes = []
-    size = max(float(np.abs(margins).mean()), 1e-6)
-    gap = float(np.abs(lens[:, -1] - margins).max())
+    size = max(float(np.abs(seen.margins).mean()), 1e-6)
+    gap = float(np.abs(seen.lens[:, -1] - seen.margins).max())
     if gap > 1e-3 * max(1.0, size):
         notes.append(f"{model.name}: the last lens row and the output's margin differ by up to {gap:.2g} nats")
-    if np.abs(remainder).mean() > 0.01 * size:
-        notes.append(
-            f"{model.name}: direct effects leave {np.abs(remainder).mean() / size:.1%} of the margin unexplained"
-        )
+    remainder = np.abs(seen.apart[:, PARTS.index("remainder")]).mean()
+    if remainder > 0.01 * size:
+        notes.append(f"{model.name}: direct effects leave {remainder / size:.1%} of the margin unexplained")
     if not model.packs:
         notes.append(
             f"{model.name}: its attention takes no mask of ours, so prompts were run one by one "
@@ -161,11 +223,12 @@ def _crossed(head: dict, prepared: Prepared, shape: tuple[int, ...]) -> tuple[di
     return columns, index[1:]
 
 
-def _lens_table(head: dict, prepared: Prepared, lens: np.ndarray, run: Run) -> Table:
+def _lens_table(head: dict, prepared: Prepared, lens: np.ndarray, sublayers: Sequence[int], run: Run) -> Table:
     columns, (at,) = _crossed(head, prepared, lens.shape[1:])
+    at = np.array(sublayers)[at]
     columns["layer"] = (at - 1) // 2
     columns["sublayer"] = np.where(at == 0, "embed", np.where(at % 2 == 1, "attn", "mlp")).astype(object)
-    columns["depth"] = depths((lens.shape[1] - 1) // 2)[at].astype(np.float32)
+    columns["depth"] = depths(max(sublayers) // 2)[at].astype(np.float32)
     columns["margin"] = lens.ravel()
     return table("lens", columns, run)
 
@@ -181,12 +244,10 @@ def _attention_table(head: dict, prepared: Prepared, attention: np.ndarray, name
     return table("attention", columns, run)
 
 
-def _direct_table(
-    head: dict, prepared: Prepared, heads: np.ndarray, mlps: np.ndarray, apart: np.ndarray, run: Run
-) -> Table:
-    n_layers, n_heads = heads.shape[1:]
+def _direct_table(head: dict, prepared: Prepared, seen: Seen, run: Run) -> Table:
+    n_layers, n_heads = seen.heads.shape[1:]
     layer, number, kind = site_columns(n_layers, n_heads)
-    values = np.concatenate([site_matrix(heads, mlps), apart], 1)
+    values = np.concatenate([site_matrix(seen.heads, seen.mlps), seen.apart], 1)
     layer = np.concatenate([layer, np.full(len(PARTS), -1)])
     number = np.concatenate([number, np.full(len(PARTS), -1)])
     kind = np.concatenate([kind, np.array(PARTS, dtype=object)])
@@ -200,33 +261,6 @@ def _direct_table(
         "direct_effect": values.ravel(),
     }
     return table("effects", columns, run)
-
-
-def _onset_table(head: dict, prepared: Prepared, lens: np.ndarray, n_pairs: int, seed: int, run: Run) -> Table:
-    rows = []
-    for side in dict.fromkeys(prepared.sides):
-        found = onsets(lens[[s == side for s in prepared.sides]])
-        has = found[~np.isnan(found)]
-        lo, hi = bootstrap_interval(has, seed=seed) if len(has) > 1 else (np.nan, np.nan)
-        mean = has.mean() if len(has) else np.nan
-        rows.append(
-            {**head, "side": side, "onset": mean, "onset_lo": lo, "onset_hi": hi, "n_onset": len(has), "n": n_pairs}
-        )
-    return table("onset", rows, run)
-
-
-def onsets(margins: np.ndarray) -> np.ndarray:
-    """Relative depth, per row of lens margins (n, sublayers), from which the margin is negative to the
-    end although it was positive before; NaN where it is not negative at the end or never was positive.
-
-    >>> onsets(np.array([[0.5, 1.0, -1.0, -2.0, -3.0], [1, 1, 1, 1, 1], [-1, -1, -1, -1, -1]]))
-    array([0.5, nan, nan])
-    """
-    n, length = margins.shape
-    negative = margins < 0
-    first = length - np.argmax(~negative[:, ::-1], axis=1)  # the run of negatives at the end begins here
-    found = negative[:, -1] & ~negative.all(1) & (np.where(negative, -np.inf, margins).max(1) > 0)
-    return np.where(found, depths((length - 1) // 2)[np.minimum(first, length - 1)], np.nan)
 
 
 def site_columns(n_layers: int, n_heads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from isp_mech.encoding import token_roles
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, Terms, forks, make_terms
-from isp_mech.models import Batch, Model, Watch
+from isp_mech.models import Batch, Model, Record, Watch
 from isp_mech.packing import Place, Tree, plant
 from isp_mech.pairs import PairSet
 
@@ -40,7 +41,7 @@ def prepare(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> Prepa
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
-    trees, places = plant([[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.packs)
+    trees, places = plant([[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.takes_trees)
     apart = [f.owner for f, at in zip(made, places, strict=True) if len({place.tree for place in at}) > 1]
     if apart:  # chains, for a model that takes no mask, hold completions of one token
         raise InputError(
@@ -85,3 +86,26 @@ def watch_batch(
     return Look(
         owners, terms, Watch(terms.rows, terms.nodes, at[:, 0], at[:, 1], torch.from_numpy(roles).to(model.device))
     )
+
+
+def residuals(record: Record) -> list[Tensor]:
+    """The residual stream (n, d_model) after the embedding and after every attention and MLP."""
+    assert record.final is not None
+    stream = [record.resid[0]]
+    for layer, before in enumerate(record.resid):
+        after = record.resid[layer + 1] if layer + 1 < len(record.resid) else record.final
+        stream += [before + record.attn[layer], after]
+    return stream
+
+
+def alone_terms(prepared: Prepared, rows: Sequence[int], device: str) -> Terms:
+    """Terms of each completion by itself, for the forks in the trees ``rows``: owner 2 i is the answer of
+    the i-th fork, owner 2 i + 1 its lure, and an owner's "margin" is its log-probability."""
+    placed = []
+    for row, t in enumerate(rows):
+        for i in prepared.owners[t]:
+            fork = prepared.forks[i]
+            for query, place in zip((fork.answer, fork.lure), prepared.places[i], strict=True):
+                assert query is not None
+                placed.append((row, place.path, replace(fork, answer=query, lure=None, shared=query.start), ()))
+    return make_terms(placed, device)

@@ -9,9 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 VOCABULARY = 320
 TEXT = "Redefine pi as 462. Q: What is the first digit of pi? A: 4 part pango many men plays answer the a man women"
 
-# eight kinds of decoder: parallel and serial blocks, LayerNorm and RMSNorm, rotary and learned positions,
-# grouped-query attention, sliding windows, soft-capped logits, post-norms, scaled logits
-ARCHITECTURES = ("neox", "neox-serial", "gpt2", "llama", "opt", "mistral", "gemma2", "cohere")
+# ten kinds of decoder: parallel and serial blocks, LayerNorm and RMSNorm with and without biases, rotary, learned
+# and ALiBi positions, grouped-query attention, sliding windows, tied embeddings, soft-capped logits, post-norms,
+# scaled logits
+ARCHITECTURES = ("neox", "neox-serial", "gpt2", "llama", "opt", "mistral", "gemma2", "cohere", "qwen2", "bloom")
 
 
 def byte_tokenizer(*, start_token: bool = False) -> hf.PreTrainedTokenizerFast:
@@ -67,6 +68,10 @@ def make_hf(architecture: str, *, seed: int = 0, layers: int = 3, heads: int = 4
             hf.Gemma2Config(**grouped, head_dim=head, sliding_window=12, query_pre_attn_scalar=head)
         ),
         "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**shape)),
+        "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**grouped, tie_word_embeddings=True)),
+        "bloom": lambda: hf.BloomForCausalLM(
+            hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=width, n_layer=layers, n_head=heads)
+        ),
         "gpt-neo": lambda: hf.GPTNeoForCausalLM(
             hf.GPTNeoConfig(
                 vocab_size=VOCABULARY,

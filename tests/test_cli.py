@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,7 +61,7 @@ def _names(folder, pattern):
 
 def test_explain_writes_tables_figures_and_a_report(explained):
     out, done = explained
-    assert _names(out, "tables/*.parquet") == TABLES
+    assert _names(out, "tables/*.parquet") == TABLES - {"values", "value_curve"}  # those are of other metrics
     for kind in ("pdf", "svg", "png", "parquet"):
         assert _names(out, f"figures/*.{kind}") == FIGURES
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -81,7 +82,8 @@ def test_explain_measures_what_the_functions_do(explained, folders):
         ("curve", scores.curve), ("shares", scores.shares), ("lens", traces.lens), ("direct_effects", traces.effects),
         ("sites", sites.sites), ("effects", sites.effects), ("verification", check),
     ):  # fmt: skip
-        assert ours[name].frame.equals(table.frame), name
+        # explaining scores and traces by the same forwards: equal up to rounding
+        pd.testing.assert_frame_equal(ours[name].frame, table.frame, rtol=1e-5, atol=1e-5, obj=name)
 
 
 def test_what_is_done_is_not_done_again(explained, models, monkeypatch, capsys):
@@ -155,7 +157,7 @@ def test_a_task_of_the_prizes_format_is_scored_and_told(models, tmp_path, capsys
     assert main(["explain", str(task), *models, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "scored only: tracing, locating and verifying need pairs" in printed and "item" in printed
-    assert _names(out, "tables/*.parquet") == {"scores", "items", "curve"}
+    assert _names(out, "tables/*.parquet") == {"scores", "items", "curve", "rule_differences"}
     assert _names(out, "figures/*.pdf") == {"scaling-curve"} and (out / "report.html").exists()
     assert main(["trace", str(task), *models, "--out", str(tmp_path / "other")]) == 2
     assert "explain: trace: needs contrasting pairs, and mine is a plain task" in capsys.readouterr().err

@@ -23,8 +23,10 @@ from isp_mech.errors import InputError
 from isp_mech.figures.checks import judged_rows
 from isp_mech.figures.curves import _spread
 from isp_mech.figures.maps import effect_scale
+from isp_mech.figures.observed import observations_panel
 from isp_mech.figures.style import new_figure, plain, size_label
-from isp_mech.tables import make_run, read_table, table
+from isp_mech.flipping import flips
+from isp_mech.tables import concat, make_run, read_table, table
 
 SIZES = [
     ("ladder-27k", 27_000, 2, 2),
@@ -195,6 +197,38 @@ def verification(**changed):
     return table("verification", rows, RUN)
 
 
+def observations(tasks=("neqa", "memo-trap"), baseline=None):
+    """A family with four checkpoints of three sizes, and one with two sizes and one checkpoint each."""
+    rows = []
+    for task in tasks:
+        for n in (10**7, 10**8, 10**9):
+            for step in (1, 4, 16, 64):
+                accuracy = 0.9 - 0.08 * step ** (n / 3e9)
+                rows.append(("pythia", f"pythia-{n}", n, task, f"step{step}", step * 2e9, accuracy))
+        rows += [("gopher", f"gopher-{n}", n, task, "", 3e11, 0.5) for n in (10**8, 10**10)]
+    names = ("family", "model", "n_params", "task", "revision", "tokens", "accuracy")
+    rest = {"side": "item", "nominal_params": None, "accuracy_se": None, "n": 300, "baseline": baseline}
+    made = [dict(zip(names, row, strict=True)) | rest for row in rows]
+    for row in made:
+        row |= {"accuracy_lo": row["accuracy"] - 0.05, "accuracy_hi": row["accuracy"] + 0.05,
+                "flops": 6.0 * row["n_params"] * row["tokens"]}  # fmt: skip
+    return table("observations", made, RUN)
+
+
+def flipped(task="quote-repetition"):
+    """Flips of 60 pairs over the five sizes of CONFLICT, with a lure that is stronger the larger the size."""
+    rng, rows = np.random.default_rng(4), []
+    luck = rng.random(60)
+    for i in range(5):
+        for j, one in enumerate(luck):
+            right = one < CONFLICT[i]
+            base = head(i, task) | {"item": f"p{j}", "predicted_index": 0, "loss": 1.0, "tie": False}
+            base |= {"total_logprob": -1.0}
+            rows.append(base | {"side": "conflict", "correct": right, "margin": CONFLICT[i] - one})
+            rows.append(base | {"side": "plain", "correct": True, "margin": -1.0 - i - rng.random()})
+    return flips(table("items", rows, RUN))
+
+
 def line(ax, label):
     return next(one for one in ax.get_lines() if one.get_label() == label)
 
@@ -217,6 +251,18 @@ EVERY = {
     "verification": lambda: figures.verification(verification()),
     "direct_vs_total": lambda: figures.direct_vs_total(sites()),
     "onset_over_size": lambda: figures.onset_over_size(onset()),
+    "published_curves": lambda: figures.published_curves(observations(), over="tokens"),
+    "published_curves, families": lambda: figures.published_curves(observations(tasks=("a", "b", "c")), n_columns=2),
+    "published_curves, FLOPs": lambda: figures.published_curves(observations(), over="FLOPs", same_scale=False),
+    "published_curves, one column": lambda: figures.published_curves(
+        observations(tasks=("t",)), over="tokens", width=figures.ONE_COLUMN
+    ),
+    "flips_over_size": lambda: figures.flips_over_size(flipped()),
+    "flips_over_size, tasks": lambda: figures.flips_over_size(concat([flipped().flips, flipped("neqa").flips])),
+    "flip_traces": lambda: figures.flip_traces(flipped()),
+    "flip_traces, tasks": lambda: figures.flip_traces(
+        concat([flipped().flip_traces, flipped("neqa").flip_traces]), most=3
+    ),
 }
 
 
@@ -295,6 +341,17 @@ def test_baseline_is_drawn_only_where_the_table_has_one():
     assert list(line(with_one.axes[0], "guessing").get_ydata()) == [0.5, 0.5]
     assert "guessing" not in [one.get_label() for one in with_one.axes[1].get_lines()]
     assert all(one.get_label() != "guessing" for ax in without.axes for one in ax.get_lines())
+
+
+def test_people_are_a_reference_on_the_prizes_tasks_alone():
+    for task, agreement in (("quote-repetition", 1.0), ("neqa", 0.98), ("memo-trap", None)):
+        ax, loss = figures.scaling_curve(curve(task=task)).axes
+        people = [list(one.get_ydata()) for one in ax.get_lines() if one.get_label() == "people"]
+        assert people == ([] if agreement is None else [[agreement, agreement]])
+        assert "people" not in [one.get_label() for one in loss.get_lines()]
+    quiet = figures.scaling_curve(curve(task="neqa"), people=False).axes[0]
+    plain_only = figures.scaling_curve(curve(task="neqa"), sides=("plain",)).axes[0]
+    assert "people" not in [one.get_label() for ax in (quiet, plain_only) for one in ax.get_lines()]
 
 
 @pytest.mark.parametrize("changed", [{"coverage": 5e-4}, {"ties": 3}])
@@ -595,6 +652,70 @@ def test_onset_that_no_size_has_is_said():
     frame = onset().frame.assign(onset=np.nan, onset_lo=np.nan, onset_hi=np.nan, n_onset=0)
     ax = figures.onset_over_size(table("onset", frame, RUN)).axes[0]
     assert [t.get_text() for t in ax.texts] == ["no size has an onset"]
+
+
+def test_checkpoints_are_lines_over_tokens_and_families_over_size():
+    made = observations(baseline=0.5)
+    left, right = figures.published_curves(made, over="tokens").axes
+    assert [one.get_label() for one in left.get_lines()] == [
+        *("pythia-10000000", "gopher-100000000", "pythia-100000000", "pythia-1000000000", "gopher-10000000000"),
+        "guessing",
+    ]
+    rows = made.frame[(made.frame["task"] == "memo-trap") & (made.frame["model"] == "pythia-1000000000")]
+    np.testing.assert_array_equal(line(right, "pythia-1000000000").get_xdata(), rows["tokens"])
+    np.testing.assert_array_equal(line(right, "pythia-1000000000").get_ydata(), rows["accuracy"])
+    over_size = figures.published_curves(made, tasks=["memo-trap"]).axes[0]
+    labels = ["pythia step1", "pythia step4", "pythia step16", "pythia step64", "gopher", "guessing"]
+    assert [one.get_label() for one in over_size.get_lines()] == labels
+    np.testing.assert_array_equal(line(over_size, "gopher").get_xdata(), [1e8, 1e10])
+    pythia = table("observations", made.frame[made.frame["family"] == "pythia"], RUN)
+    assert [one.get_label() for one in figures.published_curves(pythia, over="tokens").axes[0].get_lines()] == [
+        "10M", "100M", "1B", "guessing"]
+    no_line = figures.published_curves(observations()).axes[0]
+    assert "guessing" not in [one.get_label() for one in no_line.get_lines()]
+    own = figures.published_curves(observations(), same_scale=False).axes[0].get_ylim()
+    assert own[0] < made.frame["accuracy_lo"].min() and own[1] > made.frame["accuracy_hi"].max() and own[1] < 1
+
+
+def test_published_figures_refuse_what_is_not_there():
+    bare = table("observations", observations().frame.assign(tokens=np.nan), RUN)
+    with pytest.raises(InputError, match="no row has tokens: nothing can be drawn over tokens"):
+        figures.published_curves(bare, over="tokens")
+    with pytest.raises(InputError, match="task 'x': expected some of neqa, memo-trap"):
+        figures.published_curves(observations(), tasks=["x"])
+    with pytest.raises(InputError, match="over 'time': expected one of parameters, tokens, FLOPs"):
+        figures.published_curves(observations(), over="time")
+    with pytest.raises(InputError, match="over 'time'"):
+        observations_panel(observations(), new_figure(3, 3).subplots(), over="time")
+    with pytest.raises(InputError, match="no tasks: expected at least one"):
+        figures.published_curves(observations(), tasks=[])
+
+
+def test_flips_are_drawn_as_they_are_counted():
+    made = flipped()
+    above, below = figures.flips_over_size(made).axes
+    right = above.collections[0].get_array().reshape(60, 5)
+    np.testing.assert_allclose(right.mean(axis=0), [(np.random.default_rng(4).random(60) < c).mean() for c in CONFLICT])
+    assert [tuple(row) for row in right] == sorted((tuple(row) for row in right), reverse=True)
+    steps = made.flip_steps.frame
+    heights = [patch.get_height() for patch in below.patches]
+    assert heights[::2] == steps["gained"].tolist() and heights[1::2] == (-steps["lost"]).tolist()
+    assert [int(t.get_text()) for t in below.texts] == steps[["gained", "lost"]].to_numpy().ravel().tolist()
+
+
+def test_what_lost_items_have_more_of_is_the_table():
+    made = flipped()
+    panels = figures.flip_traces(made, most=2).axes
+    luck = np.random.default_rng(4).random(60)
+    lost = [((luck < CONFLICT[i]) & (luck >= CONFLICT[i + 1])).sum() for i in (2, 3)]
+    assert [ax.get_title() for ax in panels] == [f"335k to 800k\n{lost[0]} lost", f"800k to 2.2M\n{lost[1]} lost"]
+    rows = made.flip_traces.frame
+    rows = rows[rows["model"] == "ladder-2.2M"]
+    dots = [one for one in panels[1].get_lines() if one.get_marker() == "o"]
+    assert [one.get_xdata()[0] for one in dots] == rows["auc"].tolist()
+    hollow = [one.get_markerfacecolor() == "white" for one in dots]
+    assert hollow == (~(rows["q"] <= 0.05)).tolist() and set(hollow) == {True, False}
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == ["margin before", "lure strength"]
 
 
 def test_panels_draw_on_axes_of_ones_own():

@@ -14,8 +14,9 @@ PACKAGE = Path(isp_mech.__file__).parent
 
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
-    "errors sites tables stats tasks pairs contrasts families models packing encoding margins scoring watching direct "
-    "tracing replacing locating verifying scaling following runs figures report explaining cli"
+    "errors sites tables stats summaries tasks pairs contrasts families literature models packing encoding margins "
+    "watching lenses direct tracing scoring replacing locating verifying scaling following flipping runs figures "
+    "report explaining cli"
 ).split()
 
 
@@ -92,7 +93,10 @@ def test_only_models_and_the_ladders_training_import_transformers():
         for name, path in MODULES.items()
         if any(found.split(".")[0] in ("transformers", "transformer_lens") for found in _imports(path, everywhere=True))
     }
-    assert {name for name in importers if not name.startswith("isp_mech.models")} <= {"isp_mech.ladder.train"}
+    assert {name for name in importers if not name.startswith("isp_mech.models")} <= {
+        "isp_mech.ladder.train",
+        "isp_mech.ladder.evaluating",
+    }
     assert "isp_mech.models.loading" in importers
 
 
@@ -105,7 +109,10 @@ def _loaded_by(code):
     return done.stdout.strip().splitlines()[-1]
 
 
-LIGHT = "sites tables stats tasks pairs contrasts families scaling runs figures report explaining cli"
+LIGHT = (
+    "sites tables stats summaries tasks pairs contrasts families literature scaling flipping runs figures report "
+    "explaining cli"
+)
 
 
 @pytest.mark.parametrize("module", [None, *LIGHT.split()])

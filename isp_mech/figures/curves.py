@@ -29,6 +29,7 @@ from isp_mech.figures.style import (
     styled,
     tasks_of,
 )
+from isp_mech.literature import human_agreement
 from isp_mech.tables import Table
 
 SIDES = ("conflict", "plain", "neutral", "item")
@@ -43,12 +44,20 @@ def curve_panel(
     value: str = "accuracy",
     sides: Sequence[str] = SIDES,
     task: str | None = None,
+    people: bool = True,
     inches: float = 2.8,
 ) -> Axes:
     """``ax`` with ``value`` (``accuracy``, or ``loss`` in nats) over size, one line and interval band per side.
 
     A point is hollow where mean coverage is under 1e-3 or an item is tied. The dashed line is what
-    guessing gives; it is there only for accuracy, and only where the table's ``baseline`` is a number.
+    guessing gives; it is there only for accuracy, and only where the table's ``baseline`` is a number. That
+    is where every class is as likely as the others before anything is read (A or B, Y or N). Completions that
+    somebody wrote for an item (`part` and `pango`) are not: a model that knows nothing of the task still finds
+    one of them likelier, so one half is nothing that ignorance would give, and no line is drawn.
+
+    The dotted line, which ``people=False`` leaves out, is the share of people's answers that agree with the
+    key, for the four tasks of the prize's first round: 100 %, on NeQA 98 %. It was measured on the prize's own
+    items (Surge, reported by the organisers in the comments to their announcement of the winners, 2022).
     """
     frame = frame_of(curve, "curve")
     frame = frame[frame["task"] == (task or tasks_of(frame)[0])]
@@ -77,6 +86,9 @@ def curve_panel(
     if value == "accuracy":
         for baseline in sorted(set(frame.loc[frame["side"].isin(sides), "baseline"].dropna())):
             ax.axhline(baseline, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1, label="guessing")
+        agreement = human_agreement(str(task or tasks_of(frame)[0])) if people else None
+        if agreement is not None and {"conflict", "item"} & set(frame["side"]) & set(sides):
+            ax.axhline(agreement, color=BLACK, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="people")
         ax.set_ylim(-0.03, 1.03)
     else:
         ax.set_ylim(bottom=0)
@@ -96,6 +108,7 @@ def scaling_curve(
     *,
     sides: Sequence[str] = SIDES,
     values: Sequence[str] = ("accuracy", "loss"),
+    people: bool = True,
     width: float = TWO_COLUMNS,
 ) -> PaperFigure:
     """A figure of accuracy and loss over model size: one line per side, one pair of panels per task.
@@ -118,7 +131,7 @@ def scaling_curve(
     for i, value in enumerate(values):
         for j, task in enumerate(tasks):
             ax = panels[0, i] if beside else panels[i, j]
-            curve_panel(curve, ax, value=value, sides=sides, task=task, inches=inches)
+            curve_panel(curve, ax, value=value, sides=sides, task=task, people=people, inches=inches)
             if not beside:
                 ax.set_title(plain(task, int(width / n_columns * 13)) if i == 0 and len(tasks) > 1 else "")
                 ax.set_xlabel("" if i < len(values) - 1 or len(tasks) > 1 else ax.get_xlabel())

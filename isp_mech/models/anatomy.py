@@ -6,6 +6,7 @@ The map comes from TransformerLens's architecture adapters, which need no weight
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ class Norm:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A decoder's parts. ``takes_mask``: its attention takes the mask and the position ids it is given.
+    """A decoder's parts. ``takes_mask``: its attention is ours, and takes the mask and position ids it is
+    given; ``given_mask``: as arguments of the forward (Bloom's finds them in the batch); ``takes_trees``:
+    whether by ours or its own, its forward over a tree gives what each branch gives.
 
     ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
     """
@@ -76,6 +79,8 @@ class Anatomy:
     logit_cap: float | None
     logit_scale: float
     takes_mask: bool
+    given_mask: bool
+    takes_trees: bool
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of a layer, split over its heads (a view of the parameter)."""
@@ -137,6 +142,8 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
 
         attn_out = part("attn.o")
         mlp_out = part("mlp") if inside["mlp"].name else part("mlp.out")
+        if "residual" in signature(mlp_out.forward).parameters:  # Bloom's adds the stream itself
+            mlp_out = part("mlp.out")
         blocks.append(
             Block(
                 block=layer,
@@ -145,6 +152,8 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
                 mlp_write=part("ln2_post") if "ln2_post" in inside else mlp_out,
             )
         )
+    given_mask = bool(getattr(hf, "_supports_attention_backend", False))
+    ours = given_mask or hf.config.model_type == "bloom"
     ln_final = adapter.get_component(hf, "ln_final") if "ln_final" in mapping and mapping["ln_final"].name else None
     out = blocks[0].attn_out
     d_model, width = out.weight.shape if isinstance(out, nn.Linear) else out.weight.shape[::-1]
@@ -159,8 +168,22 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
         unembed=hf.get_output_embeddings(),
         logit_cap=getattr(hf.config, "final_logit_softcapping", None),
         logit_scale=_logit_scale(hf.config),
-        takes_mask=bool(getattr(hf, "_supports_attention_backend", False)),
+        takes_mask=ours,
+        given_mask=given_mask,
+        takes_trees=ours or _may_take_trees(hf),
     )
+
+
+def _may_take_trees(hf: Any) -> bool:
+    """Whether positions come from ids or from an ALiBi that can be given, and no window counts tokens.
+
+    Loading then tries a tree, and takes the model at its word only if the branches come out right.
+    """
+    config = hf.config
+    windows = ("attention_types", "window_size", "sliding_window", "attention_window")
+    if any(getattr(config, name, None) for name in windows):
+        return False
+    return "position_ids" in signature(hf.base_model.forward).parameters and not getattr(config, "alibi", False)
 
 
 def _logit_scale(config: Any) -> float:

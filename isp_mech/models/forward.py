@@ -1,4 +1,4 @@
-"""One forward over a batch of token trees: what it keeps, what it changes, how it attends."""
+"""One forward over a batch of token trees: what it keeps, what it changes, which tokens it computes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from isp_mech.models.anatomy import Anatomy, repeat_heads
-
-ATTENTION = "isp_mech"
+from isp_mech.models.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
@@ -79,8 +74,9 @@ class Record:
 class Trunk:
     """What copies of a row's last tokens run over: a forward that is done already.
 
-    A copy has the ``t`` tokens of ``own``, and ``own[row, i, j]`` is True where its token ``i`` sees its
-    token ``j``; all of them see the earlier tokens where ``reach`` is True, and nothing of other copies.
+    A copy has the ``t`` tokens of ``own``, and ``own[row, c, i, j]`` is True where token ``i`` of copy c
+    sees its token ``j`` (one copy stands for all that are alike); all of them see the earlier tokens where
+    ``reach`` is True, and nothing of other copies.
     ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
     of the copy that nothing was changed in, so that a run may start at any layer.
     """
@@ -89,8 +85,18 @@ class Trunk:
     values: Sequence[Float[Tensor, "row kv pos d_head"]]
     reach: Bool[Tensor, "row pos"]
     depth: Int[Tensor, "row pos"]
-    own: Bool[Tensor, "row t t"]
+    own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
+
+    @classmethod
+    def before(
+        cls, ends: Sequence[int], record: Record, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
+    ) -> Trunk:
+        """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
+        pos, device = max(ends), record.keys[0].device
+        reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
+        keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
+        return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,21 @@ class Encoding:
     spans: tuple[tuple[int, int], ...]
 
 
+@dataclass(eq=False)
+class Narrow:
+    """The tokens at which the last layer is computed: ``nodes[row, i]``, filled up with repeats.
+
+    ``column[row, node]`` is a token's place in ``nodes``; ``layer`` is the last layer's number. ``keys``
+    and ``values`` are the last layer's, of all tokens, once they are known.
+    """
+
+    nodes: Int[Tensor, "row m"]
+    column: Int[Tensor, "row pos"]
+    layer: int
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Probe:
     batch: Batch
@@ -123,6 +144,7 @@ class Probe:
     record: Record
     seen: Tensor | None
     trunk: Trunk | None = None
+    narrow: Narrow | None = None
 
 
 ACTIVE: ContextVar[Probe | None] = ContextVar("isp_mech_probe", default=None)
@@ -135,18 +157,28 @@ def mask_of(batch: Batch, dtype: torch.dtype) -> Tensor | None:
     return mask.masked_fill_(~batch.visible, torch.finfo(dtype).min)[:, None]
 
 
-def hooks(anatomy: Anatomy, watch: Watch | None, record: Record, edits: Sequence[Edit], batch: Batch) -> Iterator[Any]:
+def hooks(
+    anatomy: Anatomy,
+    watch: Watch | None,
+    record: Record,
+    edits: Sequence[Edit],
+    batch: Batch,
+    narrow: Narrow | None = None,
+) -> Iterator[Any]:
     """Registers, on the modules of one forward, what watches and what edits; yields the handles."""
     shape = tuple(batch.ids.shape)
 
     def grid(x: Tensor) -> Tensor:  # OPT runs its MLP on (row * pos, d); a view, so that edits reach it
         return x.view(*shape, x.shape[-1])
 
-    def keep(into: list[Tensor]):
-        return lambda x: into.append(watched(x))
+    def keep(into: list[Tensor], few: bool = False):
+        return lambda x: into.append(watched(x, few))
 
-    def watched(x: Tensor) -> Tensor:
+    def watched(x: Tensor, few: bool) -> Tensor:
         assert watch is not None
+        if few and narrow is not None:
+            x = x.view(*narrow.nodes.shape, x.shape[-1])
+            return x[watch.rows, narrow.column[watch.rows, watch.nodes]]
         return grid(x)[watch.rows, watch.nodes]
 
     def look_before(put):
@@ -164,14 +196,15 @@ def hooks(anatomy: Anatomy, watch: Watch | None, record: Record, edits: Sequence
             yield block.mlp_write.register_forward_hook(_edit_mlp(mlp_edits, grid))
         if watch is None:
             continue
+        few = layer == anatomy.n_layers - 1  # where only some tokens are computed, those come out of the last layer
         yield block.block.register_forward_pre_hook(look_before(keep(record.resid)), with_kwargs=True)
-        yield block.attn_out.register_forward_pre_hook(look_before(keep(record.heads)), with_kwargs=True)
-        yield block.attn_write.register_forward_hook(look_after(keep(record.attn)))
-        yield block.mlp_write.register_forward_hook(look_after(keep(record.mlp)))
+        yield block.attn_out.register_forward_pre_hook(look_before(keep(record.heads, few)), with_kwargs=True)
+        yield block.attn_write.register_forward_hook(look_after(keep(record.attn, few)))
+        yield block.mlp_write.register_forward_hook(look_after(keep(record.mlp, few)))
     if watch is not None and anatomy.ln_final is not None:
 
         def keep_final(module, args):
-            record.final = watched(args[0])
+            record.final = watched(args[0], few=False)
 
         yield anatomy.ln_final.register_forward_pre_hook(keep_final)
 
@@ -180,8 +213,12 @@ def hooks(anatomy: Anatomy, watch: Watch | None, record: Record, edits: Sequence
 def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
     """Within it, the blocks before ``layer`` are not run: ``layer`` is given ``hidden``."""
 
-    def handing_over(value: Tensor | None) -> Callable[..., Tensor]:
-        return lambda *args, **kwargs: value if value is not None else args[0] if args else kwargs["hidden_states"]
+    def handing_over(value: Tensor | None) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            hidden = value if value is not None else args[0] if args else kwargs["hidden_states"]
+            return hidden if anatomy.given_mask else (hidden, None)  # Bloom's blocks give their weights too
+
+        return forward
 
     skipped = [block.block for block in anatomy.blocks[:layer]]
     for i, block in enumerate(skipped):
@@ -214,81 +251,54 @@ def _edit_mlp(edits: Sequence[Edit], grid):
     return hook
 
 
-def _attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
-    probe = ACTIVE.get()
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if probe is not None and probe.trunk is not None:
-        return _attend_over_trunk(probe, module.layer_idx, query, key, value, scale, sliding_window, softcap), None
-    if probe is not None and probe.watch is not None and probe.watch.keys:
-        probe.record.keys.append(key)
-        probe.record.values.append(value)
-    if probe is not None and probe.batch.visible is not None and sliding_window is not None:
-        # a packed mask comes from us: the window, counted in ancestors, is ours to keep
-        gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
-        attention_mask = attention_mask.masked_fill(gap >= sliding_window, torch.finfo(attention_mask.dtype).min)
-    if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
-        probe.record.attention.append(_attention_by_role(probe, query, key, scale, sliding_window, softcap))
-    if softcap is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return _capped_attention(query, key, value, attention_mask, scale, softcap), None
+class KeysKnown(Exception):
+    """No error: it ends a block's forward that has given what it was run for."""
 
 
-def _attention_by_role(probe: Probe, query, key, scale, window, softcap) -> Float[Tensor, "q head role"]:
-    watch = probe.watch
-    assert watch is not None and watch.query_rows is not None and watch.roles is not None and probe.seen is not None
-    assert watch.query_nodes is not None
-    q = query[watch.query_rows, :, watch.query_nodes]
-    k = repeat_heads(key, query.shape[1])[watch.query_rows]
-    scores = torch.einsum("q h d, q h k d -> q h k", q, k).float() * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    seen = probe.seen
-    if window is not None:
-        depth = probe.batch.depth[watch.query_rows]
-        seen = seen & (depth.gather(1, watch.query_nodes[:, None]) - depth < window)
-    weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
-    return torch.einsum("q h k, q k r -> q h r", weights, watch.roles)
+def narrow_to(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int) -> Narrow:
+    """The tokens ``(rows, nodes)``, each once, as equally many for each row of the batch."""
+    wanted = torch.zeros(batch.ids.shape, dtype=torch.bool, device=batch.ids.device)
+    wanted[rows, nodes] = True
+    column = (wanted.cumsum(1) - 1).clamp(min=0)
+    order = torch.sort((~wanted).to(torch.uint8), dim=1, stable=True).indices  # the wanted first, in their order
+    order = order[:, : int(wanted.sum(1).max())]
+    return Narrow(torch.where(wanted.gather(1, order), order, order[:, :1]), column, layer)
 
 
-def _attend_over_trunk(probe: Probe, layer: int, query, key, value, scale, window, softcap):
-    """Attention of copies: to the trunk's tokens, and to their own."""
-    trunk = probe.trunk
-    assert trunk is not None
-    (rows, heads, n, d), kv, t = query.shape, key.shape[1], trunk.own.shape[-1]
-    group, copies = heads // kv, n // t
-    keys, values = trunk.keys[layer], trunk.values[layer]
+@contextmanager
+def narrowed(anatomy: Anatomy, narrow: Narrow) -> Iterator[None]:
+    """Within it, the last block gives its output at the tokens of ``narrow`` alone, and zeros elsewhere.
 
-    def capped(scores: Tensor) -> Tensor:
-        scores = scores.float() * scale
-        return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    It runs twice: for all tokens as far as its keys and values, then for those few over them.
+    """
+    block = anatomy.blocks[-1].block
+    whole = block.forward
+    pos = narrow.column.shape[1]
 
-    q = query.reshape(rows, kv, group * n, d)
-    far = capped(q @ keys.mT).view(rows, kv, group, copies, t, -1)
-    near = capped(query.reshape(rows, kv, group, copies, t, d) @ key.reshape(rows, kv, 1, copies, t, d).mT)
-    reach, own = trunk.reach[:, None, :].expand(-1, t, -1), trunk.own
-    if window is not None:
-        depth = probe.batch.depth[:, :t]  # the same in every copy
-        reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < window)
-        own = own & (depth[:, :, None] - depth[:, None, :] < window)
-    far.masked_fill_(~reach[:, None, None, None], -torch.inf)
-    near.masked_fill_(~own[:, None, None, None], -torch.inf)
-    weights = torch.cat([far, near], -1).softmax(-1).to(value.dtype)
-    pos = keys.shape[2]
-    out = (weights[..., :pos].reshape(rows, kv, group * n, pos) @ values).view(rows, kv, group, copies, t, d)
-    out = out + weights[..., pos:] @ value.reshape(rows, kv, 1, copies, t, d)
-    return out.view(rows, heads, n, d).transpose(1, 2).contiguous()
+    def few(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(few(part) for part in x)
+        if not isinstance(x, Tensor) or x.dim() not in (2, 3) or x.shape[1] != pos or pos == 1:
+            return x
+        x = x.expand(len(narrow.nodes), *x.shape[1:])
+        return x.gather(1, narrow.nodes if x.dim() == 2 else narrow.nodes[..., None].expand(-1, -1, x.shape[2]))
 
+    def everywhere(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        nodes = narrow.nodes[..., None].expand(-1, -1, x.shape[2])
+        return x.new_zeros(len(x), pos, x.shape[2]).scatter_(1, nodes, x)
 
-def _capped_attention(query, key, value, mask, scale, softcap):
-    key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
-    scores = softcap * torch.tanh(query @ key.mT * scale / softcap)
-    if mask is None:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, torch.finfo(scores.dtype).min)
-    else:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
-    return (scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value).transpose(1, 2).contiguous()
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            whole(*args, **kwargs)
+        except KeysKnown:
+            out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
+            return tuple(map(everywhere, out)) if isinstance(out, tuple) else everywhere(out)
+        raise RuntimeError(f"{type(block).__name__} ran without our attention")
 
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward  # the class's own again

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 
 def use_fast_products(hf: Any) -> None:
@@ -20,11 +21,23 @@ def use_fast_products(hf: Any) -> None:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for module in hf.modules():
-        if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.forward = MethodType(_linear, module)  # type: ignore[method-assign]
+        forward = {nn.Linear: _linear, Conv1D: _conv1d}.get(type(module))
+        if forward and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
+            module.forward = MethodType(forward, module)
 
 
 def _linear(self: nn.Linear, x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0:
+    if _not_for_us(x):
         return F.linear(x, self.weight, self.bias)
     return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def _conv1d(self: Conv1D, x: Tensor) -> Tensor:
+    """GPT-2's linear layer, which stores its weight as (in, out)."""
+    if _not_for_us(x):
+        return Conv1D.forward(self, x)
+    return torch.ops.mkldnn._linear_pointwise(x, self.weight.T, self.bias, "none", [], "")
+
+
+def _not_for_us(x: Tensor) -> bool:
+    return torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0

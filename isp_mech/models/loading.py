@@ -19,22 +19,29 @@ from transformers.utils.logging import disable_progress_bar
 
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
+from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.anatomy import Anatomy, anatomy_of
+from isp_mech.models.attention import ATTENTION
+from isp_mech.models.bridging import capture
+from isp_mech.models.checks import branches_come_out_right, check_against_plain, expect_equal
 from isp_mech.models.forward import (
     ACTIVE,
-    ATTENTION,
     Batch,
     Edit,
     Encoding,
+    Narrow,
     Probe,
     Record,
     Trunk,
     Watch,
     hooks,
     mask_of,
+    narrow_to,
+    narrowed,
     starting_at,
 )
 from isp_mech.models.kernels import use_fast_products
+from isp_mech.models.memory import bytes_per_token, free_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -43,7 +50,8 @@ disable_progress_bar()  # loading shows its own line where progress is asked for
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model. ``hf`` is the transformers model itself; every parameter belongs to it alone."""
+    """A loaded model. ``hf`` is the transformers model itself; every parameter belongs to it alone.
+    ``source`` is the folder or hub id it was loaded from, if it was."""
 
     name: str
     revision: str | None
@@ -53,6 +61,7 @@ class Model:
     anatomy: Anatomy
     dtype: str
     device: str
+    source: str | None = None
 
     def __repr__(self) -> str:
         shape = f"{self.anatomy.n_layers} layers x {self.anatomy.n_heads} heads"
@@ -62,6 +71,11 @@ class Model:
     def packs(self) -> bool:
         """Whether prompts may share a beginning: the attention takes a mask of our own making."""
         return self.anatomy.takes_mask
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether one forward may hold a tree of tokens; true of some models whose attention is their own."""
+        return self.anatomy.takes_trees
 
     @property
     def max_tokens(self) -> int | None:
@@ -78,7 +92,7 @@ class Model:
             )
         found = self.tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False)
         return [
-            Encoding(tuple(ids), tuple((int(a), int(b)) for a, b in spans))
+            Encoding(tuple(ids), tuple(spans))
             for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
         ]
 
@@ -95,17 +109,41 @@ class Model:
         shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
         skeleton = copy.deepcopy(self.hf, memo=dict(shared))
         skeleton.set_attn_implementation("eager")
+        tokenizer = copy.deepcopy(self.tokenizer)  # which booting changes too
+        if not tokenizer.name_or_path:  # made in memory: it is not to be looked for on disk
+            tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
         bridge = TransformerBridge.boot_transformers(
-            self.name, hf_model=skeleton, tokenizer=self.tokenizer, device=self.device, dtype=DTYPES[self.dtype]
+            self.name, hf_model=skeleton, tokenizer=tokenizer, device=self.device, dtype=DTYPES[self.dtype]
         )
         ids = self._probe_ids()
         with torch.no_grad():
-            _expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
+            expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
         return bridge
+
+    def capture(
+        self, names: str | Sequence[str], prompts: str | Sequence[str], *, limit_gb: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Raw activations of a few prompts, per prompt, by TransformerLens's names: for scripts of your own.
+
+        A name is as ``blocks.3.attn.hook_pattern`` (head, query, key) or ``blocks.*.hook_resid_post``
+        (pos, d_model): shapes are TransformerLens's without the axis of the batch. What they would take is
+        reckoned before anything is kept: ``InputError`` where it is more than ``limit_gb`` (half of the free
+        memory), and for names that this model has not. Slower than tracing, which keeps no activations.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return capture(
+            self.bridge,
+            [encoding.ids for encoding in self.encode(texts)],
+            [names] if isinstance(names, str) else list(names),
+            name=self.name,
+            limit_gb=limit_gb,
+        )
 
     def unembed(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits, in float32, of residual vectors that went through the final norm."""
-        return self._finish(self.anatomy.unembed(hidden.to(self.anatomy.unembed.weight.dtype)).float())
+        weight = self.anatomy.unembed.weight
+        device = weight.device if weight.device.type != "meta" else hidden.device  # offloaded: its hook moves it
+        return self._finish(self.anatomy.unembed(hidden.to(device, weight.dtype)).float())
 
     def _finish(self, logits: Tensor) -> Tensor:
         logits, cap = logits * self.anatomy.logit_scale, self.anatomy.logit_cap
@@ -118,22 +156,50 @@ class Model:
 
         ``edits`` take effect in their layer's forward, so that everything after them follows.
         """
-        visible = None if batch.visible is None else batch.visible.to(self.device)
-        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
-        if batch.visible is not None and not self.packs:
+        return self._run(self._own(batch), watch, edits)
+
+    def read(
+        self, batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], *, watch: Watch | None = None
+    ) -> tuple[Float[Tensor, "n d_model"], Record]:
+        """Hidden states after the final norm at the ``n`` tokens ``(rows, nodes)``, and what ``watch`` asked for.
+
+        What ``forward`` gives at those tokens; the last layer is computed at them and the watched ones alone.
+        """
+        batch = self._own(batch)
+        all_rows, all_nodes = rows, nodes
+        if watch is not None:
+            all_rows, all_nodes = torch.cat([rows, watch.rows]), torch.cat([nodes, watch.nodes])
+        narrow = narrow_to(batch, all_rows, all_nodes, self.anatomy.n_layers - 1) if self.packs else None
+        if narrow is not None and 2 * narrow.nodes.numel() > batch.ids.numel():
+            narrow = None
+        hidden, record = self._run(batch, watch, (), narrow)
+        return hidden[rows, nodes], record
+
+    def _own(self, batch: Batch) -> Batch:
+        """The batch on the model's device; ``ValueError`` for trees that its attention cannot take."""
+        if batch.visible is not None and not self.takes_trees:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
+        visible = None if batch.visible is None else batch.visible.to(self.device)
+        return Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
+
+    def _run(
+        self, batch: Batch, watch: Watch | None, edits: Sequence[Edit], narrow: Narrow | None = None
+    ) -> tuple[Float[Tensor, "row pos d_model"], Record]:
         seen = None
         if watch is not None and watch.query_rows is not None and watch.query_nodes is not None:
             seen = batch.seen_from(watch.query_rows, watch.query_nodes)
         record = Record()
-        token = ACTIVE.set(Probe(batch, watch, record, seen))
+        token = ACTIVE.set(Probe(batch, watch, record, seen, narrow=narrow))
         with ExitStack() as stack, torch.no_grad():
             stack.callback(ACTIVE.reset, token)
-            for handle in hooks(self.anatomy, watch, record, edits, batch):
+            if narrow is not None:
+                stack.enter_context(narrowed(self.anatomy, narrow))
+            for handle in hooks(self.anatomy, watch, record, edits, batch, narrow):
                 stack.callback(handle.remove)
+            finds_mask = self.packs and not self.anatomy.given_mask
             out = self.hf.base_model(
                 input_ids=batch.ids,
-                attention_mask=mask_of(batch, DTYPES[self.dtype]),
+                attention_mask=None if finds_mask else mask_of(batch, DTYPES[self.dtype]),
                 position_ids=batch.depth,
                 use_cache=False,
             )
@@ -158,7 +224,9 @@ class Model:
                 stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
             for handle in hooks(self.anatomy, None, Record(), edits, batch):
                 stack.callback(handle.remove)
-            unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # our attention has its own
+            unused = None  # our attention has its own
+            if self.anatomy.given_mask:
+                unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)
             out = self.hf.base_model(
                 input_ids=batch.ids, attention_mask=unused, position_ids=batch.depth, use_cache=False
             )
@@ -184,9 +252,13 @@ def load_model(
     device: str = "cpu",
     revision: str | None = None,
     name: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """One model, from a folder or a hub id, in evaluation mode.
+
+    ``device_map`` spreads it over devices as transformers does, in place of ``device`` (needs accelerate);
+    a checkpoint that is quantised stays so.
 
     Weights are read from safetensors alone, never unpickled; code that comes with a checkpoint runs
     only if ``trust_remote_code``. The logits of a short prompt are compared with those of the plain
@@ -211,57 +283,76 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         hf = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=DTYPES[dtype], use_safetensors=True, **options
+            source, config=config, dtype=DTYPES[dtype], device_map=device_map, use_safetensors=True, **options
         )
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(where, [f"cannot be loaded: {first}"]) from error
     short = name or (folder.name if local else where.split("/")[-1])
-    return wrap_model(hf, tokenizer, name=short, revision=revision, dtype=dtype, device=device)
+    model = wrap_model(hf, tokenizer, name=short, revision=revision, dtype=dtype, device=device)
+    return replace(model, source=source)
 
 
 def wrap_model(
     hf: Any, tokenizer: Any, *, name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu"
 ) -> Model:
     """A ``Model`` over a transformers model already in memory, which goes to evaluation mode and gets
-    our attention function; its parameters are not touched. The check of ``load_model`` is made."""
-    hf = hf.to(device=device, dtype=DTYPES[dtype]).eval()
+    our attention function; its parameters are not touched. A model that is quantised or spread over devices
+    stays where and what it is. The check of ``load_model`` is made."""
+    settled = is_settled(hf)
+    hf = hf.eval() if settled else hf.to(device=device, dtype=DTYPES[dtype]).eval()
+    if settled:
+        device = str(hf.get_input_embeddings().weight.device if hf.device.type == "meta" else hf.device)
+        dtype = str(hf.dtype).removeprefix("torch.")
     ids = (torch.arange(1, 12, device=device) * 7919 % int(hf.config.vocab_size))[None]
     with torch.no_grad():
-        plain = hf(ids).logits
+        plain = hf(ids).logits.to(device)
     anatomy = anatomy_of(hf, name)
-    use_fast_products(hf)
-    if anatomy.takes_mask:
+    if not settled:
+        use_fast_products(hf)
+    use_our_attention(hf)
+    if anatomy.given_mask:
         hf.set_attn_implementation(ATTENTION)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
-    _check_against_plain(model, ids, plain)
+    if anatomy.takes_trees and not anatomy.takes_mask and not branches_come_out_right(model, ids):
+        model = replace(model, anatomy=replace(anatomy, takes_trees=False))
+    check_against_plain(model, ids, plain)
     return model
+
+
+def is_settled(hf: Any) -> bool:
+    """Whether a transformers model is quantised or spread over devices, and so must not be moved or cast."""
+    return bool(getattr(hf, "hf_device_map", None)) or getattr(hf, "hf_quantizer", None) is not None
+
+
+AUTO_TOKENS = {"cpu": 6144, "cuda": 1 << 15}  # enough to keep the device busy; more gains nothing
+
+
+def plan_tokens(model: Model) -> int:
+    """Tokens of one forward: as many as keep the device busy, if half of its free memory holds them."""
+    shape = model.anatomy
+    each = bytes_per_token(model.hf, shape.d_model, shape.n_heads * shape.d_head)
+    most = AUTO_TOKENS.get(torch.device(model.device).type, AUTO_TOKENS["cpu"])
+    return max(1, min(most, free_bytes(model.device) // 2 // each))
+
+
+def in_float32(model: Model) -> Model | None:
+    """The same model in float32, from where it was loaded or from its own weights; None where that is not to be
+    had: it is quantised or spread over devices, or memory is short of another copy."""
+    needed = 4 * sum(p.numel() for p in model.hf.parameters())
+    if is_settled(model.hf) or free_bytes(model.device) < 1.2 * needed:
+        return None
+    if model.source is not None:
+        return load_model(model.source, device=model.device, revision=model.revision, name=model.name)
+    plain = type(model.hf)(model.hf.config)
+    plain.load_state_dict(model.hf.state_dict())
+    return wrap_model(plain, model.tokenizer, name=model.name, device=model.device)
 
 
 def _count_without_embeddings(hf: Any, anatomy: Anatomy) -> int:
     """Parameters but those of the embedding, position embedding and unembedding (tied or not)."""
     apart = {id(p) for module in (*anatomy.embeddings, anatomy.unembed) for p in module.parameters()}
     return sum(p.numel() for p in hf.parameters() if id(p) not in apart)
-
-
-def _check_against_plain(model: Model, ids: Tensor, plain: Tensor) -> None:
-    """Our forward, packed where the model packs, gives the plain model's logits."""
-    length = ids.shape[1]
-    depth = torch.arange(length, device=ids.device)[None]
-    visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.packs else None
-    hidden, _ = model.forward(Batch(ids, depth, visible))
-    with torch.no_grad():
-        _expect_equal(f"{model.name}: the packed forward", model.unembed(hidden[0])[None], plain, model.dtype)
-
-
-def _expect_equal(what: str, ours: Tensor, plain: Tensor, dtype: str) -> None:
-    scale = max(1.0, float(plain.float().abs().max()))
-    gap = float((ours.float() - plain.float()).abs().max()) / scale
-    limit = 1e-3 if dtype == "float32" else 5e-2
-    if not gap <= limit:
-        raise RuntimeError(
-            f"{what} gives other logits than the plain transformers model: they differ by {gap:.2g} of their size"
-        )
 
 
 def _check_device(where: str, device: str) -> None:
@@ -291,9 +382,10 @@ def load_size(size: Size, *, dtype: str = "float32", device: str = "cpu") -> Mod
     return model if size.n_params is None else replace(model, n_params=size.n_params)
 
 
-def members(
-    models: Family | Model | Sequence[Model | str | Path] | str | Path, *, dtype: str = "float32", device: str = "cpu"
-) -> Iterator[Model]:
+Models = Family | Model | Sequence[Model | str | Path] | str | Path
+
+
+def members(models: Models, *, dtype: str = "float32", device: str = "cpu") -> Iterator[Model]:
     """Loads a family's models one after the other, smallest first; loaded models pass through.
 
     Yields one ``Model`` at a time, so that no two need to be in memory together.

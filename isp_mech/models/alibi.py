@@ -1,0 +1,54 @@
+"""Bloom, whose attention transformers does not hand over: ours in its place, linear biases included.
+
+A bias is the head's slope times the key's position; what is common to a query's keys cancels in the
+softmax. In a tree the position is the depth, so branches see what they would see alone. It goes in as one
+more dimension of queries (the slope) and keys (the position), and so through every way of attending.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isp_mech.models.attention import attend
+from isp_mech.models.forward import ACTIVE, mask_of
+
+
+def use_our_attention(hf: Any) -> None:
+    """Makes every attention of a Bloom model attend by our function in our forwards, and there alone."""
+    for module in hf.modules():
+        if type(module).__name__ == "BloomAttention":
+            module.forward = MethodType(_attention, module)
+
+
+def slopes_of(n_heads: int) -> Tensor:
+    """(head,): how fast each head's weights fall with distance, as ALiBi defines it.
+
+    Powers of 2^(-8/n) for n heads, a power of two; further heads take every second one of 2n's.
+
+    >>> slopes_of(4).tolist()
+    [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    whole = 1 << (n_heads.bit_length() - 1)
+    first = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
+    between = [2 ** (-4 * (2 * i + 1) / whole) for i in range(n_heads - whole)]
+    return torch.tensor(first + between)
+
+
+def _attention(self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any) -> tuple:
+    probe = ACTIVE.get()
+    if probe is None:
+        return type(self).forward(self, hidden_states, residual, *args, **kwargs)
+    depth = probe.batch.depth
+    if probe.narrow is not None and probe.narrow.keys is not None:
+        depth = depth.gather(1, probe.narrow.nodes)
+    query, key, value = self._reshape(self.query_key_value(hidden_states))
+    slopes = slopes_of(self.num_heads).to(query) / self.inv_norm_factor
+    query = torch.cat([query, slopes[:, None, None].expand(*query.shape[:3], 1)], -1)
+    key = torch.cat([key, depth[:, None, :, None].expand(*key.shape[:3], 1).to(key)], -1)
+    value = torch.cat([value, torch.zeros_like(value[..., :1])], -1)  # kernels want as many dimensions here
+    out, _ = attend(self, query, key, value, mask_of(probe.batch, key.dtype), scaling=self.inv_norm_factor)
+    return self.dense(out[..., :-1].flatten(-2)) + residual, None

@@ -1,0 +1,122 @@
+"""Our attention function: SDPA, and beside it the weights by role, the last layer's few tokens, and copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from isp_mech.models.anatomy import repeat_heads
+from isp_mech.models.branching import attend_over_trunk
+from isp_mech.models.forward import ACTIVE, KeysKnown, Probe, Trunk
+
+ATTENTION = "isp_mech"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a layer's scores are made: times ``scale``, capped; a query looks back less than ``window`` tokens."""
+
+    scale: float
+    window: int | None = None
+    cap: float | None = None
+
+
+def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
+    """Our attention function, called by the model's attention modules: (row, pos, head, d_head), None."""
+    probe = ACTIVE.get()
+    kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    if probe is not None and probe.trunk is not None:
+        return _attend_over_trunk(probe, probe.trunk, module.layer_idx, query, key, value, kind), None
+    if probe is not None and probe.narrow is not None and probe.narrow.keys is not None:
+        return _attend_from_few(probe, query, kind), None
+    if probe is not None and probe.watch is not None and probe.watch.keys:
+        probe.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
+        probe.record.values.append(value.contiguous())
+    if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
+        probe.record.attention.append(_attention_by_role(probe, query, key, kind))
+    if probe is not None and probe.narrow is not None and module.layer_idx == probe.narrow.layer:
+        probe.narrow.keys, probe.narrow.values = key, value
+        raise KeysKnown
+    if probe is not None and probe.batch.visible is not None and sliding_window is not None:
+        # a packed mask comes from us: the window, counted in ancestors, is ours to keep
+        gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
+        outside = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
+        attention_mask = attention_mask.masked_fill((gap >= sliding_window).to(attention_mask.device), outside)
+    if softcap is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
+
+
+def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
+    """A row of the batch at a time, over its own keys: nothing is copied for each query."""
+    watch = probe.watch
+    assert watch is not None and watch.query_rows is not None and watch.roles is not None and probe.seen is not None
+    assert watch.query_nodes is not None
+    out = query.new_empty(len(watch.query_rows), query.shape[1], watch.roles.shape[-1], dtype=torch.float32)
+    for row in watch.query_rows.unique().tolist():
+        here = (watch.query_rows == row).nonzero()[:, 0]
+        nodes, seen = watch.query_nodes[here], probe.seen[here]
+        depth = probe.batch.depth[None, row]
+        if kind.window is not None:
+            seen = seen & (depth[0, nodes][:, None] - depth < kind.window)
+        weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], kind)[0]
+        out[here] = torch.einsum("h q k, q k r -> q h r", weights, watch.roles[here])
+    return out
+
+
+def _attend_from_few(probe: Probe, query, kind: Kind):
+    """Attention of the last layer's few tokens to all tokens, (row, m, head, d_head)."""
+    narrow, batch = probe.narrow, probe.batch
+    assert narrow is not None and narrow.keys is not None and narrow.values is not None
+    rows = torch.arange(len(narrow.nodes), device=query.device).repeat_interleave(narrow.nodes.shape[1])
+    seen = batch.seen_from(rows, narrow.nodes.flatten()).view(*narrow.nodes.shape, -1)
+    if kind.window is not None:
+        seen = seen & (batch.depth.gather(1, narrow.nodes)[:, :, None] - batch.depth[:, None] < kind.window)
+    weights = _weights(query, narrow.keys, seen, kind).to(query.dtype)
+    (row, head, m, pos), kv = weights.shape, narrow.keys.shape[1]
+    out = weights.view(row, kv, head // kv * m, pos) @ narrow.values
+    return out.view(row, head, m, -1).transpose(1, 2).contiguous()
+
+
+def _weights(query, key, seen, kind: Kind) -> Float[Tensor, "row head q pos"]:
+    """Attention's weights in float32; ``seen`` (row, q, pos) is True where a query may look."""
+    (row, head, q, d), kv = query.shape, key.shape[1]
+    scores = (query.reshape(row, kv, head // kv * q, d) @ key.mT).view(row, head, q, -1).float() * kind.scale
+    if kind.cap is not None:
+        scores = kind.cap * torch.tanh(scores / kind.cap)
+    return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+
+
+def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value, kind: Kind):
+    """Attention of copies: to the trunk's tokens, and to their own."""
+    n, t = query.shape[2], trunk.own.shape[-1]
+    reach, own = trunk.reach[:, None], trunk.own
+    if kind.window is not None:
+        depth = probe.batch.depth
+        reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < kind.window)
+        each = depth.unflatten(1, (n // t, t))
+        own = own & (each[..., :, None] - each[..., None, :] < kind.window)
+    mine = (trunk.keys[layer], trunk.values[layer])
+    reach, own = reach.to(query.device), own.to(query.device)
+    return attend_over_trunk(query, key, value, mine, reach, own, kind.scale, kind.cap).contiguous()
+
+
+def _capped_attention(query, key, value, mask, scale, softcap):
+    key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
+    scores = softcap * torch.tanh(query @ key.mT * scale / softcap)
+    if mask is None:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    return (scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value).transpose(1, 2).contiguous()
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)

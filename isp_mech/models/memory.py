@@ -1,0 +1,69 @@
+"""How much fits: free memory, what a token of a forward takes, and what an out-of-memory error looks like."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: str) -> int:
+    """Memory (bytes) that can still be had on ``device``: a GPU's own, or the machine's within its group's limit."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = [_available(), _left_in_group()]
+    known = [n for n in found if n is not None]
+    return max(0, min(known)) if known else 1 << 31  # a system that tells nothing: two GiB, as any has
+
+
+def _available() -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError, AttributeError):
+            return None
+
+
+def _left_in_group() -> int | None:
+    try:
+        return int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no group, or "max"
+        return None
+
+
+def bytes_per_token(hf: Any, d_model: int, width: int) -> int:
+    """What a token takes at the peak of a forward that keeps nothing: one layer's activations, bytes.
+
+    ``width`` is heads x d_head. An estimate from the shape, on the safe side of what was measured.
+    """
+    config, size = hf.config, next(hf.parameters()).element_size()
+    inner = next(
+        (
+            n
+            for name in ("intermediate_size", "ffn_dim", "n_inner")
+            if isinstance(n := getattr(config, name, None), int)
+        ),
+        4 * d_model,
+    )
+    return max(2, size) * (8 * d_model + 6 * width + 3 * inner)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU, in torch's allocator on a CPU, or in Python."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def let_go() -> None:
+    """Gives a GPU's cached blocks back, after an out-of-memory error."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

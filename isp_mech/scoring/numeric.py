@@ -1,0 +1,138 @@
+"""The prize's numeric metric: the mean of what a model says when it is asked for a number.
+
+Ten samples at temperature 0.5, seven new tokens each, cut at the newline; commas, parentheses and final dots
+are stripped, and what then parses as a number is averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isp_mech.encoding import PRIZE_LIMIT
+from isp_mech.errors import InputError
+from isp_mech.models import Model
+from isp_mech.packing import Query
+from isp_mech.scoring.running import LOGITS, run_queries
+from isp_mech.tasks import Item
+
+SAMPLES, NEW_TOKENS, TEMPERATURE = 10, 7, 0.5
+
+
+@dataclass
+class Sample:
+    """One continuation under way: its prompt's tokens, a uniform number for each new token, the new tokens."""
+
+    item: int
+    prompt: tuple[int, ...]
+    uniform: np.ndarray
+    new: list[int] = field(default_factory=list)
+
+
+def estimates(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    rule: str = "strict",
+    seed: int = 0,
+    batch_size: int | str = "auto",
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per item the mean of its samples that are numbers, and how many of the ten are.
+
+    Random numbers belong to the item's place, the sample and the token, so that batches, packing and order of work
+    change nothing. ``InputError`` lists the items none of whose samples is a number, or whose prompt is too long
+    (by rule ``prize`` a prompt is cut at 1,023 tokens).
+    """
+    samples = _begin(model, items, rule, seed)
+    for _ in range(NEW_TOKENS):
+        going = [s for s in samples if "\n" not in _text(model, s)]
+        if not going:
+            break
+        _say_one_token(model, going, batch_size, progress)
+    found: list[list[float]] = [[] for _ in items]
+    texts: list[list[str]] = [[] for _ in items]
+    for sample in samples:
+        text = _text(model, sample).split("\n")[0]
+        texts[sample.item].append(text)
+        number = parse_number(text)
+        found[sample.item] += [] if number is None else [number]
+    problems = [
+        f"item {item.id}: found {said[0]!r} and the like, expected a number in at least one of {SAMPLES} samples"
+        for item, numbers, said in zip(items, found, texts, strict=True)
+        if not numbers
+    ]
+    if problems:
+        raise InputError(f"{model.name}, metric numeric", problems)
+    return np.array([np.mean(n) for n in found]), np.array([len(n) for n in found])
+
+
+def _begin(model: Model, items: Sequence[Item], rule: str, seed: int) -> list[Sample]:
+    prompts = [e.ids[:PRIZE_LIMIT] if rule == "prize" else e.ids for e in model.encode([i.prompt for i in items])]
+    limit = model.max_tokens
+    if limit is not None:
+        most = limit - NEW_TOKENS + 1
+        long = [
+            f"item {i.id}: {len(p)} tokens, expected at most {most}: the model takes {limit}, {NEW_TOKENS} are new"
+            for i, p in zip(items, prompts, strict=True)
+            if len(p) > most
+        ]
+        if long:
+            raise InputError(f"{model.name}, metric numeric", long)
+    return [
+        Sample(i, prompt, uniform)
+        for i, prompt in enumerate(prompts)
+        for uniform in np.random.default_rng([seed, i]).random((SAMPLES, NEW_TOKENS))
+    ]
+
+
+def _say_one_token(model: Model, samples: Sequence[Sample], batch_size: int | str, progress: bool) -> None:
+    """Adds a token to every sample: the first one at which the summed probabilities pass the uniform number."""
+    by_item: dict[int, list[int]] = {}
+    for at, sample in enumerate(samples):
+        by_item.setdefault(sample.item, []).append(at)
+    numbers = [at for members in by_item.values() for at in members]
+    groups = [
+        [Query((*samples[at].prompt, *samples[at].new, 0), len(samples[at].prompt) + len(samples[at].new))
+         for at in members]
+        for members in by_item.values()
+    ]  # fmt: skip
+    uniform = np.array([samples[at].uniform[len(samples[at].new)] for at in numbers])
+    chosen = np.zeros(len(numbers), dtype=np.int64)
+
+    def use(normed: Tensor, which: np.ndarray, tokens: np.ndarray, queries: np.ndarray) -> None:
+        step = max(1, LOGITS // int(model.hf.config.vocab_size))
+        for start in range(0, len(queries), step):
+            here = queries[start : start + step]
+            with torch.no_grad():
+                logits = model.unembed(normed[torch.from_numpy(which[start : start + step]).to(normed.device)])
+            passed = (logits.double() / TEMPERATURE).softmax(-1).cumsum(-1).cpu()
+            below = (passed < torch.from_numpy(uniform[here])[:, None]).sum(-1)
+            chosen[here] = below.clamp(max=passed.shape[1] - 1).numpy()
+
+    run_queries(model, groups, use, batch_size=batch_size, progress=progress)
+    for at, token in zip(numbers, chosen.tolist(), strict=True):
+        samples[at].new.append(token)
+
+
+def _text(model: Model, sample: Sample) -> str:
+    return str(model.tokenizer.decode(sample.new)) if sample.new else ""
+
+
+def parse_number(text: str) -> float | None:
+    """The number that a continuation says, or None.
+
+    >>> parse_number(" (1,200)."), parse_number(" about 3"), parse_number("-2.5"), parse_number("nan")
+    (1200.0, None, -2.5, None)
+    """
+    bare = text.replace(",", "").strip().rstrip(".").strip("()").rstrip(".").strip()
+    try:
+        number = float(bare)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in bare else None

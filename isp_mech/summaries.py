@@ -1,0 +1,130 @@
+"""What a table of many pairs says per model: override onset, prompt sensitivity, the four shares.
+
+Each function takes one Table, of one model or of several, and returns a Table with 95 % bootstrap intervals
+over pairs, the same resamples for every model; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from isp_mech.errors import InputError
+from isp_mech.stats import bootstrap_interval
+from isp_mech.tables import Run, Table, table
+
+SHARES = {(True, True): "follows", (True, False): "overridden", (False, True): "contrary", (False, False): "lost"}
+HEAD = ["model", "n_params", "task"]
+
+
+def onset(lens: Table, *, seed: int = 0) -> Table:
+    """Table ``onset``: per model and side, the mean relative depth at which the override sets in.
+
+    A pair's onset is the first depth from which its lens margin stays negative to the end although it was
+    positive before; the mean is over the pairs that have one (``n_onset`` of ``n``), missing where none has.
+    """
+    _expect(lens, "lens")
+    rows = []
+    for head, depth, side, margins in _by_side(lens.frame):
+        found = onsets(margins, depth)
+        has = found[~np.isnan(found)]
+        lo, hi = bootstrap_interval(has, seed=seed) if len(has) > 1 else (np.nan, np.nan)
+        mean = has.mean() if len(has) else np.nan
+        rows.append(
+            {**head, "side": side, "onset": mean, "onset_lo": lo, "onset_hi": hi, "n_onset": len(has), "n": len(found)}
+        )
+    return table("onset", rows, _derived(lens.run, "override onset", seed))
+
+
+def onsets(margins: np.ndarray, depth: np.ndarray | None = None) -> np.ndarray:
+    """Relative depth, per row of lens margins (n, sublayers), from which the margin is negative to the
+    end although it was positive before; NaN where it is not negative at the end or never was positive.
+
+    ``depth`` is that of each sublayer; without it they are taken as equally far apart, from 0 to 1.
+
+    >>> onsets(np.array([[0.5, 1.0, -1.0, -2.0, -3.0], [1, 1, 1, 1, 1], [-1, -1, -1, -1, -1]]))
+    array([0.5, nan, nan])
+    """
+    n, length = margins.shape
+    depth = np.linspace(0, 1, length) if depth is None else depth
+    negative = margins < 0
+    first = length - np.argmax(~negative[:, ::-1], axis=1)  # the run of negatives at the end begins here
+    found = negative[:, -1] & ~negative.all(1) & (np.where(negative, -np.inf, margins).max(1) > 0)
+    return np.where(found, depth[np.minimum(first, length - 1)], np.nan)
+
+
+def sensitivity(lens: Table, *, seed: int = 0) -> Table:
+    """Table ``sensitivity``: per model and sublayer, the mean over pairs of what the twist does to the margin.
+
+    margin on the conflict prompt - margin on the plain prompt, in nats: positive where the stream already
+    tells the two prompts apart in the direction that the twist asks for, about zero where it does not.
+    Pairs of which one side is missing are an ``InputError``.
+    """
+    _expect(lens, "lens")
+    rows = []
+    keys = [*HEAD, "layer", "sublayer", "depth"]
+    for model, frame in lens.frame.groupby(HEAD, sort=False):
+        wide = frame.pivot(index="pair", columns=["side", *keys[3:]], values="margin")
+        if not {"conflict", "plain"} <= set(wide.columns.get_level_values(0)) or wide.isna().any(axis=None):
+            raise InputError("sensitivity", [f"{model[0]}: expected a lens of both sides of every pair"])
+        difference = (wide["conflict"] - wide["plain"]).sort_index(axis=1, level="depth")
+        mean = difference.to_numpy().mean(0)
+        lo, hi = bootstrap_interval(difference.to_numpy(), seed=seed)
+        for i, place in enumerate(difference.columns):
+            rows.append(
+                {
+                    **dict(zip(keys, (*model, *place), strict=True)),
+                    "sensitivity": mean[i],
+                    "sensitivity_lo": lo[i],
+                    "sensitivity_hi": hi[i],
+                    "n": len(difference),
+                }
+            )
+    return table("sensitivity", rows, _derived(lens.run, "prompt sensitivity", seed))
+
+
+def shares(items: Table, *, seed: int = 0) -> Table:
+    """Table ``shares``: per model, how many pairs it follows, is overridden on, is contrary to, and loses.
+
+    Right on the plain and on the conflict prompt: follows; on the plain one only: overridden; on the
+    conflict one only: contrary; on neither: lost. Shares are 0..1 and add up to 1. ``InputError`` for items
+    of which a side is missing.
+    """
+    _expect(items, "items")
+    rows = []
+    for model, frame in items.frame.groupby(HEAD, sort=False):
+        wide = frame[frame["side"].isin(["conflict", "plain"])].pivot(index="item", columns="side", values="correct")
+        if set(wide.columns) != {"conflict", "plain"} or wide.isna().any(axis=None):
+            raise InputError("shares", [f"{model[0]}: expected both sides of every pair"])
+        kinds = wide.loc[list(dict.fromkeys(frame["item"])), ["plain", "conflict"]].to_numpy(dtype=bool)
+        values = np.array([[SHARES[bool(p), bool(c)] == name for name in SHARES.values()] for p, c in kinds], float)
+        lo, hi = bootstrap_interval(values, seed=seed)
+        row = {**dict(zip(HEAD, model, strict=True)), "n": len(values)}
+        for k, name in enumerate(SHARES.values()):
+            row |= {name: values[:, k].mean(), f"{name}_lo": lo[k], f"{name}_hi": hi[k]}
+        rows.append(row)
+    return table("shares", rows, _derived(items.run, "four shares", seed))
+
+
+def _by_side(frame: pd.DataFrame) -> Iterator[tuple[dict, np.ndarray, str, np.ndarray]]:
+    """Per model and side: the leading columns, the sublayers' depths, the side, margins (pair, sublayer)."""
+    for (*model, side), part in frame.groupby([*HEAD, "side"], sort=False):
+        wide = part.pivot(index="pair", columns="depth", values="margin")
+        if wide.isna().any(axis=None):
+            raise InputError("lens", [f"{model[0]} ({side}): expected every sublayer of every pair"])
+        depth = wide.columns.to_numpy(dtype=float)
+        yield dict(zip(HEAD, model, strict=True)), depth, str(side), wide.to_numpy(dtype=float)
+
+
+def _expect(given: Table, name: str) -> None:
+    if given.name != name:
+        raise InputError("summary", [f"table {given.name!r}: expected a table {name!r}"])
+    if not len(given):
+        raise InputError("summary", [f"table {name!r} has no rows"])
+
+
+def _derived(run: Run, what: str, seed: int) -> Run:
+    return replace(run, method=f"{run.method}; {what}", seed=seed)

@@ -1,0 +1,168 @@
+"""What must not matter to a trace does not: where the padding is, what the mask is made of, how heads are numbered."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_models import make_hf
+
+from isp_mech.encoding import role_names
+from isp_mech.models import Batch, Watch, alibi, loading, wrap_model
+from isp_mech.packing import Tree, batches, make_batch
+from isp_mech.tracing import trace
+from isp_mech.watching import prepare, watch_batch
+
+VALUES = (("lens", "margin"), ("attention", "weight"), ("effects", "direct_effect"))
+
+
+def largest_gaps(one, two):
+    gaps = {}
+    for name, value in VALUES:
+        a, b = getattr(one, name).frame, getattr(two, name).frame
+        keys = [c for c in a.columns if c not in (value, "effect", "model")]
+        a, b = (frame.sort_values(keys)[value].to_numpy() for frame in (a, b))
+        gaps[name] = np.abs(a - b).max() if len(a) else 0.0
+    return gaps
+
+
+def some_trees():
+    trunk = list(range(7, 47, 2))
+    trees = [Tree(), Tree()]
+    ends = [trees[0].extend([*trunk, *end])[-1] for end in ([5, 6], [8], [5, 9, 2])]
+    ends.append(trees[1].extend(trunk[:15])[-1])
+    return make_batch(trees), torch.tensor([0, 0, 0, 1]), torch.tensor(ends)
+
+
+def test_the_last_layer_at_few_tokens_gives_what_it_gives_at_all(model):
+    batch, rows, nodes = some_trees()
+    roles = torch.rand(len(rows), batch.ids.shape[1], 3, generator=torch.Generator().manual_seed(0))
+    watch = Watch(rows, nodes, rows, nodes, roles)
+    calls = []
+    handle = model.anatomy.blocks[-1].attn_out.register_forward_pre_hook(lambda module, args: calls.append(args[0]))
+    try:
+        hidden, whole = model.forward(batch, watch=watch)
+        few, record = model.read(batch, rows, nodes, watch=watch)
+    finally:
+        handle.remove()
+    sizes = [x.numel() // x.shape[-1] for x in calls]
+    assert sizes == [batch.ids.numel(), 2 * 3]  # two rows, in one of which three tokens are wanted
+    assert torch.allclose(few, hidden[rows, nodes], atol=1e-5)
+    for name in ("resid", "heads", "attn", "mlp", "attention"):
+        a, b = getattr(whole, name), getattr(record, name)
+        assert len(a) == len(b) == 3
+        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b, strict=True)), name
+    assert torch.allclose(whole.final, record.final, atol=1e-5)
+
+
+def test_padding_may_stand_on_either_side(model):
+    short, long = list(range(7, 30, 2)), list(range(8, 48, 2))
+    n, m = len(long), len(long) - len(short)
+    ids = torch.tensor([long, [0] * m + short])
+    depth = torch.tensor([list(range(n)), [0] * m + list(range(n - m))])
+    visible = torch.ones(2, n, n).tril().bool()
+    visible[1, :, :m] = False
+    visible |= torch.eye(n, dtype=torch.bool)
+    at = torch.tensor([0, 1]), torch.tensor([n - 1, n - 1])
+    roles = torch.zeros(2, n, 2)
+    roles[:, : n - 3, 0] = roles[:, n - 3 :, 1] = 1
+    left, seen = model.read(Batch(ids, depth, visible), *at, watch=Watch(*at, *at, roles))
+    trees = [Tree(), Tree()]
+    for tree, tokens in zip(trees, (long, short), strict=True):
+        tree.extend(tokens)
+    at = torch.tensor([0, 1]), torch.tensor([n - 1, n - m - 1])
+    roles[1] = roles[1].roll(-m, 0)
+    right, want = model.read(make_batch(trees), *at, watch=Watch(*at, *at, roles))
+    assert torch.allclose(left, right, atol=1e-4)
+    for a, b in zip([*seen.attention, *seen.heads], [*want.attention, *want.heads], strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["neox", "mistral", "gemma2", "bloom"])
+def test_the_masks_dtype_does_not_matter(make_model, pairs, monkeypatch, architecture):
+    model = make_model(architecture)
+    plain = trace(pairs, model)
+
+    def of_bool(batch, dtype):
+        return None if batch.visible is None else batch.visible[:, None]
+
+    monkeypatch.setattr(loading, "mask_of", of_bool)
+    monkeypatch.setattr(alibi, "mask_of", of_bool)
+    assert max(largest_gaps(plain, trace(pairs, model)).values()) < 1e-4
+
+
+def test_without_packing_the_traces_are_the_same(make_model, tokenizer, pairs):
+    single = [
+        dataclasses.replace(p, answer=a, lure=b) for p, (a, b) in zip(pairs, [("x", "y")] * len(pairs), strict=True)
+    ]
+    some = dataclasses.replace(pairs, pairs=tuple(single))
+    for name in ("neox", "opt"):
+        model = make_model(name)
+        alone = dataclasses.replace(
+            model, anatomy=dataclasses.replace(model.anatomy, takes_mask=False, takes_trees=False)
+        )
+        packed, apart = trace(some, model), trace(some, alone)
+        assert len(apart.attention) == 0
+        gaps = [np.abs(getattr(packed, t).frame[v] - getattr(apart, t).frame[v]).max() for t, v in VALUES[::2]]
+        assert max(gaps) < 1e-4
+
+
+ORDER = [2, 0, 3, 1]  # new head i is the old head ORDER[i]
+
+
+def test_permuting_heads_permutes_the_traces(tokenizer, pairs):
+    hf = make_hf("opt")
+    rows = torch.arange(32).view(4, 8)[ORDER].flatten()
+    with torch.no_grad():
+        attention = hf.model.decoder.layers[1].self_attn
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            part.weight.copy_(part.weight[rows].clone())
+            part.bias.copy_(part.bias[rows].clone())
+        attention.out_proj.weight.copy_(attention.out_proj.weight[:, rows].clone())
+    before = trace(pairs, wrap_model(make_hf("opt"), tokenizer, name="opt"))
+    after = trace(pairs, wrap_model(hf, tokenizer, name="opt"))
+    for name in ("attention", "effects"):
+        frame = getattr(after, name).frame
+        moved = (frame["layer"] == 1) & frame["head"].notna()
+        back = frame["head"].copy()
+        back[moved] = frame["head"][moved].map(dict(enumerate(ORDER)))
+        object.__setattr__(getattr(after, name), "frame", frame.assign(head=back))
+    assert max(largest_gaps(before, after).values()) < 1e-4
+
+
+def test_a_block_of_zeros_shifts_the_traces(tokenizer, pairs):
+    hf, longer = make_hf("neox-serial"), make_hf("neox-serial", layers=4)
+    own, more = hf.gpt_neox, longer.gpt_neox
+    with torch.no_grad():
+        for old, new in ((0, 0), (1, 2), (2, 3)):
+            more.layers[new].load_state_dict(own.layers[old].state_dict())
+        for part in (more.layers[1].attention.dense, more.layers[1].mlp.dense_4h_to_h):
+            part.weight.zero_()
+            part.bias.zero_()
+        for name in ("embed_in", "final_layer_norm"):
+            getattr(more, name).load_state_dict(getattr(own, name).state_dict())
+        longer.lm_head.load_state_dict(hf.lm_head.state_dict())
+    before = trace(pairs, wrap_model(hf, tokenizer, name="m"))
+    after = trace(pairs, wrap_model(longer, tokenizer, name="m"))
+    new = after.effects.frame
+    assert new.loc[new["layer"] == 1, "direct_effect"].abs().max() == 0
+    for table, value in VALUES:
+        frame = getattr(after, table).frame
+        frame = frame[frame["layer"] != 1]
+        shifted = frame.assign(layer=frame["layer"].where(frame["layer"] < 1, frame["layer"] - 1))
+        keys = [c for c in shifted.columns if c not in (value, "effect", "n_params", "depth")]
+        a, b = (f.sort_values(keys)[value].to_numpy() for f in (getattr(before, table).frame, shifted))
+        assert np.abs(a - b).max() < 1e-4, table
+
+
+def test_every_token_has_one_role(make_model, pairs):
+    model = make_model("llama")
+    prepared = prepare(model, pairs)
+    names = role_names([f.prompt for f in prepared.forks])
+    for rows, batch in batches(prepared.trees, 3):
+        look = watch_batch(model, prepared, rows, batch, names)
+        assert look.watch.query_rows is not None and look.watch.query_nodes is not None
+        seen = batch.seen_from(look.watch.query_rows, look.watch.query_nodes)
+        assert torch.equal(look.watch.roles.sum(-1)[seen], torch.ones(int(seen.sum())))
