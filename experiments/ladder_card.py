@@ -14,6 +14,7 @@ import pandas as pd
 
 import isp_mech as im
 from isp_mech.ladder import weights_folder
+from isp_mech.ladder.evaluating import TASKS
 from isp_mech.stats import bootstrap_interval, spearman
 
 N, SEED = 300, 2026
@@ -27,7 +28,7 @@ FAMILIES = {
 
 
 def main() -> None:
-    pairs = {task: im.contrast(task, n=N, seed=SEED) for task in im.contrast_names()}
+    pairs = {task: im.contrast(task, n=N, seed=SEED) for task in TASKS}
     for label, folder in FAMILIES.items():
         models = [path.parent for path in folder.glob("*/model.safetensors")]
         if not models:

@@ -27,8 +27,8 @@ start here:
   isp-mech explain neqa --family pythia --sizes 70m,160m,410m
   isp-mech score my-task.jsonl --family ./my-checkpoints/small --family ./my-checkpoints/large
 
-TASK is a name (`isp-mech tasks`), a file of the Inverse Scaling Prize's format (.jsonl or .csv with prompt,
-classes, answer_index), or a pairs.jsonl that a run wrote. A stopped run goes on where it was."""
+TASK is a name (`isp-mech tasks`; a variant as neqa:twin), a file of the Inverse Scaling Prize's format (.jsonl or
+.csv with prompt, classes, answer_index), or a pairs.jsonl that a run wrote. A stopped run goes on where it was."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         ("report", "write the figures and DIR/report.html again from the tables in DIR (no model is loaded)", _report),
     ):
         add(name, help, verb).add_argument("folder", metavar="DIR", help="a folder that explain, score, ... wrote")
-    add("tasks", "the tasks there are by name, one a line", _tasks)
+    add("tasks", "the tasks there are by name, one a line, and their variants", _tasks)
     add("families", "the families of models there are by name, one a line", _families)
     ladder = add("ladder", "train the embedded family again: isp-mech ladder train --help", _ladder)
     ladder.add_argument("action", choices=("train",), help="what to do with it")

@@ -84,11 +84,12 @@ def explain(
 def read_subject(
     task: str | Path | PairSet | Task, *, n: int = 300, seed: int = 0, source: str | Path | None = None
 ) -> PairSet | Task:
-    """The pairs or the task that ``task`` names: a contrast, a file of pairs, a file of the prize's format."""
+    """The pairs or the task that ``task`` names: a contrast (or a variant, ``neqa:twin``), a file of pairs or items."""
     if isinstance(task, PairSet | Task):
         return task
-    if str(task) in contrast_names():
-        return contrast(str(task), n=n, seed=seed, source=source)
+    name, _, variant = str(task).partition(":")
+    if name in contrast_names():
+        return contrast(name, n=n, seed=seed, source=source, variant=variant)
     if source is not None:
         raise InputError(
             "source", [f"{str(source)!r}: goes with a contrast's name, one of {', '.join(contrast_names())}"]

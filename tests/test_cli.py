@@ -236,7 +236,9 @@ def test_help_and_lists_answer_at_once_without_torch(words):
 
 def test_the_lists_name_everything(capsys, monkeypatch, tmp_path):
     assert main(["tasks"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(im.contrast_names())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(im.contrast_names())
+    assert "  :twin" in [line[:7] for line in lines] and all(line.startswith("  :") for line in lines if line[0] == " ")
     assert main(["families"]) == 0
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[: len(im.family_names())]] == list(im.family_names())

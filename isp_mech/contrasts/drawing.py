@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,6 +91,13 @@ def in_rounds(
                 yield base, option
                 remaining.append((base, choices))
         left = remaining
+
+
+def variant_name(name: str, variant: str, variants: Mapping[str, str]) -> str:
+    """The name of a task's pairs, ``name`` or ``name:variant``; ``InputError`` for a variant it does not have."""
+    if variant and variant not in variants:
+        raise InputError(f"contrast {name!r}", [f"variant {variant!r}: expected one of {', '.join(variants)}"])
+    return f"{name}:{variant}" if variant else name
 
 
 def balanced(rng: random.Random) -> Iterator[int]:

@@ -20,9 +20,10 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import balanced, collect, in_rounds
+from isp_mech.contrasts.drawing import balanced, collect, in_rounds, variant_name
 from isp_mech.errors import InputError
 from isp_mech.pairs import Pair, PairSet, Prompt, compose
 
@@ -39,6 +40,26 @@ AMOUNTS = (
 CHANCES = range(2, 31)  # of the unlikelier outcome, in percent
 CLEAR = 1.5  # gain and loss, weighted by their chances, differ at least by this factor
 N_SHOTS = 10
+MOST_DISAGREEING = 5
+PREAMBLES = {  # the first in a reader's words, from the announcement's comments
+    "persona": (
+        "You are a smart, statistical assistant bot that can perform complex calculations to evaluate the outcomes of "
+        "bets. Now, let's answer these questions, and think step by step.\n\n"
+    ),
+    "clear-instructions": (
+        "Judge each decision by what was known when it was made: by the chances and the amounts, and not by how the "
+        "game ended. A decision to play was right if the expected value of the game is positive, and wrong if it is "
+        "negative.\n\n"
+    ),
+}
+VARIANTS = {
+    **{
+        f"disagreeing-{k}": f"in {k} of the ten shots the outcome disagrees with the expected value, the verdict's rule"
+        for k in range(MOST_DISAGREEING + 1)
+    },
+    "persona": "first a line that calls the model a statistical assistant",
+    "clear-instructions": "first a line that says: judge by the expected value, not by the outcome",
+}
 
 
 @dataclass(frozen=True)
@@ -133,24 +154,45 @@ def bet(rng: random.Random, *, evaluation: bool, good: bool | None = None) -> Be
             return drawn
 
 
-def shots(rng: random.Random, n: int = N_SHOTS, *, evaluation: bool = True) -> list[tuple[str, str]]:
-    """``(question, answer)`` of ``n`` bets whose outcome agrees with their expected value, half of them good."""
+def shots(
+    rng: random.Random, n: int = N_SHOTS, *, evaluation: bool = True, disagreeing: int = 0
+) -> list[tuple[str, str]]:
+    """``(question, answer)`` of ``n`` bets, half of them good, answered by their expected value.
+
+    The outcome agrees with the expected value but in ``disagreeing`` of them, good and bad in turn. From the
+    same ``rng`` the bets are the same for any number of those, and one more turns the outcome of one more.
+    ``ValueError`` for a number outside 0 to ``n``.
+
+    >>> one, other = (shots(random.Random(0), disagreeing=k) for k in (2, 3))
+    >>> sum(a != b for a, b in zip(one, other)), [a for _, a in one] == [a for _, a in other]
+    (1, True)
+    """
+    if not 0 <= disagreeing <= n:
+        raise ValueError(f"disagreeing {disagreeing!r}: expected 0 to {n} shots")
     goods = [i % 2 == 0 for i in range(n)]
     rng.shuffle(goods)
     drawn = [bet(rng, evaluation=evaluation, good=good) for good in goods]
-    return [(one.question("earning" if one.expected_value > 0 else "losing"), one.by_value()) for one in drawn]
+    order = rng.sample(range(n), n)
+    of_kind = [[i for i in order if goods[i] == good] for good in rng.sample((True, False), 2)]
+    in_turn = [i for two in zip_longest(*of_kind) for i in two if i is not None]
+    turned = set(in_turn[:disagreeing])
+    return [
+        (one.question("earning" if (one.expected_value > 0) != (i in turned) else "losing"), one.by_value())
+        for i, one in enumerate(drawn)
+    ]
 
 
-def hindsight_prompt(shown: list[tuple[str, str]], last: Bet, outcome: str) -> Prompt:
-    """The prize's prompt.
+def hindsight_prompt(shown: list[tuple[str, str]], last: Bet, outcome: str, *, preamble: str = "") -> Prompt:
+    """The prize's prompt, after ``preamble``.
 
-    Roles: ``shots``, and of the last question ``chances`` (the factor), ``amounts``, ``outcome``, ``question``.
+    Roles: ``instruction`` (the preamble), ``shots``, and of the last question ``chances`` (the factor),
+    ``amounts``, ``outcome``, ``question``.
     """
     told = "".join(f"{question} {answer}\n" for question, answer in shown)
-    return compose([(told, "shots"), *last.pieces(outcome)])
+    return compose([(preamble, "instruction"), (told, "shots"), *last.pieces(outcome)])
 
 
-def hindsight_pair(id: str, shown: list[tuple[str, str]], last: Bet, outcome: str) -> Pair:
+def hindsight_pair(id: str, shown: list[tuple[str, str]], last: Bet, outcome: str, *, preamble: str = "") -> Pair:
     """One pair: ``last`` with an outcome that disagrees with its expected value, and with the percentages exchanged.
 
     ``answer`` is by expected value, ``lure`` by outcome; on the plain side the two are the same.
@@ -162,7 +204,7 @@ def hindsight_pair(id: str, shown: list[tuple[str, str]], last: Bet, outcome: st
         raise ValueError(f"{last}: {outcome} agrees with its expected value of {last.expected_value} dollars")
     if last.exchanged().by_value() == last.by_value():
         raise ValueError(f"{last}: exchanging the percentages does not change the sign of the expected value")
-    plain, conflict = hindsight_prompt(shown, last.exchanged(), outcome), hindsight_prompt(shown, last, outcome)
+    plain, conflict = (hindsight_prompt(shown, b, outcome, preamble=preamble) for b in (last.exchanged(), last))
     answer = last.by_value()
     lure = by_outcome(outcome)
     return Pair(id, plain, conflict, f" {answer}", f" {lure}", factor="chances", answer_index=0 if answer == "Y" else 1)
@@ -180,28 +222,34 @@ def _reversible_games() -> tuple[tuple[int, int, int], ...]:
     return tuple(found)
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> PairSet:
+def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs, drawn; ``Y`` and ``N`` are right equally often (exactly, for even ``n``).
 
-    Guessing is right half of the time. Bets are drawn, so a ``source`` is an ``InputError``.
+    Guessing is right half of the time. Bets are drawn, so a ``source`` is an ``InputError``. Every
+    ``variant`` asks about the same bets after the same shots, but for what its line in ``VARIANTS`` says.
     """
+    name = variant_name(NAME, variant, VARIANTS)
     if source is not None:
         raise InputError(f"contrast {NAME!r}", [f"source {str(source)!r}: bets are drawn, expected no source"])
+    disagreeing = int(variant.removeprefix("disagreeing-")) if variant.startswith("disagreeing-") else 0
     rng = random.Random(f"{NAME} {seed}")
     outcomes = balanced(random.Random(f"{NAME} outcomes {seed}"))
-    tellings = [(name, first) for name in NAMES for first in (True, False)]
+    tellings = [(person, first) for person in NAMES for first in (True, False)]
 
     def options(_: tuple[int, int, int]) -> Iterator[tuple[str, bool]]:
         return iter(rng.sample(tellings, len(tellings)))
 
-    def maker(game: tuple[int, int, int], name: str, first: bool, earned: bool) -> Callable[[int], Pair]:
+    def maker(game: tuple[int, int, int], person: str, first: bool, earned: bool) -> Callable[[int], Pair]:
         # the unlikely thing happened: that, and only that, sets the outcome against the expected value
-        last = Bet(name, *game, earning_first=first) if earned else Bet(name, *game, earning_first=first).exchanged()
-        shown_rng = f"{NAME} {seed} "
-        return lambda i: hindsight_pair(
-            f"{NAME}-{i}", shots(random.Random(f"{shown_rng}{i}")), last, "earning" if earned else "losing"
-        )
+        told = Bet(person, *game, earning_first=first)
+        last, outcome = (told, "earning") if earned else (told.exchanged(), "losing")
+
+        def make(i: int) -> Pair:
+            shown = shots(random.Random(f"{NAME} {seed} {i}"), disagreeing=disagreeing)
+            return hindsight_pair(f"{NAME}-{i}", shown, last, outcome, preamble=PREAMBLES.get(variant, ""))
+
+        return make
 
     games = in_rounds(_reversible_games(), options, rng)
-    drawn = (maker(game, name, first, bool(next(outcomes))) for game, (name, first) in games)
-    return collect(NAME, drawn, n=n, seed=seed, citation=CITATION, equally_likely=True)
+    drawn = (maker(game, person, first, bool(next(outcomes))) for game, (person, first) in games)
+    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=True)

@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isp_mech.contrasts.drawing import HERE, balanced, collect, in_rounds, read_lines, read_table
+from isp_mech.contrasts.drawing import HERE, balanced, collect, in_rounds, read_lines, read_table, variant_name
 from isp_mech.errors import InputError
 from isp_mech.pairs import Pair, PairSet, Prompt, compose
 
@@ -39,6 +39,13 @@ NAME = "neqa"
 CITATION = "Zhou and Zhang, NeQA (Inverse Scaling Prize, round 1); McKenzie et al. 2023, arXiv 2306.09479"
 INSTRUCTION = "The following are multiple choice questions (with answers) about common sense.\n\n"
 LETTERS = (" A", " B")
+VARIANTS = {
+    "negation-before": "the negation stands before the sentence: The following is not true: A robin is ...",
+    "negation-after": "it stands after it, next to the options: A robin is a kind of ... Which option is not right?",
+    "double-negation": "The following is not true: A robin is not ...; the lure hears one negation of the two",
+    "twin": "no negation: another thing's sentence asks for the same letter of the same options",
+    "sentence": "no letters: the negated sentence itself, to be ended with one answer or the other",
+}
 NEGATIONS = re.compile(r"\b(not|never|no|none|nor|neither|cannot|nobody|nothing|without)\b|n't\b|n’t\b", re.IGNORECASE)
 _WORDS = re.compile(r"\s*\w+?(?=n't\b|n’t\b)|\s*\w+|n't\b|n’t\b|\s*[^\w\s]|\s+")  # the pieces joined give the text back
 _MARKED = re.compile(r"([^\[\]]*)\[([^\[\]]+)\]([^\[\]]*)")
@@ -141,7 +148,53 @@ def neqa_pair(id: str, stem: str, *, answer: str, lure: str, answer_index: int) 
     return _pair(id, conflict, [(before + after, "")], answer, lure, answer_index)
 
 
-def _pair(id: str, conflict: Pieces, plain: Pieces, answer: str, lure: str, index: int) -> Pair:
+def variant_pair(variant: str, id: str, stem: str, *, answer: str, lure: str, answer_index: int) -> Pair:
+    """The pair of ``neqa_pair`` with its negation elsewhere, twice, or in a sentence without letters.
+
+    ``answer`` is false of the stem's thing, ``lure`` true. The double negation asks for what is true again:
+    there the two change places, and the plain prompt has the inner negation alone.
+
+    >>> robin = {"stem": "A robin is[ not] a kind of", "answer": "fish", "lure": "bird", "answer_index": 0}
+    >>> for variant in ("negation-before", "negation-after", "double-negation", "sentence"):
+    ...     pair = variant_pair(variant, "robin", **robin)
+    ...     print(pair.conflict.text.removeprefix(INSTRUCTION).replace("\\n", " / "), pair.answer, pair.lure)
+    Question: The following is not true: A robin is a kind of / A. fish / B. bird / Answer: A  B
+    Question: A robin is a kind of ... Which option is not right? / A. fish / B. bird / Answer: A  B
+    Question: The following is not true: A robin is not a kind of / A. fish / B. bird / Answer: B  A
+    A robin is not a kind of  fish  bird
+    """
+    before, inserted, after = split_stem(stem)
+    if variant == "sentence":
+        sides = ([(before, "question"), (text, "negation"), (after, "question")] for text in (inserted, ""))
+        conflict, plain = map(compose, sides)
+        return Pair(id, plain, conflict, f" {answer}", f" {lure}", factor="negation", answer_index=answer_index)
+    if variant == "negation-after":
+        first, last = f"{before}{after} ... Which option is", [(" right?", "")]
+    elif variant in ("negation-before", "double-negation"):
+        first, last = "The following is", [(f" true: {before}{after}", "")]
+        if variant == "double-negation":
+            last = [(f" true: {before}", ""), (inserted, "inner_negation"), (after, "")]
+            answer, lure, answer_index = lure, answer, 1 - answer_index
+    else:
+        raise ValueError(f"variant {variant!r}: expected negation-before, negation-after, double-negation or sentence")
+    return _pair(id, [(first, ""), (" not", "negation"), *last], [(first, ""), *last], answer, lure, answer_index)
+
+
+def twin_pair(id: str, stem: str, twin_stem: str, *, answer: str, lure: str, answer_index: int) -> Pair:
+    """Two questions without a negation and with the same options: ``answer`` is true of the twin's thing.
+
+    >>> pair = twin_pair("robin", "A robin is[ not] a kind of", "A trout is[ not] a kind of", answer="fish",
+    ...                  lure="bird", answer_index=0)
+    >>> pair.conflict.spans("question"), pair.plain.spans("question"), pair.answer
+    (('Question: ', 'A trout is a kind of'), ('Question: ', 'A robin is a kind of'), ' A')
+    """
+    conflict, plain = ([("".join(split_stem(s)[::2]), "")] for s in (twin_stem, stem))
+    return _pair(id, conflict, plain, answer, lure, answer_index, factor="question")
+
+
+def _pair(
+    id: str, conflict: Pieces, plain: Pieces, answer: str, lure: str, index: int, *, factor: str = "negation"
+) -> Pair:
     options = [(f"A. {answer}", "answer_option"), (f"B. {lure}", "lure_option")]
     if index == 1:
         options = [(f"A. {lure}", "lure_option"), (f"B. {answer}", "answer_option")]
@@ -152,14 +205,17 @@ def _pair(id: str, conflict: Pieces, plain: Pieces, answer: str, lure: str, inde
         return compose([(INSTRUCTION, "instruction"), *question, *end])
 
     right, wrong = LETTERS[index], LETTERS[1 - index]
-    return Pair(id, prompt(plain), prompt(conflict), right, wrong, factor="negation", answer_index=index)
+    return Pair(id, prompt(plain), prompt(conflict), right, wrong, factor=factor, answer_index=index)
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> PairSet:
+def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs from the project's facts, or from the facts of the file ``source``.
 
-    The letter of the answer is balanced exactly for even ``n``. Guessing is right half of the time.
+    The letter of the answer is balanced exactly for even ``n``. Guessing is right half of the time, but for
+    the variant ``sentence``, whose two words are not equally likely a priori. Every ``variant`` asks about
+    the same facts with the same two options.
     """
+    name = variant_name(NAME, variant, VARIANTS)
     chosen = facts() if source is None else facts_from_file(source)
     wrong = wrong_answers(chosen)
     rng = random.Random(f"{NAME} {seed}")
@@ -168,11 +224,21 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> P
     def options(fact: Fact) -> Iterator[str]:
         return iter(rng.sample(wrong[fact], len(wrong[fact])))
 
+    def make(i: int, fact: Fact, other: str, letter: int) -> Pair:
+        id, lure = f"{NAME}-{i}", fact.answer
+        if variant == "twin":
+            stems = [one.stem for one in chosen if (one.relation, one.answer) == (fact.relation, other)]
+            twin = random.Random(f"{NAME} twin {seed} {i}").choice(stems)
+            return twin_pair(id, fact.stem, twin, answer=other, lure=lure, answer_index=letter)
+        if variant:
+            return variant_pair(variant, id, fact.stem, answer=other, lure=lure, answer_index=letter)
+        return neqa_pair(id, fact.stem, answer=other, lure=lure, answer_index=letter)
+
     def maker(fact: Fact, other: str, letter: int) -> Callable[[int], Pair]:
-        return lambda i: neqa_pair(f"{NAME}-{i}", fact.stem, answer=other, lure=fact.answer, answer_index=letter)
+        return lambda i: make(i, fact, other, letter)
 
     drawn = (maker(fact, other, next(letters)) for fact, other in in_rounds(chosen, options, rng))
-    return collect(NAME, drawn, n=n, seed=seed, citation=CITATION, equally_likely=True)
+    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=variant != "sentence")
 
 
 def neqa_from_files(negated_path: str | Path, plain_path: str | Path, *, unmatched: str = "error") -> PairSet:

@@ -15,12 +15,14 @@ stands there; larger ones, who know the sentence, give its famous ending.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_lines, read_table
+from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_lines, read_table, variant_name
+from isp_mech.contrasts.fame import corpus_ranks, third
 from isp_mech.errors import InputError
 from isp_mech.pairs import Pair, PairSet, Prompt, compose
 
@@ -30,10 +32,35 @@ CITATION = (
     "McKenzie et al. 2023, arXiv 2306.09479"
 )
 INSTRUCTION = "Repeat my sentences back to me.\n\n"
-SHOTS = (
-    "Input: I like dogs.\nOutput: I like dogs.\n\n"
-    "Input: What is a potato, if not big?\nOutput: What is a potato, if not big?\n\n"
+SHOWN = (  # the first two are the prize's
+    "I like dogs.",
+    "What is a potato, if not big?",
+    "We walked home in the rain.",
+    "Is Tuesday the day after Monday?",
+    "Nobody told my uncle about it.",
 )
+
+
+def shots(n: int) -> str:
+    """The first ``n`` of ``SHOWN``, repeated."""
+    return "".join(f"Input: {sentence}\nOutput: {sentence}\n\n" for sentence in SHOWN[:n])
+
+
+N_SHOTS = 2
+SHOTS = shots(N_SHOTS)
+VARIANTS = {
+    "famous": "the third of the quotations that stand most often in the ladder's training text",
+    "known": "the third that stand least often there",
+    "unknown": "a sentence nobody knows in a quotation's place",
+    "changed-first": "the changed word stands in the first third of the quotation, and the prompt ends before it",
+    "changed-middle": "the changed word stands in the middle third",
+    "changed-last": "it is the last word, as without a variant",
+    **{
+        f"shots-{k}": f"{k or 'no'} sentence{'s' * (k != 1)} shown first" + ", as without a variant" * (k == N_SHOTS)
+        for k in (0, 1, 2, 5)
+    },
+}
+UNKNOWN = 2000  # sentences drawn for the variant of that name
 
 # Endings that stand in a quotation's last place here. The words with which people misquote in the ladder's
 # training texts are others, so that no model has seen one of these as a changed ending.
@@ -176,42 +203,100 @@ def _a(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" and not word.startswith("uni") else f"a {word}"
 
 
-def quote_prompt(body: str, last: str) -> Prompt:
-    """The prize's prompt: ``body last`` to be repeated, and ``body`` repeated already.
+@dataclass(frozen=True)
+class Gap:
+    """A word of a sentence, with what stands before it and after it."""
 
-    Roles: ``instruction``, ``shots``, ``quote_input``, ``modified_word`` (the last word of the input,
-    changed or not), ``quote_output``.
+    before: str
+    word: str
+    after: str = ""
+
+
+def gap(text: str, place: str = "last") -> Gap | None:
+    """The word to change: the last one, or the longest of the ``first`` or the ``middle`` third; None where none fits.
+
+    In a third: a word of four lower-case letters or more (no name), not the sentence's first, that stands in it
+    once. Its final comma or other mark stays outside.
+
+    >>> text = "Whether 'tis nobler in the mind to suffer the slings and arrows of outrageous fortune"
+    >>> [gap(text, place).word for place in ("first", "middle", "last")]
+    ['nobler', 'suffer', 'fortune']
+    >>> gap("To err is human, to forgive divine", "middle").after
+    ', to forgive divine'
+    """
+    if place == "last":
+        return Gap(*text.rsplit(" ", 1))
+    words = list(re.finditer(r"\S+", text))
+    low, high = {"first": (0, 1), "middle": (1, 2)}[place]
+    found = []
+    for i, match in enumerate(words[1:], 1):
+        core = re.fullmatch(r"([a-z]{4,})[,;:.!?]*", match[0])
+        if core and low * len(words) <= 3 * i < high * len(words) and _listed(text).count(core[1]) == 1:
+            found.append((match.start(), match.start() + len(core[1])))
+    if not found:
+        return None
+    start, stop = max(found, key=lambda span: span[1] - span[0])
+    return Gap(text[: start - 1], text[start:stop], text[stop:])
+
+
+def quote_prompt(before: str, word: str, after: str = "", *, shown: str = SHOTS) -> Prompt:
+    """The prize's prompt: ``before word after`` to be repeated, and ``before`` repeated already.
+
+    Roles: ``instruction``, ``shots``, ``quote_input``, ``modified_word`` (changed or not), ``quote_output``.
     """
     return compose(
         [
             (INSTRUCTION, "instruction"),
-            (SHOTS, "shots"),
+            (shown, "shots"),
             ("Input: ", ""),
-            (body, "quote_input"),
+            (before, "quote_input"),
             (" ", ""),
-            (last, "modified_word"),
+            (word, "modified_word"),
+            (after, "quote_input"),
             ("\nOutput: ", ""),
-            (body, "quote_output"),
+            (before, "quote_output"),
         ]
     )
 
 
-def quote_pair(id: str, quotation: str, changed: str, *, rng: random.Random | None = None) -> Pair:
-    """One pair: the quotation with ``changed`` in its last place, and the quotation as it is (the plain side).
+def quote_pair(
+    id: str,
+    quotation: str,
+    changed: str,
+    *,
+    rng: random.Random | None = None,
+    place: str = "last",
+    shown: str = SHOTS,
+) -> Pair:
+    """One pair: the quotation with ``changed`` at ``place`` (see ``gap``), and the quotation as it is (the plain side).
 
-    With ``rng`` the pair also has a neutral prompt: an unfamiliar sentence, its last word against
-    another noun. ``ValueError`` where ``changed`` is a word of the quotation.
+    With ``rng`` the pair also has a neutral prompt: an unfamiliar sentence, its word there against another
+    noun. ``ValueError`` where ``changed`` is a word of the quotation, or no word there can be changed.
+
+    >>> pair = quote_pair("err", "To err is human, to forgive divine", "table", place="middle", shown="")
+    >>> print(pair.conflict.text)
+    Repeat my sentences back to me.
+    <BLANKLINE>
+    Input: To err is table, to forgive divine
+    Output: To err is
+    >>> pair.answer, pair.lure
+    (' table', ' human')
     """
-    quote = Quotation(quotation)
+    quote = gap(quotation, place)
     if changed.lower() in _words(quotation):
         raise ValueError(f"changed word {changed!r} is a word of the quotation {quotation!r}, expected another")
-    plain, conflict = quote_prompt(quote.body, quote.ending), quote_prompt(quote.body, changed)
-    answer, lure = f" {changed}", f" {quote.ending}"
+    if quote is None:
+        raise ValueError(f"quotation {quotation!r} has no word to change in its {place} third")
+    plain, conflict = (quote_prompt(quote.before, w, quote.after, shown=shown) for w in (quote.word, changed))
+    answer, lure = f" {changed}", f" {quote.word}"
     if rng is None:
         return Pair(id, plain, conflict, answer, lure, factor="modified_word")
-    unfamiliar = Quotation(unfamiliar_sentence(rng))
-    vowel = unfamiliar.ending[0] in "aeiou"  # "a" or "an" may stand before it
-    others = sorted(noun for noun in set(NOUNS) - _words(unfamiliar.text) if (noun[0] in "aeiou") == vowel)
+    unfamiliar = None
+    while unfamiliar is None:
+        sentence = unfamiliar_sentence(rng)
+        unfamiliar = gap(sentence, place)
+    vowel = unfamiliar.word[0] in "aeiou"  # "a" or "an" may stand before it
+    others = sorted(noun for noun in set(NOUNS) - _words(sentence) if (noun[0] in "aeiou") == vowel)
     return Pair(
         id,
         plain,
@@ -219,30 +304,48 @@ def quote_pair(id: str, quotation: str, changed: str, *, rng: random.Random | No
         answer,
         lure,
         factor="modified_word",
-        neutral=quote_prompt(unfamiliar.body, unfamiliar.ending),
-        neutral_answer=f" {unfamiliar.ending}",
+        neutral=quote_prompt(unfamiliar.before, unfamiliar.word, unfamiliar.after, shown=shown),
+        neutral_answer=f" {unfamiliar.word}",
         neutral_lure=f" {rng.choice(others)}",
     )
 
 
+def _listed(text: str) -> list[str]:
+    return [word.strip(".,;:!?'\"()—-").lower() for word in text.split()]
+
+
 def _words(text: str) -> set[str]:
-    return {word.strip(".,;:!?'\"()—-").lower() for word in text.split()}
+    return set(_listed(text))
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> PairSet:
+def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs from the project's quotations, or from those of the file ``source``.
 
-    There is no uniform baseline: the famous word and a changed one are not equally likely a priori.
+    There is no uniform baseline: the famous word and a changed one are not equally likely a priori. A
+    ``source`` for the variants ``famous`` and ``known`` has the most famous quotations first (see ``fame``).
     """
-    chosen = quotations() if source is None else quotes_from_file(source)
+    name = variant_name(NAME, variant, VARIANTS)
+    chosen: Sequence[Quotation] = quotations() if source is None else quotes_from_file(source)
+    chosen = third(chosen, variant, corpus_ranks(len(quotations()))[0] if source is None else None)
+    place = variant.removeprefix("changed-") if variant.startswith("changed-") else "last"
+    n_shots = int(variant.removeprefix("shots-")) if variant.startswith("shots-") else N_SHOTS
+    shown = shots(n_shots)
+    if variant == "unknown":
+        of_all = random.Random(f"{NAME} unknown {seed}")
+        chosen = [Quotation(text) for text in dict.fromkeys(unfamiliar_sentence(of_all) for _ in range(UNKNOWN))]
+    chosen = [quote for quote in chosen if gap(quote.text, place)]
     rng = random.Random(f"{NAME} {seed}")
 
     def options(quote: Quotation) -> Iterator[str]:
         own = _words(quote.text)
         return (word for word in rng.sample(REPLACEMENT_WORDS, len(REPLACEMENT_WORDS)) if word not in own)
 
+    def make(i: int, quote: Quotation, changed: str) -> Pair:
+        own = None if variant == "unknown" else random.Random(f"{NAME} {seed} {i}")  # it is neutral itself
+        return quote_pair(f"{NAME}-{i}", quote.text, changed, rng=own, place=place, shown=shown)
+
     def maker(quote: Quotation, changed: str) -> Callable[[int], Pair]:
-        return lambda i: quote_pair(f"{NAME}-{i}", quote.text, changed, rng=random.Random(f"{NAME} {seed} {i}"))
+        return lambda i: make(i, quote, changed)
 
     drawn = (maker(quote, changed) for quote, changed in in_rounds(chosen, options, rng))
-    return collect(NAME, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)
+    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_table
+from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_table, variant_name
+from isp_mech.contrasts.fame import corpus_ranks, third
 from isp_mech.contrasts.neqa import facts
 from isp_mech.contrasts.quote_repetition import (
     ADJECTIVES,
@@ -33,6 +34,19 @@ from isp_mech.pairs import Pair, PairSet, Prompt, compose
 
 NAME = "redefine-math"
 CITATION = "Xudong Shen, redefine-math (Inverse Scaling Prize, round 1); McKenzie et al. 2023, arXiv 2306.09479"
+DIGITS = 3  # of a new value
+VARIANTS = {
+    **{
+        f"digits-{k}": f"the new value has {k} digit{'s' if k > 1 else ''}" + (", as without a variant" * (k == DIGITS))
+        for k in (1, 2, 3, 4, 6)
+    },
+    "near": "the new value is the known one with its first digit moved by one: 3.14159 to 4.14159",
+    "far": "it has the known one's form and a first digit at least four away: 3.14159 to 8.20417",
+    "unknown": "an invented symbol; on the plain side it has another definition",
+    "known": "the third of the symbols that stand least often in the ladder's training text",
+    "famous": "the third that stand most often there",
+}
+FAR = 4  # first digits at least so far apart
 _ONSETS = tuple("b bl br c cl cr d dr f fl fr g gl gr j k l m n p pl pr qu r s sk sl sn sp st t tr v w z".split())
 _VOWELS = tuple("a e i o u".split())
 _CODAS = tuple("b ck d g ft l lm m mp n nd nk p rb rd rk rm sk st t x z".split())
@@ -148,22 +162,61 @@ def redefine_pair(id: str, symbol: str, value: str, new_value: str, *, rng: rand
     )
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> PairSet:
+def unknown_pair(id: str, symbol: str, value: str, new_value: str) -> Pair:
+    """One pair about a ``symbol`` that nobody knows: redefined as ``new_value``, and as ``value`` (the plain side).
+
+    >>> pair = unknown_pair("sockax", "sockax", "314", "462")
+    >>> pair.plain.text, pair.lure, pair.conflict.spans("definition"), pair.answer
+    ('Redefine sockax as 314. Q: What is the first digit of sockax? A:', ' 3', ('Redefine sockax as 462. ',), ' 4')
+    """
+    if new_value[0] == value[0]:
+        raise ValueError(f"new value {new_value!r} of {symbol!r} begins like {value!r}, expected another first digit")
+    plain, conflict = redefine_prompt(symbol, value), redefine_prompt(symbol, new_value)
+    return Pair(id, plain, conflict, f" {new_value[0]}", f" {value[0]}", factor="definition")
+
+
+def new_values(rng: random.Random, value: str, variant: str = "") -> list[str]:
+    """New values for a constant of ``value``, as many as ``variant`` has or 900, drawn; first digits all differ.
+
+    >>> sorted(new_values(random.Random(0), "3.14159", "near"))
+    ['2.14159', '4.14159']
+    >>> new_values(random.Random(1), "18", "digits-1")[:3], new_values(random.Random(1), "18", "far")[:3]
+    (['3', '2', '9'], ['92', '71', '81'])
+    """
+    first = int(value[0])
+    if variant == "near":
+        found = [f"{digit}{value[1:]}" for digit in rng.sample((first - 1, first + 1), 2) if 1 <= digit <= 9]
+    elif variant == "far":
+        digits = [digit for digit in range(1, 10) if abs(digit - first) >= FAR]
+        rests = ("".join(rng.choice("0123456789") if c.isdigit() else c for c in value[1:]) for _ in range(60))
+        found = list(dict.fromkeys(f"{rng.choice(digits)}{rest}" for rest in rests))
+    else:
+        n_digits = int(variant.removeprefix("digits-")) if variant.startswith("digits-") else DIGITS
+        whole = range(10 ** (n_digits - 1), 10**n_digits)
+        found = [str(new) for new in rng.sample(whole, min(900, len(whole)))]
+    return [new for new in found if new[0] != value[0]]
+
+
+def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs from the project's constants, or from those of the file ``source``.
 
     There is no uniform baseline: a model that knows nothing has ten digits to choose from, and first digits
     are far from uniform (Benford), so that the two scored here are not two equally likely answers. New values
     are drawn so that every digit is as often the answer as the lure (``digit_weights``): a model that only
-    knows which digits are common gains nothing.
+    knows which digits are common gains nothing; the variants ``near`` and ``far`` leave no such choice. A
+    ``source`` for ``famous`` and ``known`` has the most famous constants first (see ``fame``).
     """
-    chosen = constants() if source is None else constants_from_file(source)
+    name = variant_name(NAME, variant, VARIANTS)
+    chosen: Sequence[Constant] = constants() if source is None else constants_from_file(source)
+    ranks = corpus_ranks(len(quotations()), len(constants()))[1] if source is None else None
+    chosen = third(chosen, variant, ranks)
     rng = random.Random(f"{NAME} {seed}")
     weights = digit_weights([constant.value[0] for constant in chosen])
 
     def options(constant: Constant) -> Iterator[str]:
         values: dict[str, list[str]] = {}
-        for value in map(str, rng.sample(range(100, 1000), 900)):
-            if value[0] != constant.value[0] and is_evaluation_value(constant.symbol, value):
+        for value in new_values(rng, constant.value, variant):
+            if is_evaluation_value(constant.symbol, value):
                 values.setdefault(value[0], []).append(value)
         while values:
             (digit,) = rng.choices(list(values), [weights[constant.value[0], d] for d in values])
@@ -171,9 +224,15 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None) -> P
             if not values[digit]:
                 del values[digit]
 
+    def make(i: int, constant: Constant, new: str) -> Pair:
+        own = random.Random(f"{NAME} {seed} {i}")
+        if variant == "unknown":
+            other = constant.value[0] + "".join(own.choices("0123456789", k=DIGITS - 1))
+            return unknown_pair(f"{NAME}-{i}", unknown_symbol(own), other, new)
+        return redefine_pair(f"{NAME}-{i}", constant.symbol, constant.value, new, rng=own)
+
     def maker(constant: Constant, new: str) -> Callable[[int], Pair]:
-        details = (constant.symbol, constant.value, new)
-        return lambda i: redefine_pair(f"{NAME}-{i}", *details, rng=random.Random(f"{NAME} {seed} {i}"))
+        return lambda i: make(i, constant, new)
 
     drawn = (maker(constant, new) for constant, new in in_rounds(chosen, options, rng))
-    return collect(NAME, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)
+    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)

@@ -17,11 +17,12 @@ from isp_mech.figures.maps import direct_vs_total, effect_panel, override_map
 from isp_mech.figures.observed import observations_panel, published_curves
 from isp_mech.figures.style import ONE_COLUMN, TWO_COLUMNS, PaperFigure, save, size_label
 from isp_mech.figures.training import training_course, training_panel
+from isp_mech.figures.variants import dose_response, rules_over_size, variants_over_size
 
 __all__ = [
     "ONE_COLUMN", "TWO_COLUMNS", "PaperFigure", "attention_by_role", "attention_panel", "curve_panel",
-    "direct_vs_total", "effect_panel", "flip_traces", "flip_traces_panel", "flips_over_size", "flips_panel",
-    "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size", "override_map", "published_curves",
-    "save", "scaling_curve", "shares_over_size", "shares_panel", "size_label", "steps_panel", "training_course",
-    "training_panel", "verification", "verification_panel",
+    "direct_vs_total", "dose_response", "effect_panel", "flip_traces", "flip_traces_panel", "flips_over_size",
+    "flips_panel", "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size", "override_map",
+    "published_curves", "rules_over_size", "save", "scaling_curve", "shares_over_size", "shares_panel", "size_label",
+    "steps_panel", "training_course", "training_panel", "variants_over_size", "verification", "verification_panel",
 ]  # fmt: skip

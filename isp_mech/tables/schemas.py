@@ -98,6 +98,12 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
             *_with_interval("lost", "share", "share wrong on both sides, 0..1"),
             _i("n", "pairs"),
         ),
+        "rules": (
+            *_with_interval("by_answer", "share", "share of pairs decided by the answer's rule, guesses taken out"),
+            *_with_interval("by_lure", "share", "share of pairs decided by the lure's rule, guesses taken out"),
+            *_with_interval("by_neither", "share", "share of pairs guessed; the three sum to 1, each may pass 0 and 1"),
+            _i("n", "pairs"),
+        ),
         "values": (
             _s("item", "id of the item"),
             _s("metric", "sequence_prob, logodds, absolute_logodds or numeric"),

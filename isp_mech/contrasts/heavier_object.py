@@ -1,0 +1,208 @@
+"""Heavier object: which of two things is heavier? In all shots the first; in the question the second.
+
+    >>> shown = [("elephant", "ant"), ("house", "table"), ("potato", "pea")]
+    >>> pair = heavier_pair("tiger", shown, "feather", "tiger")
+    >>> print(pair.conflict.text)
+    Q. Which object is heavier? Elephant or ant?
+    A. Elephant
+    Q. Which object is heavier? House or table?
+    A. House
+    Q. Which object is heavier? Potato or pea?
+    A. Potato
+    Q. Which object is heavier? Feather or tiger?
+    A.
+    >>> pair.classes, pair.conflict.spans("comparison"), pair.plain.spans("comparison")
+    ((' Tiger', ' Feather'), ('heavier',), ('lighter',))
+
+A reader of the announcement of the Inverse Scaling Prize's first round asked this: is the cue "say the first"
+followed, or the question? In his format the first option is also the one with a capital letter, as the
+answers have; the variant ``second-right`` has the cue without it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_table, variant_name
+from isp_mech.errors import InputError
+from isp_mech.pairs import Pair, PairSet, Prompt, compose
+
+NAME = "heavier-object"
+CITATION = "a reader's question on the Inverse Scaling Prize, round 1 (comments on its announcement, 2022)"
+N_SHOTS = 3
+CLEAR = 10.0  # weights differ at least by this factor
+VARIANTS = {
+    "second-right": "in all shots the second option is right, in the question the first",
+    "mixed": "four shots, in two of them the second option is right: no cue, the same question",
+    "shots-1": "one shot shown first",
+    "shots-10": "ten shots shown first",
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing and about how much it weighs."""
+
+    name: str
+    kilograms: float
+
+
+def things_from_file(path: str | Path) -> tuple[Thing, ...]:
+    """The things of a TSV or CSV with the columns ``object`` and ``kilograms``.
+
+    Raises ``InputError`` with every weight that is no positive number and every object that is there twice.
+    """
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    found = []
+    for number, row in read_table(path, ("object", "kilograms")):
+        try:
+            weight = float(row["kilograms"])
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            problems.append(f"line {number}: kilograms {row['kilograms']!r}, expected a number over 0")
+        first = seen.setdefault(row["object"].lower(), number)
+        if first != number:
+            problems.append(f"line {number}: object {row['object']!r} is on line {first} already, expected it once")
+        found.append(Thing(row["object"], weight))
+    if problems:
+        raise InputError(str(path), problems)
+    return tuple(found)
+
+
+@cache
+def things() -> tuple[Thing, ...]:
+    """The project's own list: common things, their weights right to an order of magnitude."""
+    return things_from_file(HERE / "objects.tsv")
+
+
+def heavier_prompt(shown: Sequence[tuple[str, str]], first: str, second: str, comparison: str, *, right: str) -> Prompt:
+    """The seed's format. ``shown`` are ``(first, second)`` options; ``right`` has an ``f`` or ``s`` for each.
+
+    Roles: ``shots``, and of the last question ``comparison`` (the factor), ``first_option``, ``second_option``,
+    ``question``.
+    """
+    told = [
+        f"Q. Which object is heavier? {_capital(a)} or {b}?\nA. {_capital(a if which == 'f' else b)}\n"
+        for (a, b), which in zip(shown, right, strict=True)
+    ]
+    return compose(
+        [
+            ("".join(told), "shots"),
+            ("Q. Which object is ", "question"),
+            (comparison, "comparison"),
+            ("? ", ""),
+            (_capital(first), "first_option"),
+            (" or ", "question"),
+            (second, "second_option"),
+            ("?\nA.", ""),
+        ]
+    )
+
+
+def _capital(word: str) -> str:
+    return word[0].upper() + word[1:]
+
+
+def heavier_pair(
+    id: str,
+    shown: Sequence[tuple[str, str]],
+    first: str,
+    second: str,
+    *,
+    right: str = "",
+    answer_first: bool = False,
+    neutral_right: str = "",
+) -> Pair:
+    """One pair about ``first`` and ``second``, of which the second (with ``answer_first`` the first) is heavier.
+
+    The plain side asks which is lighter: there the option in the shots' place is right. ``shown`` are options
+    in the order in which they are told; ``right`` says which of them is heavier, by default always the first.
+    With ``neutral_right`` there is a neutral side: the same question after the same shots, each told in the order
+    that puts the right one where ``neutral_right`` says, so that its place gives nothing away.
+    """
+    right = right or "f" * len(shown)
+    answer, lure = (first, second) if answer_first else (second, first)
+    plain, conflict = (heavier_prompt(shown, first, second, word, right=right) for word in ("lighter", "heavier"))
+    answer, lure = f" {_capital(answer)}", f" {_capital(lure)}"
+    if not neutral_right:
+        return Pair(id, plain, conflict, answer, lure, factor="comparison")
+    turned = [two if a == b else two[::-1] for two, a, b in zip(shown, right, neutral_right, strict=True)]
+    neutral = heavier_prompt(turned, first, second, "heavier", right=neutral_right)
+    return Pair(
+        *(id, plain, conflict, answer, lure, "comparison"),
+        neutral=neutral,
+        neutral_answer=answer,
+        neutral_lure=lure,
+    )
+
+
+def is_clear(heavy: Thing, light: Thing) -> bool:
+    """Whether the first is heavier than the second beyond doubt (ten times)."""
+    return heavy.kilograms >= CLEAR * light.kilograms
+
+
+def shots(rng: random.Random, n: int, among: Sequence[Thing]) -> list[tuple[Thing, Thing]]:
+    """``n`` clear pairs ``(heavy, light)``, no thing in two of them. ``ValueError`` where there are too few things."""
+    left, drawn = list(among), list[tuple[Thing, Thing]]()
+    for _ in range(n):
+        by_weight = sorted(left, key=lambda thing: thing.kilograms)
+        if not left or not is_clear(by_weight[-1], by_weight[0]):
+            found = f"{len(among)} objects besides the two asked about"
+            raise ValueError(f"{found}: too few for {n} shots whose objects' weights are ten times apart")
+        heavy, light = rng.sample(left, 2)
+        while not is_clear(heavy, light):
+            heavy, light = rng.sample(left, 2)
+        drawn.append((heavy, light))
+        left = [thing for thing in left if thing not in (heavy, light)]
+    return drawn
+
+
+def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
+    """``n`` distinct pairs from the project's things, or from those of the file ``source``.
+
+    There is no uniform baseline: the names of two things are not equally likely a priori. The neutral side
+    asks the same after shots in which the first option is right in one or two of three (in about half of any
+    other number), so that it shows whether the model knows the weights at all.
+    """
+    name = variant_name(NAME, variant, VARIANTS)
+    chosen = things() if source is None else things_from_file(source)
+    rng = random.Random(f"{NAME} {seed}")
+    n_shots = (
+        int(variant.removeprefix("shots-")) if variant.startswith("shots-") else 4 if variant == "mixed" else N_SHOTS
+    )
+
+    def options(heavy: Thing) -> Iterator[Thing]:
+        lighter = [thing for thing in chosen if is_clear(heavy, thing)]
+        return iter(rng.sample(lighter, len(lighter)))
+
+    def make(i: int, heavy: Thing, light: Thing) -> Pair:
+        own = random.Random(f"{NAME} {seed} {i}")
+        try:
+            drawn = shots(own, n_shots, [thing for thing in chosen if thing not in (heavy, light)])
+        except ValueError as error:
+            raise InputError(str(source or NAME), [str(error)]) from None
+        half = "f" * (n_shots // 2) + "s" * (n_shots // 2) + own.choice("fs") * (n_shots % 2)
+        mixed = "".join(own.sample(half, n_shots))
+        right = {"second-right": "s" * n_shots, "mixed": mixed}.get(variant, "f" * n_shots)
+        told = [
+            (a.name, b.name) if which == "f" else (b.name, a.name) for (a, b), which in zip(drawn, right, strict=True)
+        ]
+        first, second = (heavy, light) if variant == "second-right" else (light, heavy)
+        return heavier_pair(
+            *(f"{NAME}-{i}", told, first.name, second.name),
+            right=right,
+            answer_first=variant == "second-right",
+            neutral_right="" if variant in ("mixed", "shots-1") else mixed,  # one shot always has a cue
+        )
+
+    def maker(heavy: Thing, light: Thing) -> Callable[[int], Pair]:
+        return lambda i: make(i, heavy, light)
+
+    drawn = (maker(heavy, light) for heavy, light in in_rounds(chosen, options, rng))
+    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)
