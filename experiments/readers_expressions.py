@@ -18,7 +18,7 @@ TASK = "linear-expressions"
 DOSES = {f"{TASK}:disagreeing-{k}": float(k) for k in (0, 1, 2, 5)}
 LABELS = {f"{TASK}:disagreeing-0": "as it is", f"{TASK}:clear-instructions": "clear instructions"}
 VARIANTS = [name.split(":")[1] for name in dict.fromkeys((*DOSES, *LABELS))]
-N, SEED = 60, 0
+N, SEED = 30, 0  # ten shots a pair and ten more on the neutral side; more give narrower intervals
 OUT = Path("runs/readers")
 
 

@@ -24,7 +24,7 @@ LABELS = {
     "heavier-object:second-right": "second, three shots",
 }
 VARIANTS = [name.partition(":")[2] for name in LABELS]
-N, SEED = 200, 0
+N, SEED = 100, 0
 OUT = Path("runs/readers")
 
 

@@ -24,7 +24,7 @@ WORDINGS = {
     f"{TASK}:clear-instructions": "clear instructions",
 }
 RULES = {"by_answer": "expected value", "by_lure": "outcome", "by_neither": "neither"}
-N, SEED = 100, 0  # ten shots a pair: a hundred pairs are as long as a thousand of the other tasks'
+N, SEED = 40, 0  # ten shots a pair; more give narrower intervals
 OUT = Path("runs/readers")
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     rules = rules_followed(im.concat([scores.items for scores in found]), seed=SEED)
     curve.save(OUT / "hindsight-curve.parquet")
     rules.save(OUT / "hindsight-rules.parquet")
-    dose = "shots of ten whose outcome disagrees with the expected value"
+    dose = "shots of ten whose outcome disagrees with the value"
     figures = {
         "dose": im.figures.dose_response(curve, DOSES, dose=dose),
         "wording": im.figures.variants_over_size(curve, WORDINGS),

@@ -21,7 +21,7 @@ FAME = {f"{TASK}:{fame}": fame for fame in ("unknown", "known", "famous")}
 PLACES = {f"{TASK}:changed-{place}": place for place in ("first", "middle", "last")}
 SHOTS = {f"{TASK}:shots-{k}": float(k) for k in (0, 1, 2, 5)}
 VARIANTS = [name.split(":")[1] for name in (*FAME, *PLACES, *SHOTS)]
-N, SEED = 200, 0
+N, SEED = 150, 0
 OUT = Path("runs/readers")
 
 

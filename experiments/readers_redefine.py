@@ -22,7 +22,7 @@ DOSES = {f"{TASK}:digits-{k}": float(k) for k in (1, 2, 3, 4, 6)}
 DISTANCES = {f"{TASK}:near": "first digit moved by one", f"{TASK}:far": "by four or more"}
 SYMBOLS = {f"{TASK}:{fame}": fame for fame in ("unknown", "known", "famous")}
 VARIANTS = [name.split(":")[1] for name in (*DOSES, *DISTANCES, *SYMBOLS)]
-N, SEED = 300, 0
+N, SEED = 200, 0
 OUT = Path("runs/readers")
 
 

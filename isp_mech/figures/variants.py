@@ -69,12 +69,12 @@ def variants_over_size(
             "figure", [f"labels of {', '.join(labels or ())}: expected some of {', '.join(tasks_of(frame))}"]
         )
     frame = frame[frame["task"].isin(tasks)]
-    lines = -(-len(tasks) // 2)
-    figure = new_figure(width, 2.1 + 0.16 * lines)
+    names = [plain(task if labels is None else labels[task]) for task in tasks]
+    columns = 2 if max(map(len, names)) * 2 < 13 * width else 1
+    figure = new_figure(width, 2.1 + 0.16 * -(-len(tasks) // columns))
     ax = figure.subplots()
-    for i, (task, colour) in enumerate(zip(tasks, _shades(len(tasks)), strict=True)):
+    for i, (task, label, colour) in enumerate(zip(tasks, names, _shades(len(tasks)), strict=True)):
         rows = frame[frame["task"] == task].sort_values(["n_params", "model"])
-        label = plain(task if labels is None else labels[task])
         _line(ax, rows["n_params"].to_numpy(float), rows, "accuracy", color=colour, marker=MARKERS[i % 8], label=label)
     baselines = set(frame["baseline"])
     if len(baselines) == 1 and np.isfinite(frame["baseline"].iloc[0]):
@@ -83,7 +83,7 @@ def variants_over_size(
     ax.set_ylabel(f"{side} accuracy")
     ax.grid(axis="y")
     size_axis(ax, list(frame["n_params"]), inches=width - 0.6)
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=columns)
     return figure
 
 
@@ -111,7 +111,7 @@ def dose_response(
         _line(ax, x, rows, "accuracy", color=colour, marker=MARKERS[i % 8], label=label)
     ax.set_ylim(-0.03, 1.03)
     ax.set_xticks(sorted(set(frame["dose"])))
-    ax.set_xlabel(plain(dose))
+    ax.set_xlabel(plain(dose, int(18 * width)))
     ax.set_ylabel(f"{side} accuracy")
     ax.grid(axis="y")
     figure.legend(loc="outside upper center", ncols=3)
