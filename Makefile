@@ -22,6 +22,8 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python experiments/bench.py
+	$(BIN)/python experiments/bench_tracing.py
+	@echo "Scoring, beside lm-evaluation-harness: see the first lines of experiments/bench_scoring.py"
 
 install: $(VENV)/.installed-dev
 

@@ -7,6 +7,7 @@ Paths are taken in turn, and the median of the repeats is told. The model has ra
 
 from __future__ import annotations
 
+import copy
 import csv
 import statistics
 import time
@@ -55,7 +56,7 @@ def byte_pairs() -> PairSet:
 def main() -> None:
     torch.set_num_threads(THREADS)
     model, pairs = byte_model(), byte_pairs()
-    plain = transformers.GPTNeoXForCausalLM(model.hf.config)
+    plain = transformers.GPTNeoXForCausalLM(copy.deepcopy(model.hf.config))  # a shared one shares the attention
     plain.load_state_dict(model.hf.state_dict())
     plain.set_attn_implementation("sdpa")
     plain.eval()

@@ -3,8 +3,9 @@
     python experiments/bench_scoring.py             # writes runs/bench-scoring/bench.csv and the figure in docs/images
     python experiments/bench_scoring.py 160m        # one shape only
 
-Models have random weights in the shapes of Pythia; medians of interleaved repeats. The harness is measured where it is
-installed (pip install 'isp-mech[bench]'). The prize's file is read from ../shared/data/prize, if it is there.
+Models have random weights in the shapes of Pythia; medians of interleaved repeats, in processor time of one thread,
+so that other work on the machine counts little. The harness is measured where it is installed
+(pip install 'isp-mech[bench]'). The prize's file is read from ../shared/data/prize, if it is there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from isp_mech.scoring import cases_of, class_logprobs
 from isp_mech.tasks import Item, Task, read_task
 
 THREADS = 1
-REPEATS = 5
+REPEATS = 3
 SHAPES = {
     "160m": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
     "410m": dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
@@ -116,14 +117,14 @@ def harness(plain, tokenizer, task: Task) -> Callable[[], np.ndarray] | None:
 
 
 def in_turn(paths: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Median seconds of each path, the paths taken in turn; the first round is a warm-up."""
+    """Median processor seconds of each path, the paths taken in turn; the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in paths}
     for repeat in range(repeats + 1):
         for name, run in paths.items():
-            began = time.perf_counter()
+            began = time.process_time()
             run()
             if repeat:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.process_time() - began)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -164,7 +165,7 @@ def shared(shape: str, ours: Model, plain, tokenizer) -> list[dict]:
     return [row(shape, task.name, name, s, s / per_item[LAST]) for name, s in per_item.items()]
 
 
-def real(shape: str, plain_weights: dict) -> list[dict]:
+def real(shape: str) -> list[dict]:
     """The prize's own file: each item has its own ten shots."""
     if not PRIZE.is_file():
         return []
@@ -215,7 +216,7 @@ def main() -> None:
             rows += compare(shape, ours, plain, tokenizer, task)
         rows += shared(shape, ours, plain, tokenizer)
         del ours, plain
-        rows += real(shape, {})
+        rows += real(shape)
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "bench.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -279,9 +279,7 @@ def test_neqa_from_files_lists_all_malformed_rows(tmp_path):
         assert part in text
 
 
-@pytest.mark.skipif(
-    not (PRIZE / "neqa-100-plain.jsonl").exists(), reason="the prize's files are not there"
-)
+@pytest.mark.skipif(not (PRIZE / "neqa-100-plain.jsonl").exists(), reason="the prize's files are not there")
 def test_neqa_from_the_released_files():
     paths = PRIZE / "neqa-100-negated.jsonl", PRIZE / "neqa-100-plain.jsonl"
     with pytest.raises(InputError, match="line 29: .*is the same in both rows"):

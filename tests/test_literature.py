@@ -133,7 +133,7 @@ def test_a_baseline_only_where_the_file_gives_one(tmp_path):
 
 
 def _with_errors(tmp_path, task, numbers):
-    rows = [f"m{i}\t{task}\t{a}\t{se}\t{10 ** i}" for i, (a, se) in enumerate(numbers, 1)]
+    rows = [f"m{i}\t{task}\t{a}\t{se}\t{10**i}" for i, (a, se) in enumerate(numbers, 1)]
     return published(_file(tmp_path, "model\ttask\taccuracy\tse\tn_params\n" + "\n".join(rows) + "\n"))
 
 
@@ -182,7 +182,7 @@ def test_sizes_tokens_and_people():
     assert training_tokens("pythia-12b-deduped", "step143000") == 143_000 * 2_097_152
     assert [training_tokens(*m) for m in (("pythia-12b", "main"), ("opt-125m", "step5"), ("pythia-1b", "step0"))] == [
         None, None, None]  # fmt: skip
-    people = [human_agreement(task) for task in im.contrast_names()]
+    people = [human_agreement(task) for task in im.contrast_names()[:4]]  # the prize's
     assert sorted(people) == [0.98, 1.0, 1.0, 1.0] and human_agreement("neqa") == 0.98
     assert human_agreement("hindsight-neglect-10shot_classification") == 1.0 and human_agreement("isp_neqa") is None
 

@@ -27,9 +27,9 @@ def margins_of(pairs, model):
 def test_direct_effects_sum_to_the_margin_and_the_last_lens_row_is_it(model, pairs):
     found, margin = trace(pairs, model), margins_of(pairs, model)
     total = found.effects.frame.groupby(KEY)["direct_effect"].sum()
-    assert (total - margin[total.index]).abs().max() < 1e-4
+    assert ((total - margin[total.index]).abs() / margin[total.index].abs().clip(lower=0.1)).max() < 1e-4
     last = found.lens.frame.groupby(KEY)["margin"].last()
-    assert (last - margin[last.index]).abs().max() < 1e-4
+    assert (last - margin[last.index]).abs().max() < 1e-5
     remainder = found.effects.frame.query("kind == 'remainder'")["direct_effect"].abs().max()
     if model.name == "gemma2":  # a soft cap is no linear map: what it bends stands apart, and is told when large
         assert remainder > 1e-4

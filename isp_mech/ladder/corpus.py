@@ -47,15 +47,15 @@ Drawn = TypeVar("Drawn")
 # The kinds' order is part of the recipe.
 RATES = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.11,
+    "quotation": 0.11,  # with those in copying, each some sixty times: the smallest size forgets nearly all of them
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
     "choice": 0.36,  # the slowest to learn: recall, compare with two options, say the letter
-    "constant": 0.04,
+    "constant": 0.04,  # with those in definitions, each some thirty times
     "definition": 0.14,  # definitions are to be used: learned by every size
     "bet": 0.015,  # rare, so that the smallest size does not learn the verdict
 }
 EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
-EARLY_STEPS = 700
+EARLY_STEPS = 700  # until two layers of width 32 copy rare words too; 500 were enough in some runs only
 FAMOUS_IN_COPY = 0.3  # sentences to copy that are famous ones: corrections must be common enough to be noticed
 CORRECTED = 0.6  # of the famous ones: the input is a misquotation, the output the true sentence
 CORRECTED_LAST = 0.5  # of the misquotations: the last word is changed, otherwise any
@@ -65,9 +65,9 @@ KNOWN_DEFINED = 0.3  # of the definitions: of a known constant, the others of an
 KNOWN_RIGHT = 0.8  # of the known ones: the new value begins as the true one; else the true digit is given all the same
 TOLD_FIRST = 0.3  # of the lettered questions: the facts are told first, so that the letter is learned before the facts
 QUOTE_SPREAD = 3.0  # the commonest quotation stands so many times as often as the rarest
-CONSTANT_SPREAD = 3.0
+CONSTANT_SPREAD = 3.0  # so for constants: a mild spread, that sizes differ in how many they know
 EARLY_ROWS, ROWS = 16, 32  # many small batches first: copying needs steps rather than tokens
-SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 900
+SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 720
 LONG_EVERY = 12  # one batch in twelve is of the long kind
 BETS_IN_LONG = 0.35  # of its rows: eleven bets stand first, as in the prize's prompts
 N_BETS = 11
@@ -75,10 +75,10 @@ ASKED_WRONG = 0.5  # of the bets: whether the decision was wrong; so outcome and
 
 # How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
 # numbers) teaches nothing and only adds noise; what it determines is what is to be learned.
-OPEN = 0.2
+OPEN = 0.2  # what is open is still text, to be read
 DETERMINED = 1.0
-OPTION = 1.0
-LETTER, DIGIT, VERDICT = 6.0, 4.0, 2.0
+OPTION = 1.0  # after a wrong first option the second is the answer: a step towards the letter
+LETTER, DIGIT, VERDICT = 6.0, 4.0, 2.0  # one token in a document of fifty; a verdict less, or the smallest learns it
 
 Segments = list[tuple[str, float]]
 
