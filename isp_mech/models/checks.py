@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from isp_mech.models.forward import Batch
 
-if TYPE_CHECKING:
-    from isp_mech.models.loading import Model
+
+@runtime_checkable
+class Runnable(Protocol):
+    """What is asked of a ``Model`` here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def takes_trees(self) -> bool: ...
+    def forward(self, batch: Batch) -> tuple[Tensor, Any]: ...
+    def unembed(self, hidden: Tensor) -> Tensor: ...
 
 
-def branches_come_out_right(model: Model, ids: Tensor) -> bool:
+def branches_come_out_right(model: Runnable, ids: Tensor) -> bool:
     """Two branches after one trunk, against each as a plain chain: closer than an error could be."""
     n = ids.shape[1]
     cut = n // 2
@@ -32,7 +43,7 @@ def branches_come_out_right(model: Model, ids: Tensor) -> bool:
     return bool((packed - plain).abs().max() <= limit * plain.abs().max().clamp(min=1))
 
 
-def check_against_plain(model: Model, ids: Tensor, plain: Tensor) -> None:
+def check_against_plain(model: Runnable, ids: Tensor, plain: Tensor) -> None:
     """Our forward, packed where the model packs, gives the plain model's logits."""
     length = ids.shape[1]
     depth = torch.arange(length, device=ids.device)[None]
