@@ -1,18 +1,20 @@
 """What scoring costs: ours, plain transformers in two ways, and lm-evaluation-harness, in turn in one process.
 
-    python experiments/bench_scoring.py             # writes runs/bench-scoring/bench.csv and the figure in docs/images
+    python experiments/bench_scoring.py             # writes runs/bench-scoring/*.csv and the figure in docs/images
     python experiments/bench_scoring.py 160m        # one shape only
 
-Models have random weights in the shapes of Pythia; medians of interleaved repeats, in processor time of one thread,
-so that other work on the machine counts little. The harness is measured where it is installed
+Models have random weights in the shapes of Pythia; medians of interleaved repeats, one thread; ratios are given in
+processor time, on which other work on the machine counts little, and by the clock. A memory figure is the peak of a
+process of its own above the loaded model. The harness is measured where it is installed
 (pip install 'isp-mech[bench]'). The prize's file is read from ../shared/data/prize, if it is there.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import transformers
+from measuring import TOLD, peak_memory
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from isp_mech.models import Model, wrap_model
@@ -38,6 +41,7 @@ VOCABULARY = 50304
 TOKENS, ITEMS = 128, 8
 SHARED_ITEMS, SHOTS, TIMED_IN_FULL = 300, 860, 4  # prompts of SHOTS + 40 tokens; so many of them are timed in full
 REAL_ITEMS = 4
+MEASURED = {128: 8, 900: 4}  # tokens: prompts in one batch, for memory
 PRIZE = Path(__file__).parents[1].parent / "shared" / "data" / "prize" / "hindsight-neglect_classification.jsonl"
 OUT = Path("runs/bench-scoring")
 FIGURE = Path("docs/images/bench-scoring")
@@ -116,16 +120,19 @@ def harness(plain, tokenizer, task: Task) -> Callable[[], np.ndarray] | None:
     return run
 
 
-def in_turn(paths: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Median processor seconds of each path, the paths taken in turn; the first round is a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in paths}
+def in_turn(paths: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, tuple[float, float]]:
+    """Median seconds of each path, of the processor and of the clock, in turn; the first round is a warm-up."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
     for repeat in range(repeats + 1):
         for name, run in paths.items():
-            began = time.process_time()
+            began = time.process_time(), time.perf_counter()
             run()
             if repeat:
-                times[name].append(time.process_time() - began)
-    return {name: statistics.median(t) for name, t in times.items()}
+                times[name].append((time.process_time() - began[0], time.perf_counter() - began[1]))
+    return {
+        name: (statistics.median(p for p, _ in took), statistics.median(c for _, c in took))
+        for name, took in times.items()
+    }
 
 
 def compare(shape: str, ours: Model, plain, tokenizer, task: Task, per: int = 1) -> list[dict]:
@@ -141,8 +148,7 @@ def compare(shape: str, ours: Model, plain, tokenizer, task: Task, per: int = 1)
         paths[HARNESS] = theirs
         gap = np.abs(theirs() - np.concatenate(class_logprobs(ours, cases).logprobs)).max()
         print(f"{shape}, {task.name}: largest difference to lm-evaluation-harness {gap:.1e} nats")
-    seconds = in_turn(paths)
-    return [row(shape, task.name, name, s, s / seconds[LAST]) for name, s in seconds.items()]
+    return rows_of(shape, task.name, in_turn(paths))
 
 
 def shared(shape: str, ours: Model, plain, tokenizer) -> list[dict]:
@@ -159,10 +165,11 @@ def shared(shape: str, ours: Model, plain, tokenizer) -> list[dict]:
         },
         repeats=2,
     )
-    per_item = {name: s / (len(task) if name == OURS else len(few)) for name, s in seconds.items()}
-    full = per_item["isp_mech, each in full"]
-    print(f"{shape}: same ten shots, {per_item[OURS] / full:.3f} x of scoring each prompt in full by ourselves")
-    return [row(shape, task.name, name, s, s / per_item[LAST]) for name, s in per_item.items()]
+    count = {name: len(task) if name == OURS else len(few) for name in seconds}
+    per_item = {name: (processor / count[name], clock / count[name]) for name, (processor, clock) in seconds.items()}
+    own = per_item[OURS][0] / per_item["isp_mech, each in full"][0]
+    print(f"{shape}: same ten shots, {own:.3f} x of scoring each prompt in full by ourselves")
+    return rows_of(shape, task.name, per_item)
 
 
 def real(shape: str) -> list[dict]:
@@ -176,9 +183,46 @@ def real(shape: str) -> list[dict]:
     return compare(shape, ours, plain, tokenizer, task)
 
 
-def row(shape: str, task: str, path: str, seconds: float, ratio: float) -> dict:
-    print(f"{shape:5} {task:32} {path:24} {seconds:8.3f} s {ratio:6.3f} x", flush=True)
-    return {"shape": shape, "task": task, "path": path, "seconds": f"{seconds:.4f}", "ratio": f"{ratio:.3f}"}
+def rows_of(shape: str, task: str, seconds: dict[str, tuple[float, float]]) -> list[dict]:
+    """Table rows, printed too; the unit of both ratios is one batched forward with last logits."""
+    rows = []
+    for name, (processor, clock) in seconds.items():
+        ratios = processor / seconds[LAST][0], clock / seconds[LAST][1]
+        print(
+            f"{shape:5} {task:32} {name:24} {clock:8.3f} s {ratios[0]:6.3f} x, by the clock {ratios[1]:6.3f} x",
+            flush=True,
+        )
+        values = {"seconds": clock, "ratio": ratios[0], "ratio_by_the_clock": ratios[1]}
+        rows.append({"shape": shape, "task": task, "path": name} | {key: f"{v:.4f}" for key, v in values.items()})
+    return rows
+
+
+def peak_of(shape: str, tokens: int, path: str) -> float:
+    """GB above the loaded model at the peak of scoring one batch, in this process."""
+    tokenizer = byte_tokenizer()
+    ours, plain = make_models(shape, tokenizer)
+    task = made_task("memory", MEASURED[tokens], 0, tokens, ("A", "B"))
+    cases = cases_of(task)
+    if path == OURS:
+        class_logprobs(ours, cases_of(made_task("warm-up", 1, 0, 8, ("A", "B"))))
+        return peak_memory(lambda: class_logprobs(ours, cases))
+    return peak_memory(lambda: plain_last(plain, tokenizer, task))
+
+
+def memory(shape: str) -> list[dict]:
+    """Peak memory of both paths, each in a process of its own."""
+    rows = []
+    for tokens, prompts in MEASURED.items():
+        for path in (LAST, OURS):
+            command = [sys.executable, __file__, shape, "--peak-of", path, "--tokens", str(tokens)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            gigabytes = float(done.stdout.split()[-1])
+            print(
+                f"{shape:5} {prompts} prompts of {tokens} tokens, {path:20} {gigabytes:6.3f} GB above the model",
+                flush=True,
+            )
+            rows.append({"shape": shape, "tokens": tokens, "prompts": prompts, "path": path, "GB": f"{gigabytes:.4f}"})
+    return rows
 
 
 def draw(rows: Sequence[dict]) -> None:
@@ -205,11 +249,27 @@ def draw(rows: Sequence[dict]) -> None:
         figure.savefig(FIGURE.with_suffix(f".{suffix}"), dpi=200, metadata={"Date": None} if suffix == "svg" else None)
 
 
+def save(rows: Sequence[dict], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)} (default: all)")
+    parser.add_argument("--peak-of", choices=(LAST, OURS), help="print one path's peak memory, and nothing else")
+    parser.add_argument("--tokens", type=int, choices=tuple(MEASURED), default=128, help="for --peak-of")
+    chosen = parser.parse_args()
     torch.set_num_threads(THREADS)
+    if chosen.peak_of:
+        print(peak_of(chosen.shapes[0], chosen.tokens, chosen.peak_of))
+        return
     tokenizer = byte_tokenizer()
-    rows = []
-    for shape in sys.argv[1:] or SHAPES:
+    rows, peaks = [], []
+    for shape in chosen.shapes or SHAPES:
         ours, plain = make_models(shape, tokenizer)
         for name, classes in (("one-token classes", ("A", "B")), ("three-token classes", (" xy", " zw"))):
             task = made_task(f"128 tokens, {name}", ITEMS, 0, TOKENS, classes)
@@ -217,13 +277,11 @@ def main() -> None:
         rows += shared(shape, ours, plain, tokenizer)
         del ours, plain
         rows += real(shape)
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / "bench.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        peaks += memory(shape) if TOLD else []
+    save(rows, OUT / "bench.csv")
+    if peaks:
+        save(peaks, OUT / "memory.csv")
     draw(rows)
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":

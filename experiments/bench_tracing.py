@@ -1,6 +1,7 @@
 """What tracing costs beside a plain forward and beside the field's tools: time, and peak memory.
 
     python experiments/bench_tracing.py             # prints the tables, writes runs/bench-tracing/*.csv
+                                                    # and the figure in docs/images
     python experiments/bench_tracing.py --quick     # 128 tokens alone, fewer repeats
 
 One process and one thread for all times, paths in turn, medians of ratios to the plain forward of the same turn;
@@ -24,8 +25,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import transformers
+from measuring import TOLD, peak_memory
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -41,6 +44,7 @@ SHARED, PAIRS_SHARED = 860, 64
 KEPT = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z", "attn.hook_pattern")
 DEFINITION = 8  # bytes
 OUT = Path("runs/bench-tracing")
+FIGURE = Path("docs/images/bench-tracing")
 
 
 def byte_model() -> tuple[Model, transformers.PreTrainedModel]:
@@ -210,20 +214,31 @@ def time_shared() -> list[tuple[int, str, float, float]]:
 
 
 def peak_of(name: str) -> float:
-    """GB above the loaded model at the peak of one run, in this process (Linux tells it)."""
+    """GB above the loaded model at the peak of one run, in this process."""
     paths, _ = paths_of((name,), 900)
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    return peak_memory(paths[name])
 
-    def told(field: str) -> float:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-        return int(line.split()[1]) / 1e6
 
-    gc.collect()
-    torch.ones(1)
-    before = told("VmRSS")
-    reset.write_text("5")  # the high-water mark starts anew
-    paths[name]()
-    return told("VmHWM") - before
+def draw(rows: list[tuple[int, str, float, float]], peaks: list[tuple[str, float]]) -> None:
+    """Time at each length, in plain forwards, and peak memory: ours in colour."""
+    panels = [
+        (f"{tokens} tokens", "time, plain forward = 1", {name: x for at, name, _, x in rows if at == tokens})
+        for tokens in SIZES
+    ]
+    panels.append(("4 x 900 tokens", "peak memory above the model, GB", dict(peaks)))
+    names = [name for name, _ in peaks][::-1]
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.6), sharey=True, layout="constrained")
+    for axis, (title, unit, value) in zip(axes, panels, strict=True):
+        colours = ["#0072B2" if "trace" in name else "#999999" for name in names]
+        bars = axis.barh(range(len(names)), [value[name] for name in names], 0.7, color=colours)
+        axis.bar_label(bars, fmt="%.2f", fontsize=7, padding=2)
+        axis.set_yticks(range(len(names)), names, fontsize=7)
+        axis.set_title(title, fontsize=8)
+        axis.set_xlabel(unit, fontsize=7)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.margins(x=0.15)
+    for suffix in ("svg", "png"):
+        figure.savefig(FIGURE.with_suffix(f".{suffix}"), dpi=200, metadata={"Date": None} if suffix == "svg" else None)
 
 
 def main() -> None:
@@ -245,7 +260,7 @@ def main() -> None:
         csv.writer(file).writerows([("tokens", "path", "seconds a prompt", "plain forwards a prompt"), *rows])
     for tokens, name, seconds, ratio in rows:
         print(f"{tokens:4}  {name:46} {1000 * seconds:8.1f} ms a prompt  {ratio:6.3f} x")
-    if not Path("/proc/self/clear_refs").exists() or arguments.quick:
+    if not TOLD or arguments.quick:
         return
     peaks = []
     for name in names_here():
@@ -255,6 +270,7 @@ def main() -> None:
         print(f"{name:52} {peaks[-1][1]:6.3f} GB above the model, 4 x 900 tokens")
     with (OUT / "memory.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "GB above the loaded model, 4 x 900 tokens"), *peaks])
+    draw(rows, peaks)
 
 
 if __name__ == "__main__":
