@@ -148,13 +148,16 @@ def make_terms(placed: Sequence[Placed], device: str = "cpu") -> Terms:
     )
 
 
-def margin_of(model: Model, normed: Float[Tensor, "n d_model"], terms: Terms) -> Float[Tensor, " owner"]:
+def margin_of(
+    model: Model, normed: Float[Tensor, "n d_model"], terms: Terms, *, gradients: bool = False
+) -> Float[Tensor, " owner"]:
     """The margins, given the predicting tokens' residual vectors after the final norm.
 
     Only the completions' columns of the unembedding are used at decision positions, where the
-    softmax's constant cancels; the whole vocabulary only at the tokens after them.
+    softmax's constant cancels; the whole vocabulary only at the tokens after them. With ``gradients`` they
+    can be differentiated by ``normed``.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         values = model.logits_of(normed[terms.at], terms.token) * terms.sign
         out = torch.zeros(terms.n_owners, device=values.device).index_add_(0, terms.owner, values)
         loose = terms.weight.abs() > 0.5

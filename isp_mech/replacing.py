@@ -8,7 +8,7 @@ and verifying work on what is here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from isp_mech.packing import Tree, batches
 from isp_mech.sites import Site, all_sites
 from isp_mech.watching import Prepared, watch_batch
 
+Paths = tuple[tuple[int, ...], tuple[int, ...]]
 REPLACEMENTS = ("mean", "resample", "plain", "zero")
 
 
@@ -35,6 +36,10 @@ class Outputs:
 
     heads: Float[Tensor, "pair layer head d_head"]
     mlps: Float[Tensor, "pair layer d_model"]
+
+    def of(self, pairs: Sequence[int], device: str) -> Outputs:
+        """Those of some pairs, on a device."""
+        return Outputs(self.heads[list(pairs)].to(device), self.mlps[list(pairs)].to(device))
 
 
 @dataclass(frozen=True)
@@ -140,19 +145,29 @@ def replaced_margins(
     place = {these: i for i, these in enumerate(dict.fromkeys(sets))}
     sets, asked = list(place), [place[these] for these in sets]
     one = _all_as_copies if model.packs else _each_alone
+    out = np.zeros((len(forks), len(sets)))
+    for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "replace", progress):
+        out[rows] = one(model, batch, [forks[i] for i in rows], nodes, stand_in.of(rows, model.device), sets)
+    return out[:, asked]
+
+
+def prompts_to_copy(
+    model: Model, forks: Sequence[Fork], batch_size: int | str, doing: str, progress: bool
+) -> Iterator[tuple[list[int], Batch, list[Paths]]]:
+    """Batches of prompts that end with their completions: which forks, their trees, the completions' nodes.
+
+    The forks of a batch have copies of equally many tokens, so that none are filled up.
+    """
     trees, nodes = _ended_with_completions(model, forks)
-    alike: dict[int, list[int]] = {}  # forks whose copies have equally many tokens: none are filled up
+    alike: dict[int, list[int]] = {}
     for i, (fork, tree) in enumerate(zip(forks, trees, strict=True)):
         alike.setdefault(len(tree) - fork.shared, []).append(i)
-    out = np.zeros((len(forks), len(sets)))
-    with tqdm(total=len(trees), desc=f"{model.name}: replace", unit="prompt", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(trees), desc=f"{model.name}: {doing}", unit="prompt", disable=not progress, leave=False) as bar:
         for members in alike.values():
             for found, batch in batches([trees[i] for i in members], batch_size):
                 rows = [members[i] for i in found]
-                values = Outputs(stand_in.heads[rows].to(model.device), stand_in.mlps[rows].to(model.device))
-                out[rows] = one(model, batch, [forks[i] for i in rows], [nodes[i] for i in rows], values, sets)
+                yield rows, batch, [nodes[i] for i in rows]
                 bar.update(len(rows))
-    return out[:, asked]
 
 
 def check_sets(sets: Sequence[frozenset[Site]], model: Model) -> None:
@@ -162,9 +177,6 @@ def check_sets(sets: Sequence[frozenset[Site]], model: Model) -> None:
     unknown = sorted({str(site) for sites in sets for site in sites if site not in known})
     if unknown:
         raise InputError(model.name, [f"site {site}: expected a head or MLP of {shape}" for site in unknown])
-
-
-Paths = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _ended_with_completions(model: Model, forks: Sequence[Fork]) -> tuple[list[Tree], list[Paths]]:
@@ -195,11 +207,11 @@ def _all_as_copies(
     sets: Sequence[frozenset[Site]],
 ) -> np.ndarray:
     """(fork, set): margins. The prompts run once; sets that begin in one layer are copies in one forward."""
-    trunk, copy, terms, margins = _run_once(model, batch, forks, nodes)
+    trunk, copy, terms, margins = run_once(model, batch, forks, nodes)
     n, t, pos = len(forks), copy.ids.shape[1], trunk.reach.shape[1]
     out = np.repeat(margins[:, None], len(sets), 1)
     starts = [min((site.layer for site in sites), default=model.anatomy.n_layers) for sites in sets]
-    at_once = max(1, min(COPIES // (n * t), WEIGHTS // (n * t * model.anatomy.n_heads * (pos + t))))
+    at_once = copies_at_once(model, n, t, pos)
     for start in range(model.anatomy.n_layers):
         these = [i for i, first in enumerate(starts) if first == start]
         for some in (these[i : i + at_once] for i in range(0, len(these), at_once)):
@@ -212,7 +224,12 @@ def _all_as_copies(
     return out
 
 
-def _run_once(
+def copies_at_once(model: Model, n: int, t: int, pos: int) -> int:
+    """How many copies of ``t`` tokens one forward takes, of each of ``n`` prompts of ``pos`` tokens."""
+    return max(1, min(COPIES // (n * t), WEIGHTS // (n * t * model.anatomy.n_heads * (pos + t))))
+
+
+def run_once(
     model: Model, batch: Batch, forks: Sequence[Fork], nodes: Sequence[Paths]
 ) -> tuple[Trunk, Batch, Terms, np.ndarray]:
     """The prompts as they are: what copies run over, one copy of each, its terms, and the margins.

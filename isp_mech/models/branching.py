@@ -59,7 +59,8 @@ def _of_copies(x: Float[Tensor, "row kv n d"], copies: int, group: int) -> Float
 def _attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float, softcap: float | None):
     """Attention and the log-sum-exp of its scores, (.., query); a query that sees nothing gets -inf there."""
     everything = bool(seen.all())
-    if FUSED is not None and softcap is None and query.device.type == "cpu":
+    differentiable = torch.is_grad_enabled()  # the fused one gives no gradient of its log-sum-exps
+    if FUSED is not None and not differentiable and softcap is None and query.device.type == "cpu":
         mask = None if everything else _additive(seen, query)
         out, total = FUSED(query, key, value, attn_mask=mask, scale=scale)
         return out, total if everything else total.masked_fill(~seen.any(-1), -torch.inf)

@@ -101,7 +101,8 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Edit:
-    """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs or MLP write become ``values``.
+    """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs or MLP write become ``values``, or with ``add``
+    have ``values`` added to them.
 
     ``heads`` (k,) names the head at each token; it is None for the MLP. ``values`` is (k, d_head) for
     heads and (k, d_model) for the MLP.
@@ -112,6 +113,7 @@ class Edit:
     nodes: Int[Tensor, " k"]
     heads: Int[Tensor, " k"] | None
     values: Float[Tensor, "k d"]
+    add: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
         z = args[0].clone()
         heads = rearrange(grid(z), "row pos (head d_head) -> row pos head d_head", head=anatomy.n_heads)
         for edit in edits:
-            heads[edit.rows, edit.nodes, edit.heads] = edit.values.to(z.dtype)
+            heads.index_put_((edit.rows, edit.nodes, edit.heads), edit.values.to(z.dtype), accumulate=edit.add)
         return (z, *args[1:])
 
     return hook
@@ -245,7 +247,7 @@ def _edit_mlp(edits: Sequence[Edit], grid):
     def hook(module, args, out):
         changed = out.clone()
         for edit in edits:
-            grid(changed)[edit.rows, edit.nodes] = edit.values.to(out.dtype)
+            grid(changed).index_put_((edit.rows, edit.nodes), edit.values.to(out.dtype), accumulate=edit.add)
         return changed
 
     return hook

@@ -206,19 +206,20 @@ class Model:
         return out.last_hidden_state, record
 
     def branch(
-        self, batch: Batch, trunk: Trunk, *, start: int = 0, edits: Sequence[Edit] = ()
+        self, batch: Batch, trunk: Trunk, *, start: int = 0, edits: Sequence[Edit] = (), gradients: bool = False
     ) -> Float[Tensor, "row pos d_model"]:
         """Hidden states after the final norm of copies of each row's last tokens, each with its own edits.
 
         ``batch`` holds the copies one after the other, the trunk's ``t`` tokens each. The run starts at
         layer ``start``, before which no edit may lie: there all copies are as ``trunk.resid`` has them.
+        With ``gradients`` what comes out can be differentiated by the edits' values.
         """
         if not self.packs:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
         batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device))
         copies = batch.ids.shape[1] // trunk.own.shape[-1]
         token = ACTIVE.set(Probe(batch, None, Record(), None, trunk))
-        with ExitStack() as stack, torch.no_grad():
+        with ExitStack() as stack, torch.set_grad_enabled(gradients):
             stack.callback(ACTIVE.reset, token)
             if start:
                 stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
