@@ -16,7 +16,7 @@ import isp_mech as im
 from isp_mech.ladder import evaluating, train, weights_folder
 from isp_mech.ladder.course import read_course
 
-SIZES = ("ladder-27k", "ladder-335k", "ladder-800k")
+SIZES = ("ladder-25k", "ladder-335k", "ladder-800k")
 RATES = (0.0, 0.01, 0.05)
 TASKS = ("neqa", "hindsight-neglect")
 N, SEED = 300, 1

@@ -29,7 +29,7 @@ from isp_mech.flipping import flips
 from isp_mech.tables import concat, make_run, read_table, table
 
 SIZES = [
-    ("ladder-27k", 27_000, 2, 2),
+    ("ladder-25k", 27_000, 2, 2),
     ("ladder-100k", 100_000, 2, 4),
     ("ladder-335k", 335_000, 3, 6),
     ("ladder-800k", 800_000, 4, 8),
@@ -731,7 +731,7 @@ def test_wrong_tables_are_refused_with_what_was_found():
         figures.scaling_curve(shares())
     with pytest.raises(InputError, match="found no rows, expected at least one"):
         figures.shares_over_size(table("shares", [], RUN))
-    with pytest.raises(InputError, match="model 'ladder-27k': n_params is zero or less"):
+    with pytest.raises(InputError, match="model 'ladder-25k': n_params is zero or less"):
         figures.scaling_curve(curve([0], n_params=0))
     with pytest.raises(InputError, match="found sides conflict, plain, expected one of neutral"):
         figures.scaling_curve(curve(), sides=("neutral",))

@@ -27,7 +27,7 @@ from isp_mech.report.caution import cautions, limits
 from isp_mech.report.page import text
 from isp_mech.tables import make_run, table
 
-SIZES = [("ladder-27k", 27_000), ("ladder-335k", 335_000), ("ladder-800k", 800_000), ("ladder-2.2M", 2_200_000)]
+SIZES = [("ladder-25k", 27_000), ("ladder-335k", 335_000), ("ladder-800k", 800_000), ("ladder-2.2M", 2_200_000)]
 TASK = "quote-repetition"
 RUN = make_run(model="ladder", task=TASK, method="synthetic", seed=7, settings={"replacement": "mean"})
 HOSTILE = (
@@ -314,7 +314,7 @@ def test_replacing_over_two_halves():
         "Random sets of the same kinds and layers do not do as well (p = 0.020, 200 random sets)."
     ) in text
     assert "No site could be chosen in the 27k model." in said(
-        table("verification", both.assign(n_sites=both["n_sites"].where(both["model"] != "ladder-27k", 0)), RUN)
+        table("verification", both.assign(n_sites=both["n_sites"].where(both["model"] != "ladder-25k", 0)), RUN)
     )
     lone = both.assign(n_sites=both["n_sites"].where(both["split"] == "half_a", 0))
     lone["p_random"] = lone["p_random"].where(lone["n_sites"] > 0)
@@ -362,7 +362,7 @@ def test_cautions_name_low_coverage_ties_stability_and_notes():
         head(0) | {"replacement_a": "mean", "replacement_b": "zero", "spearman": -0.2},
         head(1) | {"replacement_a": "mean", "replacement_b": "zero", "spearman": 0.4},
     ]
-    made = table("curve", frame, replace(RUN, notes=("A note of the run.", "ladder-27k: ties, conflict 3")))
+    made = table("curve", frame, replace(RUN, notes=("A note of the run.", "ladder-25k: ties, conflict 3")))
     tables = {"curve": made, "stability": table("stability", stable, RUN)}
     assert cautions(story(tables, TASK), tables) == [
         "In the 27k model all classes together get less than a thousandth of the probability on some side; its "
@@ -536,7 +536,7 @@ def test_the_page_has_all_its_parts(tmp_path):
         "Repeat my sentences back to me.",
         "well",
     ]
-    assert "quote-repetition; 4 models: ladder-27k, ladder-335k, ladder-800k, ladder-2.2M" in page.seen
+    assert "quote-repetition; 4 models: ladder-25k, ladder-335k, ladder-800k, ladder-2.2M" in page.seen
     assert "setting replacementmean" in page.seen.replace("\n", "") and "seed7" in page.seen
     assert "95\xa0% interval" in page.seen
     assert list((tmp_path / "out").iterdir()) == [path]

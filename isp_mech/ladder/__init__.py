@@ -9,5 +9,5 @@ from pathlib import Path
 
 
 def weights_folder() -> Path:
-    """The folder that holds one transformers checkpoint folder for each size (``ladder-27k``, ...)."""
+    """The folder that holds one transformers checkpoint folder for each size (``ladder-25k``, ...)."""
     return Path(__file__).parent / "weights"

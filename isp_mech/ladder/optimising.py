@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 MUON_RATE = 0.02  # of orthogonal updates: 0.05 learned to copy later, AdamW at 0.003 much later
+MUON_WIDTH = 64  # beyond this width the rate falls as the fourth root of it: wide models remember less at a high one
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
@@ -83,6 +84,7 @@ class Optimiser:
         self.others = [p for p in named.values() if id(p) not in hidden]
         rest = [p for p in self.others if all(p is not q for q in unembedding)]
         self.steps = steps
+        self.muon_rate = MUON_RATE * min(1.0, (MUON_WIDTH / width) ** 0.25)
         self.muon = Muon(matrices, width=width, head=head, half=half)
         self.rates = (ADAM_RATE, ADAM_RATE * min(1.0, UNEMBED_WIDTH / width))
         self.adam = torch.optim.AdamW(
@@ -92,7 +94,7 @@ class Optimiser:
     def step(self, step: int) -> None:
         """Moves the weights by their gradients, which are cleared."""
         share = rate_at(step, self.steps)
-        self.muon.step(MUON_RATE * share)
+        self.muon.step(self.muon_rate * share)
         nn.utils.clip_grad_norm_(self.others, 1.0)
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
@@ -110,5 +112,5 @@ class Optimiser:
 def settings() -> tuple[Any, ...]:
     """Everything above that determines a training, for its hash."""
     return (
-        MUON_RATE, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
+        MUON_RATE, MUON_WIDTH, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Trains the ladder: one recipe, six sizes, the same tokens in the same order.
 
     python -m isp_mech.ladder.train                                  # the whole family, into the package
-    python -m isp_mech.ladder.train --sizes ladder-27k --seed 1      # another seed, into runs/ladder-seed-1
+    python -m isp_mech.ladder.train --sizes ladder-25k --seed 1      # another seed, into runs/ladder-seed-1
     python -m isp_mech.ladder.train --null                           # three sizes without lures, beside the others
 
 A training that was stopped goes on where it was; the same seed gives the same weights on the same device.
@@ -40,14 +40,14 @@ from isp_mech.ladder.optimising import Optimiser, is_embedding, settings
 from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_tokenizer
 
 SIZES = {  # name: layers, width
-    "ladder-27k": (2, 32),
+    "ladder-25k": (2, 32),
     "ladder-100k": (2, 64),
     "ladder-335k": (3, 96),
     "ladder-800k": (4, 128),
     "ladder-1.8m": (4, 192),
     "ladder-4m": (5, 256),
 }
-NULL_SIZES = ("ladder-27k", "ladder-100k", "ladder-335k")
+NULL_SIZES = ("ladder-25k", "ladder-100k", "ladder-335k")
 HEAD, HEADS = 16, 4  # dimensions of a head, all of them rotary, and the fewest heads: two heads of 16 copy badly
 CONTEXT = 2048  # the prize's ten-shot prompts take about 700 tokens
 STEPS = 2400
