@@ -2,7 +2,8 @@
 
 effect = margin as it is - margin with the site's output at the decision position replaced. A site with
 a positive effect pushes towards the prompt's answer, one with a negative effect towards the lure: the
-override is the sum of those. What replaces a site is told in ``replacing.py``.
+override is the sum of those. What replaces a site is told in ``replacing.py``, and for a role's positions in
+``role_effects.py``.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from isp_mech.replacing import (
     replaced_margins,
     replacement_outputs,
 )
+from isp_mech.role_effects import observe_role, role_margins, role_stand_in, role_tokens
 from isp_mech.scoring import Models
-from isp_mech.sites import all_sites
+from isp_mech.sites import Site, all_sites
 from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p, spearman
 from isp_mech.tables import Run, Table, concat, make_run, table
-from isp_mech.tracing import optional_heads, site_columns
+from isp_mech.tracing import optional_heads
 from isp_mech.watching import prepare
 
 LEVEL = 0.05
 METHODS = ("exact", *STEPS)
 CHECKED = 16  # pairs whose effects are computed exactly beside an approximation
+DECISION = "decision"  # positions: the last token that both completions have in common
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def locate(
     *,
     replacement: str | Sequence[str] = "mean",
     method: str = "exact",
+    positions: str = DECISION,
     batch_size: int | str = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -67,6 +71,11 @@ def locate(
     effect is the one that a forward of its own would give. For very large models, attribution (one gradient)
     or integrated (five for each layer), see ``approximating.py``: there the table ``stability`` and the Run
     have the rank correlation with the exact effects over the sites, on 16 pairs.
+
+    ``positions`` decision: a site is what it writes where the completion is decided. With a role of the conflict
+    prompts ("negation", "definition", ...) a site is what it writes at all of the role's tokens, and the residual
+    stream after each layer (kind ``resid``) is a site too; there the direct effect is none, but for tokens of the
+    role at the decision position, and is left out.
     """
     check_batch_size(batch_size)
     kinds = (replacement,) if isinstance(replacement, str) else tuple(replacement)
@@ -75,12 +84,33 @@ def locate(
         raise InputError("locate", [f"method {method!r}: expected one of {', '.join(METHODS)}"])
     if unknown or not kinds or len(set(kinds)) < len(kinds):
         raise InputError("replacement", unknown or [f"{list(kinds)}: expected one or more, each once"])
-    return join(
-        [
-            _locate_model(m, pairs, kinds, method, batch_size=batch_size, seed=seed, progress=progress)
-            for m in members(models)
-        ]
-    )
+    if positions != DECISION and method != "exact":
+        raise InputError("locate", [f"method {method!r} with positions {positions!r}: expected method exact"])
+    options = Options(kinds, method, positions, batch_size, seed, progress)
+    return join([_locate_model(model, pairs, options) for model in members(models)])
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``locate``."""
+
+    kinds: Sequence[str]
+    method: str
+    positions: str
+    batch_size: int | str
+    seed: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's effects (pair, site) by replacement; ``direct`` is empty where it is not defined, ``agreement`` with
+    exact effects where they are not exact."""
+
+    sites: Sequence[Site]
+    effects: Mapping[str, np.ndarray]
+    direct: Mapping[str, np.ndarray]
+    agreement: Mapping[str, float]
 
 
 def join(parts: Sequence[Sites]) -> Sites:
@@ -91,14 +121,45 @@ def join(parts: Sequence[Sites]) -> Sites:
     return Sites(concat([p.effects for p in parts]), replace(joined, frame=frame), concat([p.stability for p in parts]))
 
 
-def _locate_model(
-    model: Model, pairs: PairSet, kinds: Sequence[str], method: str, *, batch_size: int | str, seed: int, progress: bool
-) -> Sites:
+def _locate_model(model: Model, pairs: PairSet, options: Options) -> Sites:
+    o = options
+    measured = (_at_decision if o.positions == DECISION else _at_role)(model, pairs, o)
+    by = "exact replacement" if o.method == "exact" else f"gradients ({o.method})"
+    where = "at the decision position" if o.positions == DECISION else f"at the tokens of role {o.positions}"
+    run = make_run(
+        model=model.name,
+        revision=model.revision,
+        task=pairs.name,
+        method=f"locate: total effect by {by} {where}",
+        seed=o.seed,
+        dtype=model.dtype,
+        device=model.device,
+        settings={
+            "replacement": ", ".join(o.kinds),
+            "positions": o.positions,
+            "n_pairs": len(pairs),
+            "level": LEVEL,
+        },
+        notes=[
+            f"{model.name}: effects by {by}, replacement {kind}: rank correlation {rho:.2f} with the exact effects "
+            f"over all sites, on {min(CHECKED, len(pairs))} pairs"
+            for kind, rho in measured.agreement.items()
+        ],
+    )
+    head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
+    return Sites(
+        _effects_table(head, [pair.id for pair in pairs], measured, run),
+        _sites_table(head, measured, o.kinds[0], o.seed, run),
+        _stability_table(head, measured, o, run),
+    )
+
+
+def _at_decision(model: Model, pairs: PairSet, o: Options) -> Measured:
     conflict = prepare(model, pairs, ("conflict",))
-    seen = observe(model, conflict, batch_size=batch_size, progress=progress)
+    seen = observe(model, conflict, batch_size=o.batch_size, progress=o.progress)
     plain = None
-    if "plain" in kinds:
-        plain = observe(model, prepare(model, pairs, ("plain",)), batch_size=batch_size, progress=progress).outputs
+    if "plain" in o.kinds:
+        plain = observe(model, prepare(model, pairs, ("plain",)), batch_size=o.batch_size, progress=o.progress).outputs
     sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
     effects, direct, agreement = {}, {}, {}
 
@@ -106,54 +167,67 @@ def _locate_model(
         alone = [frozenset({s}) for s in sites]
         these = stand_in.of(range(first), "cpu")
         margins = replaced_margins(
-            model, conflict.forks[:first], these, alone, batch_size=batch_size, progress=progress
+            model, conflict.forks[:first], these, alone, batch_size=o.batch_size, progress=o.progress
         )
         return seen.margins[:first, None] - margins
 
-    for kind in kinds:
-        stand_in = replacement_outputs(kind, seen.outputs, plain=plain, seed=seed)
+    for kind in o.kinds:
+        stand_in = replacement_outputs(kind, seen.outputs, plain=plain, seed=o.seed)
         direct[kind] = direct_parts(seen, stand_in)
-        if method == "exact":
+        if o.method == "exact":
             effects[kind] = exact(stand_in, len(pairs))
             continue
         effects[kind] = approximate_effects(
-            model, conflict.forks, seen.outputs, stand_in, steps=STEPS[method], batch_size=batch_size, progress=progress
+            model,
+            conflict.forks,
+            seen.outputs,
+            stand_in,
+            steps=STEPS[o.method],
+            batch_size=o.batch_size,
+            progress=o.progress,
         )
         few = min(CHECKED, len(pairs))
         agreement[kind] = spearman(exact(stand_in, few).mean(0), effects[kind][:few].mean(0))
-    by = "exact replacement" if method == "exact" else f"gradients ({method})"
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
-        task=pairs.name,
-        method=f"locate: total effect by {by} at the decision position",
-        seed=seed,
-        dtype=model.dtype,
-        device=model.device,
-        settings={"replacement": ", ".join(kinds), "n_pairs": len(pairs), "level": LEVEL},
-        notes=[
-            f"{model.name}: effects by {by}, replacement {kind}: rank correlation {rho:.2f} with the exact effects "
-            f"over all sites, on {min(CHECKED, len(pairs))} pairs"
-            for kind, rho in agreement.items()
-        ],
-    )
-    head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
-    ids = [pair.id for pair in pairs]
-    return Sites(
-        _effects_table(head, ids, model, effects, direct, run),
-        _sites_table(head, model, effects[kinds[0]], direct[kinds[0]], seed, run),
-        _stability_table(head, effects, {method: agreement[kinds[0]]} if agreement else {}, seed, run),
+    return Measured(sites, effects, direct, agreement)
+
+
+def _at_role(model: Model, pairs: PairSet, o: Options) -> Measured:
+    conflict = prepare(model, pairs, ("conflict",))
+    tokens = role_tokens(conflict.forks, o.positions)
+    own = observe_role(model, conflict, tokens, batch_size=o.batch_size)
+    margins = observe(model, conflict, batch_size=o.batch_size, progress=o.progress).margins
+    plain = None
+    if "plain" in o.kinds:
+        on_plain = prepare(model, pairs, ("plain",))
+        plain = observe_role(model, on_plain, role_tokens(on_plain.forks, o.positions), batch_size=o.batch_size)
+    effects = {}
+    for kind in o.kinds:
+        stand_in = role_stand_in(kind, own, plain=plain, seed=o.seed)
+        effects[kind] = margins[:, None] - role_margins(
+            model, conflict.forks, tokens, stand_in, batch_size=o.batch_size, progress=o.progress
+        )
+    return Measured(all_sites(model.anatomy.n_layers, model.anatomy.n_heads, stream=True), effects, {}, {})
+
+
+def _site_columns(sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer, head (-1 where there is none) and kind of each site."""
+    heads = [-1 if site.head is None else site.head for site in sites]
+    return (
+        np.array([site.layer for site in sites]),
+        np.array(heads),
+        np.array([site.kind for site in sites], dtype=object),
     )
 
 
-def _effects_table(head: dict, ids: Sequence[str], model: Model, effects: Mapping, direct: Mapping, run: Run) -> Table:
-    layer, number, kind = site_columns(model.anatomy.n_layers, model.anatomy.n_heads)
-    kinds = list(effects)
+def _effects_table(head: dict, ids: Sequence[str], measured: Measured, run: Run) -> Table:
+    layer, number, kind = _site_columns(measured.sites)
+    kinds = list(measured.effects)
     which, pair, site = (i.ravel() for i in np.indices((len(kinds), len(ids), len(layer))))
 
     def text(values: Sequence[str], index: np.ndarray) -> np.ndarray:
         return np.array(values, dtype=object)[index]
 
+    nothing = np.full((len(ids), len(layer)), np.nan)
     columns = {
         "model": text([head["model"]], np.zeros_like(pair)),
         "n_params": np.full(len(pair), head["n_params"]),
@@ -164,17 +238,19 @@ def _effects_table(head: dict, ids: Sequence[str], model: Model, effects: Mappin
         "kind": kind[site],
         "head": optional_heads(number[site]),
         "replacement": text(kinds, which),
-        "effect": np.stack([effects[k] for k in kinds]).ravel().astype(np.float32),
-        "direct_effect": np.stack([direct[k] for k in kinds]).ravel().astype(np.float32),
+        "effect": np.stack([measured.effects[k] for k in kinds]).ravel().astype(np.float32),
+        "direct_effect": np.stack([measured.direct.get(k, nothing) for k in kinds]).ravel().astype(np.float32),
     }
     return table("effects", columns, run)
 
 
-def _sites_table(head: dict, model: Model, effects: np.ndarray, direct: np.ndarray, seed: int, run: Run) -> Table:
-    layer, number, kind = site_columns(model.anatomy.n_layers, model.anatomy.n_heads)
+def _sites_table(head: dict, measured: Measured, replacement: str, seed: int, run: Run) -> Table:
+    layer, number, kind = _site_columns(measured.sites)
+    effects, direct = measured.effects[replacement], measured.direct.get(replacement)
     few = len(effects) < 2
-    lo, hi = (np.full(len(layer), np.nan),) * 2 if few else bootstrap_interval(effects, seed=seed)
-    p = np.full(len(layer), np.nan) if few else sign_flip_p(effects, seed=seed)
+    nothing = np.full(len(layer), np.nan)
+    lo, hi = (nothing, nothing) if few else bootstrap_interval(effects, seed=seed)
+    p = nothing if few else sign_flip_p(effects, seed=seed)
     q = benjamini_hochberg(p)
     columns = {
         **{k: np.full(len(layer), v, dtype=object if isinstance(v, str) else None) for k, v in head.items()},
@@ -184,7 +260,7 @@ def _sites_table(head: dict, model: Model, effects: np.ndarray, direct: np.ndarr
         "effect": effects.mean(0),
         "effect_lo": lo,
         "effect_hi": hi,
-        "direct_effect": direct.mean(0).astype(float),
+        "direct_effect": nothing if direct is None else direct.mean(0).astype(float),
         "p": p,
         "q": q,
         "significant": q <= LEVEL,
@@ -192,17 +268,18 @@ def _sites_table(head: dict, model: Model, effects: np.ndarray, direct: np.ndarr
     return table("sites", columns, run)
 
 
-def _stability_table(
-    head: dict, effects: Mapping[str, np.ndarray], agreement: Mapping[str, float], seed: int, run: Run
-) -> Table:
-    rows = [{**head, "replacement_a": "exact", "replacement_b": m, "spearman": rho} for m, rho in agreement.items()]
+def _stability_table(head: dict, measured: Measured, o: Options, run: Run) -> Table:
+    effects, rows = measured.effects, []
+    if measured.agreement:
+        agreement = measured.agreement[o.kinds[0]]
+        rows.append({**head, "replacement_a": "exact", "replacement_b": o.method, "spearman": agreement})
     rows += [
         {**head, "replacement_a": a, "replacement_b": b, "spearman": spearman(effects[a].mean(0), effects[b].mean(0))}
         for a, b in combinations(effects, 2)
     ]
     first = next(iter(effects.values()))
     if len(first) >= 2:
-        order = np.random.default_rng(seed).permutation(len(first))
+        order = np.random.default_rng(o.seed).permutation(len(first))
         half_a, half_b = first[order[: len(first) // 2]].mean(0), first[order[len(first) // 2 :]].mean(0)
         rows.append(
             {**head, "replacement_a": "half_a", "replacement_b": "half_b", "spearman": spearman(half_a, half_b)}

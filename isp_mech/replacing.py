@@ -152,16 +152,22 @@ def replaced_margins(
 
 
 def prompts_to_copy(
-    model: Model, forks: Sequence[Fork], batch_size: int | str, doing: str, progress: bool
+    model: Model,
+    forks: Sequence[Fork],
+    batch_size: int | str,
+    doing: str,
+    progress: bool,
+    firsts: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Batch, list[Paths]]]:
     """Batches of prompts that end with their completions: which forks, their trees, the completions' nodes.
 
-    The forks of a batch have copies of equally many tokens, so that none are filled up.
+    The forks of a batch have copies of equally many tokens, so that none are filled up: copies begin at the
+    decision position, or at the token ``firsts`` of each fork.
     """
     trees, nodes = _ended_with_completions(model, forks)
     alike: dict[int, list[int]] = {}
     for i, (fork, tree) in enumerate(zip(forks, trees, strict=True)):
-        alike.setdefault(len(tree) - fork.shared, []).append(i)
+        alike.setdefault(len(tree) - (firsts[i] if firsts else fork.shared), []).append(i)
     with tqdm(total=len(trees), desc=f"{model.name}: {doing}", unit="prompt", disable=not progress, leave=False) as bar:
         for members in alike.values():
             for found, batch in batches([trees[i] for i in members], batch_size):
@@ -230,13 +236,19 @@ def copies_at_once(model: Model, n: int, t: int, pos: int) -> int:
 
 
 def run_once(
-    model: Model, batch: Batch, forks: Sequence[Fork], nodes: Sequence[Paths]
+    model: Model,
+    batch: Batch,
+    forks: Sequence[Fork],
+    nodes: Sequence[Paths],
+    firsts: Sequence[int] | None = None,
 ) -> tuple[Trunk, Batch, Terms, np.ndarray]:
     """The prompts as they are: what copies run over, one copy of each, its terms, and the margins.
 
-    The copies of all forks have equally many tokens: the decision position, then the completions' tokens.
+    The copies of all forks have equally many tokens: the decision position, or all from ``firsts`` on, and then
+    the completions' tokens.
     """
-    n, last = len(forks), [fork.shared - 1 for fork in forks]
+    n = len(forks)
+    last = list(firsts) if firsts is not None else [fork.shared - 1 for fork in forks]
     index = torch.tensor([[at, *sorted({*a[at + 1 :], *b[at + 1 :]})] for at, (a, b) in zip(last, nodes, strict=True)])
     t = index.shape[1]
     row = torch.arange(n)[:, None]

@@ -56,14 +56,16 @@ def parse_site(text: str) -> Site:
     return Site(int(mlp), "mlp") if mlp is not None else Site(int(resid), "resid")
 
 
-def all_sites(n_layers: int, n_heads: int) -> tuple[Site, ...]:
-    """Every head and every MLP of a model, layer by layer, heads before the MLP.
+def all_sites(n_layers: int, n_heads: int, *, stream: bool = False) -> tuple[Site, ...]:
+    """Every head and every MLP of a model, layer by layer, heads before the MLP; with ``stream`` the residual
+    stream after each layer too.
 
-    >>> [str(s) for s in all_sites(1, 2)]
-    ['a0.h0', 'a0.h1', 'm0']
+    >>> [str(s) for s in all_sites(1, 2, stream=True)]
+    ['a0.h0', 'a0.h1', 'm0', 'r0']
     """
+    last = ("mlp", "resid") if stream else ("mlp",)
     return tuple(
         site
         for layer in range(n_layers)
-        for site in (*(Site(layer, "head", head) for head in range(n_heads)), Site(layer, "mlp"))
+        for site in (*(Site(layer, "head", head) for head in range(n_heads)), *(Site(layer, kind) for kind in last))
     )

@@ -10,7 +10,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 # shapes in annotations are checked in every test
-_SHAPED = "models packing encoding margins scoring watching direct tracing replacing approximating locating verifying"
+_SHAPED = (
+    "models packing encoding margins scoring watching direct tracing replacing approximating role_effects locating "
+    "verifying"
+)
 install_import_hook([f"isp_mech.{name}" for name in _SHAPED.split()], "beartype.beartype")
 
 import pytest  # noqa: E402

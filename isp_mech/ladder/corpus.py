@@ -52,7 +52,7 @@ RATES = {
     "choice": 0.36,  # the slowest to learn: recall, compare with two options, say the letter
     "constant": 0.03,  # with those in definitions, each some twenty times: more, and the smallest size knows some
     "definition": 0.14,  # definitions are to be used: learned by every size
-    "bet": 0.02,  # rare, so that the smallest size does not learn the verdict
+    "bet": 0.016,  # rare, so that the smallest size does not learn the verdict
 }
 EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
 EARLY_STEPS = 700  # until two layers of width 32 copy rare words too; 500 were enough in some runs only
@@ -70,7 +70,7 @@ CONSTANT_SPREAD = 3.0  # so for constants: a mild spread, that sizes differ in h
 EARLY_ROWS, ROWS = 16, 32  # many small batches first: copying needs steps rather than tokens
 SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 720
 LONG_EVERY = 12  # one batch in twelve is of the long kind
-BETS_IN_LONG = 0.45  # of its rows: eleven bets stand first, as in the prize's prompts
+BETS_IN_LONG = 0.37  # of its rows: eleven bets stand first, as in the prize's prompts
 N_BETS = 11
 ASKED_WRONG = 0.5  # of the bets: whether the decision was wrong; so outcome and question must be put together
 

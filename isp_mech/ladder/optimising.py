@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 MUON_RATE = 0.02  # of orthogonal updates: 0.05 learned to copy later, AdamW at 0.003 much later
-MUON_WIDTH = 128  # the rate is for this width; see ``muon_rate``
+MUON_WIDTH, MUON_FALL = 128, 0.25  # beyond this width it falls as this power: wide models remember less at a high one
+MUON_HEAD = 16  # of smaller heads it is a smaller part: at the full one the smallest size learns the verdict too
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
@@ -34,10 +35,9 @@ def rate_at(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, max(0.0, (steps - step) / (COOL_DOWN * steps)))
 
 
-def muon_rate(width: int) -> float:
-    """Muon's full rate: lower for narrow models, or the narrowest learn the verdict too; a little lower for wide
-    ones, which remember less at a high rate."""
-    return MUON_RATE * min((width / MUON_WIDTH) ** 0.5, (MUON_WIDTH / width) ** 0.25)
+def muon_rate(width: int, head: int) -> float:
+    """Muon's full rate for a width and the dimensions of its heads."""
+    return MUON_RATE * min(1.0, (MUON_WIDTH / width) ** MUON_FALL) * min(1.0, head / MUON_HEAD)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Optimiser:
         self.others = [p for p in named.values() if id(p) not in hidden]
         rest = [p for p in self.others if all(p is not q for q in unembedding)]
         self.steps = steps
-        self.muon_rate = muon_rate(width)
+        self.muon_rate = muon_rate(width, head)
         self.muon = Muon(matrices, width=width, head=head, half=half)
         self.rates = (ADAM_RATE, ADAM_RATE * min(1.0, UNEMBED_WIDTH / width))
         self.adam = torch.optim.AdamW(
@@ -118,5 +118,6 @@ class Optimiser:
 def settings() -> tuple[Any, ...]:
     """Everything above that determines a training, for its hash."""
     return (
-        MUON_RATE, MUON_WIDTH, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
+        MUON_RATE, MUON_WIDTH, MUON_FALL, MUON_HEAD, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS,
+        NEWTON_SCHULZ, HALF_FROM,
     )  # fmt: skip

@@ -93,7 +93,7 @@ class Trunk:
         cls, ends: Sequence[int], record: Record, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
     ) -> Trunk:
         """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
-        pos, device = max(ends), record.keys[0].device
+        pos, device = max(1, *ends), record.keys[0].device  # one that none reaches, where all copies begin at the start
         reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
         keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
         return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
@@ -101,11 +101,11 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Edit:
-    """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs or MLP write become ``values``, or with ``add``
-    have ``values`` added to them.
+    """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs, MLP write or, with ``stream``, the residual
+    stream after it become ``values``, or with ``add`` have ``values`` added to them.
 
-    ``heads`` (k,) names the head at each token; it is None for the MLP. ``values`` is (k, d_head) for
-    heads and (k, d_model) for the MLP.
+    ``heads`` (k,) names the head at each token; it is None for the MLP and the stream. ``values`` is (k, d_head)
+    for heads and (k, d_model) for the others.
     """
 
     layer: int
@@ -114,6 +114,7 @@ class Edit:
     heads: Int[Tensor, " k"] | None
     values: Float[Tensor, "k d"]
     add: bool = False
+    stream: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,11 +192,14 @@ def hooks(
 
     for layer, block in enumerate(anatomy.blocks):
         head_edits = [e for e in edits if e.layer == layer and e.heads is not None]
-        mlp_edits = [e for e in edits if e.layer == layer and e.heads is None]
+        mlp_edits = [e for e in edits if e.layer == layer and e.heads is None and not e.stream]
+        stream_edits = [e for e in edits if e.layer == layer and e.stream]
         if head_edits:
             yield block.attn_out.register_forward_pre_hook(_edit_heads(head_edits, anatomy, grid))
         if mlp_edits:
-            yield block.mlp_write.register_forward_hook(_edit_mlp(mlp_edits, grid))
+            yield block.mlp_write.register_forward_hook(_edit_output(mlp_edits, grid))
+        if stream_edits:
+            yield block.block.register_forward_hook(_edit_output(stream_edits, grid))
         if watch is None:
             continue
         few = layer == anatomy.n_layers - 1  # where only some tokens are computed, those come out of the last layer
@@ -243,12 +247,12 @@ def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
     return hook
 
 
-def _edit_mlp(edits: Sequence[Edit], grid):
+def _edit_output(edits: Sequence[Edit], grid):
     def hook(module, args, out):
-        changed = out.clone()
+        changed = (out[0] if isinstance(out, tuple) else out).clone()
         for edit in edits:
-            grid(changed).index_put_((edit.rows, edit.nodes), edit.values.to(out.dtype), accumulate=edit.add)
-        return changed
+            grid(changed).index_put_((edit.rows, edit.nodes), edit.values.to(changed.dtype), accumulate=edit.add)
+        return (changed, *out[1:]) if isinstance(out, tuple) else changed
 
     return hook
 
