@@ -97,6 +97,8 @@ def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value
     """Attention of copies: to the trunk's tokens, and to their own."""
     n, t = query.shape[2], trunk.own.shape[-1]
     reach, own = trunk.reach[:, None], trunk.own
+    if trunk.hidden is not None and layer in trunk.hidden_in:
+        reach = reach & ~trunk.hidden[:, None]
     if kind.window is not None:
         depth = probe.batch.depth
         reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < kind.window)

@@ -78,7 +78,8 @@ class Trunk:
     sees its token ``j`` (one copy stands for all that are alike); all of them see the earlier tokens where
     ``reach`` is True, and nothing of other copies.
     ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
-    of the copy that nothing was changed in, so that a run may start at any layer.
+    of the copy that nothing was changed in, so that a run may start at any layer. In the layers of ``hidden_in``
+    the earlier tokens where ``hidden`` is True are not seen.
     """
 
     keys: Sequence[Float[Tensor, "row kv pos d_head"]]
@@ -87,6 +88,8 @@ class Trunk:
     depth: Int[Tensor, "row pos"]
     own: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
+    hidden: Bool[Tensor, "row pos"] | None = None
+    hidden_in: frozenset[int] = frozenset()
 
     @classmethod
     def before(
@@ -102,10 +105,11 @@ class Trunk:
 @dataclass(frozen=True)
 class Edit:
     """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs, MLP write or, with ``stream``, the residual
-    stream after it become ``values``, or with ``add`` have ``values`` added to them.
+    stream after it become ``values``; with ``add`` they have ``values`` added to them, with ``scale`` they are
+    multiplied with them.
 
     ``heads`` (k,) names the head at each token; it is None for the MLP and the stream. ``values`` is (k, d_head)
-    for heads and (k, d_model) for the others.
+    for heads and (k, d_model) for the others, or (k, 1) for ``scale``.
     """
 
     layer: int
@@ -115,6 +119,14 @@ class Edit:
     values: Float[Tensor, "k d"]
     add: bool = False
     stream: bool = False
+    scale: bool = False
+
+    def change(self, outputs: Tensor, at: tuple[Tensor, ...]) -> None:
+        """Makes the change in place, ``at`` being the index of the tokens."""
+        values = self.values.to(outputs.dtype)
+        if self.scale:
+            values = values * outputs[at]
+        outputs.index_put_(at, values, accumulate=self.add)
 
 
 @dataclass(frozen=True)
@@ -241,7 +253,7 @@ def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
         z = args[0].clone()
         heads = rearrange(grid(z), "row pos (head d_head) -> row pos head d_head", head=anatomy.n_heads)
         for edit in edits:
-            heads.index_put_((edit.rows, edit.nodes, edit.heads), edit.values.to(z.dtype), accumulate=edit.add)
+            edit.change(heads, (edit.rows, edit.nodes, edit.heads))
         return (z, *args[1:])
 
     return hook
@@ -251,7 +263,7 @@ def _edit_output(edits: Sequence[Edit], grid):
     def hook(module, args, out):
         changed = (out[0] if isinstance(out, tuple) else out).clone()
         for edit in edits:
-            grid(changed).index_put_((edit.rows, edit.nodes), edit.values.to(changed.dtype), accumulate=edit.add)
+            edit.change(grid(changed), (edit.rows, edit.nodes))
         return (changed, *out[1:]) if isinstance(out, tuple) else changed
 
     return hook
