@@ -17,13 +17,14 @@ import pandas as pd
 
 from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
+from isp_mech.keeping import effects_by_pair, halves
 from isp_mech.margins import Fork, plain_forks
 from isp_mech.models import Model, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet, Prompt
 from isp_mech.replacing import REPLACEMENTS, Outputs, check_sets, observe, replaced_margins, replacement_outputs
 from isp_mech.scoring import Models
-from isp_mech.sites import Site
+from isp_mech.sites import Site, all_sites
 from isp_mech.stats import benjamini_hochberg, random_set_p, sign_flip_p
 from isp_mech.tables import Table, concat, make_run, table
 from isp_mech.watching import Prepared, prepare
@@ -189,51 +190,30 @@ def _splits(
             pairs.name,
             [f"{len(pairs)} pairs: expected at least four, to choose sites on one half and judge on the other"],
         )
-    order = np.random.default_rng(settings.seed).permutation(len(pairs)).tolist()
-    half = len(pairs) // 2
-    a, b = sorted(order[:half]), sorted(order[half:])
-    return [("half_b", a, b), ("half_a", b, a)]
+    return halves(len(pairs), settings.seed)
 
 
 def _choose(chosen: SiteSets, bench: Bench, pairs: PairSet, pick: Sequence[int]) -> tuple[Site, ...]:
     model = bench.model
     if isinstance(chosen, Table):
-        ranked = ranked_sites(chosen, model.name, [pairs[i].id for i in pick], bench.settings)
-        return _best_prefix(bench, ranked, pick)
+        settings = bench.settings
+        values = effects_by_pair(chosen, model, pairs.take(pick), settings.replacement)
+        sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
+        return _best_prefix(bench, ranked_sites(values, sites, settings.share, settings.seed), pick)
     given = chosen.get(model.name, ()) if isinstance(chosen, Mapping) else chosen
     found = tuple(sorted(set(given), key=lambda s: (s.layer, s.kind, s.head or 0)))
     check_sets([frozenset(found)], model)
     return found
 
 
-def ranked_sites(effects: Table, model: str, pair_ids: Sequence[str], settings: Settings) -> tuple[Site, ...]:
-    """Sites that push towards the lure on these pairs, significantly, strongest first, at most ``share`` of all.
-
-    Raises ``InputError`` where the effects have no rows for the model, the pairs and the replacement.
-    """
-    frame = effects.frame
-    here = frame[
-        (frame["model"] == model) & (frame["replacement"] == settings.replacement) & frame["pair"].isin(pair_ids)
-    ]
-    if here["pair"].nunique() < len(pair_ids):
-        raise InputError(
-            "effects",
-            [
-                f"{model}: {here['pair'].nunique()} of {len(pair_ids)} pairs with replacement "
-                f"{settings.replacement!r}: expected effects of every pair"
-            ],
-        )
-    wide = here.assign(head=here["head"].fillna(-1).astype(int)).pivot(
-        index="pair", columns=["layer", "kind", "head"], values="effect"
-    )
-    values = wide.to_numpy(dtype=float)
+def ranked_sites(values: np.ndarray, sites: Sequence[Site], share: float, seed: int) -> tuple[Site, ...]:
+    """Sites that push towards the lure by their effects (pair, site), significantly, strongest first, at most
+    ``share`` of all."""
     mean = values.mean(0)
-    significant = benjamini_hochberg(sign_flip_p(values, seed=settings.seed)) <= LEVEL
-    most = max(1, int(settings.share * values.shape[1]))
+    significant = benjamini_hochberg(sign_flip_p(values, seed=seed)) <= LEVEL
+    most = max(1, int(share * len(sites)))
     order = [i for i in np.argsort(mean, kind="stable") if mean[i] < 0 and significant[i]][:most]
-    return tuple(
-        Site(int(layer), str(k), None if h < 0 else int(h)) for layer, k, h in (wide.columns[i] for i in order)
-    )
+    return tuple(sites[i] for i in order)
 
 
 def _best_prefix(bench: Bench, ranked: Sequence[Site], pick: Sequence[int]) -> tuple[Site, ...]:

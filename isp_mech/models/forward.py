@@ -253,6 +253,7 @@ def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
         z = args[0].clone()
         heads = rearrange(grid(z), "row pos (head d_head) -> row pos head d_head", head=anatomy.n_heads)
         for edit in edits:
+            assert edit.heads is not None
             edit.change(heads, (edit.rows, edit.nodes, edit.heads))
         return (z, *args[1:])
 

@@ -1,0 +1,211 @@
+"""Interventions at the decision position: outputs scaled, and attention to a role taken away.
+
+``scale_sites`` multiplies what sites write by alpha (Yu et al. 2023, arXiv 2310.15910): 0 takes it away, 1 leaves
+it, 2 doubles it. ``knock_out`` lets nothing flow by attention from a role's tokens to the decision position (and to
+the completion's tokens after it), in all layers or in one (Geva et al. 2023, arXiv 2304.14767). Both take one
+forward of the prompt and one of a few tokens for each intervention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from isp_mech.encoding import OTHER, role_names
+from isp_mech.errors import InputError
+from isp_mech.margins import Fork, make_terms, margin_of
+from isp_mech.models import Edit, Model, members
+from isp_mech.packing import check_batch_size
+from isp_mech.pairs import PairSet
+from isp_mech.replacing import check_sets, prompts_to_copy, run_once
+from isp_mech.role_effects import role_tokens
+from isp_mech.scoring import Models
+from isp_mech.sites import Site
+from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
+from isp_mech.tables import Table, concat, make_run, table
+from isp_mech.watching import SIDES, prepare
+
+ALPHAS = (0.0, 0.5, 1.0, 2.0)
+
+
+def scale_sites(
+    sites: Iterable[Site],
+    pairs: PairSet,
+    models: Models,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+) -> Table:
+    """Table ``interventions``: accuracy and margin on both sides with the sites' outputs multiplied by each alpha.
+
+    The sites (heads and MLPs) are scaled together, each as it comes out in the run in which those before it are
+    scaled already. ``InputError`` for no sites, sites a model has not, and an alpha that is no finite number.
+    """
+    chosen = tuple(sorted(set(sites), key=lambda s: (s.layer, s.kind, s.head or 0)))
+    odd = [f"alpha {a!r}: expected a finite number" for a in alphas if not np.isfinite(a)]
+    if odd or not chosen or not alphas:
+        raise InputError("scale", odd or [f"{len(chosen)} sites, {len(alphas)} alphas: expected one or more of each"])
+    check_batch_size(batch_size)
+    place, parts = " ".join(map(str, chosen)), []
+    for model in members(models):
+        check_sets([frozenset(chosen)], model)
+        rows = []
+        for side in SIDES:
+            forks = prepare(model, pairs, (side,)).forks
+            before, after = _scaled(model, forks, chosen, alphas, batch_size)
+            rows += [
+                _row(side, before, after[:, i], seed, intervention="scale", place=place, layers="", alpha=alpha)
+                for i, alpha in enumerate(alphas)
+            ]
+        parts.append(_table(model, pairs, rows, "scale: sites' outputs multiplied", seed))
+    return _join(parts)
+
+
+def knock_out(
+    pairs: PairSet,
+    models: Models,
+    *,
+    roles: Sequence[str] | None = None,
+    each_layer: bool = False,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+) -> Table:
+    """Table ``interventions``: accuracy and margin on the conflict side without attention to each role.
+
+    ``roles`` defaults to those that every conflict prompt has, ``other`` (all tokens of no role) left out. With
+    ``each_layer`` attention is also taken away in one layer at a time. ``InputError`` for a role that a prompt has
+    not, and for a model whose attention takes no mask of ours.
+    """
+    check_batch_size(batch_size)
+    found = [set(role_names([pair.conflict])) - {OTHER} for pair in pairs]
+    of_all = [role for role in role_names([pairs[0].conflict]) if all(role in of_pair for of_pair in found)]
+    asked = list(roles) if roles is not None else of_all
+    if not asked:
+        raise InputError("knockout", ["no role that every conflict prompt has: expected one or more"])
+    parts = []
+    for model in members(models):
+        if not model.packs:
+            raise InputError(model.name, ["knockout needs an attention that takes a mask"])
+        forks = prepare(model, pairs, ("conflict",)).forks
+        layers = range(model.anatomy.n_layers)
+        windows = [frozenset(layers), *([frozenset({layer}) for layer in layers] if each_layer else [])]
+        rows = []
+        for role in asked:
+            before, after = _without_attention(model, forks, role_tokens(forks, role), windows, batch_size)
+            rows += [
+                _row(
+                    "conflict",
+                    before,
+                    after[:, i],
+                    seed,
+                    intervention="knockout",
+                    place=role,
+                    layers=name,
+                    alpha=np.nan,
+                )
+                for i, name in enumerate(["all", *map(str, layers)][: len(windows)])
+            ]
+        parts.append(_table(model, pairs, rows, "knockout: no attention from the decision position to a role", seed))
+    return _join(parts)
+
+
+def _scaled(
+    model: Model, forks: Sequence[Fork], sites: Sequence[Site], alphas: Sequence[float], batch_size: int | str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(pair,) and (pair, alpha): margins as they are, and with the sites multiplied."""
+    factors = [1.0, *alphas]
+    out = np.zeros((len(forks), len(factors)))
+    for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "scale", False):
+        here = [forks[i] for i in rows]
+        row = torch.arange(len(here), device=model.device)
+        at = torch.tensor([fork.shared - 1 for fork in here], device=model.device)
+        placed = [(r, a, fork, b) for r, (fork, (a, b)) in enumerate(zip(here, nodes, strict=True))]
+        terms = make_terms(placed, model.device)
+        for i, alpha in enumerate(factors):
+            edits = [_scaling(site, alpha, row, at) for site in sites] if alpha != 1 else []
+            hidden, _ = model.forward(batch, edits=edits)
+            out[rows, i] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
+    return out[:, 0], out[:, 1:]
+
+
+def _scaling(site: Site, alpha: float, rows: torch.Tensor, nodes: torch.Tensor) -> Edit:
+    heads = None if site.head is None else torch.full_like(rows, site.head)
+    return Edit(site.layer, rows, nodes, heads, torch.full((len(rows), 1), alpha, device=rows.device), scale=True)
+
+
+def _without_attention(
+    model: Model,
+    forks: Sequence[Fork],
+    tokens: Sequence[Sequence[int]],
+    windows: Sequence[frozenset[int]],
+    batch_size: int | str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(pair,) and (pair, window): margins as they are, and without attention to the tokens in a window's layers."""
+    before, after = np.zeros(len(forks)), np.zeros((len(forks), len(windows)))
+    for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "knockout", False):
+        here = [forks[i] for i in rows]
+        trunk, copy, terms, before[rows] = run_once(model, batch, here, nodes)
+        hidden_tokens = torch.zeros_like(trunk.reach)
+        for r, i in enumerate(rows):
+            hidden_tokens[r, [token for token in tokens[i] if token < here[r].shared - 1]] = True
+        for w, window in enumerate(windows):
+            blind = replace(trunk, hidden=hidden_tokens, hidden_in=window)
+            states = model.branch(copy, blind, start=min(window))
+            after[rows, w] = margin_of(model, states[terms.rows, terms.nodes], terms).cpu().numpy()
+    return before, after
+
+
+def _row(
+    side: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    seed: int,
+    *,
+    intervention: str,
+    place: str,
+    layers: str,
+    alpha: float,
+) -> dict[str, Any]:
+    """``before`` and ``after`` are margins (answer less lure) on ``side``, where the plain prompt asks for the lure."""
+    right = (after > 0) if side == "conflict" else (after < 0)
+    values = np.stack([right.astype(float), after, before - after], 1)
+    nothing = (np.full(3, np.nan),) * 2
+    lo, hi = bootstrap_interval(values, seed=seed) if len(values) > 1 else nothing
+    row: dict[str, Any] = {
+        "side": side,
+        "intervention": intervention,
+        "place": place,
+        "layers": layers,
+        "alpha": alpha,
+        "p": float(sign_flip_p(values[:, 2:], seed=seed)[0]) if len(values) > 1 else np.nan,
+        "q": np.nan,
+        "n": len(after),
+    }
+    for i, name in enumerate(("accuracy", "margin", "effect")):
+        row |= {name: values[:, i].mean(), f"{name}_lo": lo[i], f"{name}_hi": hi[i]}
+    return row
+
+
+def _table(model: Model, pairs: PairSet, rows: Sequence[dict[str, Any]], method: str, seed: int) -> Table:
+    run = make_run(
+        model=model.name,
+        revision=model.revision,
+        task=pairs.name,
+        method=method,
+        seed=seed,
+        dtype=model.dtype,
+        device=model.device,
+        settings={"n_pairs": len(pairs)},
+    )
+    head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
+    return table("interventions", [{**head, **row} for row in rows], run)
+
+
+def _join(parts: Sequence[Table]) -> Table:
+    joined = concat(list(parts))
+    return replace(joined, frame=joined.frame.assign(q=benjamini_hochberg(joined.frame["p"].to_numpy())))
