@@ -38,6 +38,7 @@ TABLES = {
     "locate": ("effects", "sites", "stability"),
     "verify": ("verification",),
 }
+JOINED = ("story",)  # made from the others, over all models
 NEEDS = {"score": (), "trace": (), "locate": (), "verify": ("locate",)}
 
 
@@ -160,7 +161,7 @@ def measure(
             for name in names:
                 found[name] = directory.unit(name, {**key, **settings[step]}, partial(_part, run, step, name))
         parts.append(found)
-    tables = _join(parts)
+    tables = _join(parts, seed)
     for name, table in tables.items():
         table.save(directory.path / "tables" / f"{name}.parquet")
     if isinstance(subject, PairSet):
@@ -297,9 +298,10 @@ def _part(run: Callable[[str], dict[str, Table]], step: str, name: str) -> Table
     return run(step)[name]
 
 
-def _join(parts: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
+def _join(parts: Sequence[Mapping[str, Table]], seed: int) -> dict[str, Table]:
     """The models' tables as one each: false discoveries are controlled over all models' sites together, and
-    the gap that a verification closes is measured to the family's best."""
+    the gap that a verification closes is measured to the family's best. With sites, their story over sizes too."""
+    from isp_mech.summaries import story
     from isp_mech.tables import concat
 
     joined = {name: concat([part[name] for part in parts]) for name in parts[0]}
@@ -308,6 +310,8 @@ def _join(parts: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
 
         sites = locating.join([locating.Sites(part["effects"], part["sites"], part["stability"]) for part in parts])
         joined["sites"] = sites.sites
+        beside = {name: joined.get(name) for name in ("curve", "shares", "onset")}
+        joined["story"] = story(sites.sites, joined["effects"], seed=seed, **beside)
     if "verification" in joined:
         from isp_mech import verifying
 
@@ -322,7 +326,7 @@ def read_tables(folder: str | Path) -> dict[str, Table]:
     """The tables that a run left in ``folder``, by file name. ``InputError`` where there is none, or a bad one."""
     from isp_mech.tables import read_table
 
-    order = [name for names in TABLES.values() for name in names]
+    order = [*(name for names in TABLES.values() for name in names), *JOINED]
     place = {name: i for i, name in enumerate(order)}
     files = sorted((Path(folder) / "tables").glob("*.parquet"), key=lambda f: (place.get(f.stem, len(order)), f.stem))
     if not files:
@@ -342,6 +346,7 @@ def draw(tables: Mapping[str, Table], folder: str | Path | None = None) -> dict[
         "lens_over_depth": ("lens", lambda lens: figures.lens_over_depth(lens, onset=tables.get("onset"))),
         "onset_over_size": ("onset", figures.onset_over_size),
         "attention_by_role": ("attention", figures.attention_by_role),
+        "story_over_size": ("story", figures.story_over_size),
         "override_map": ("sites", figures.override_map),
         "direct_vs_total": ("sites", figures.direct_vs_total),
         "verification": ("verification", figures.verification),

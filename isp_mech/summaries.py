@@ -1,6 +1,6 @@
-"""What a table of many pairs says per model: override onset, prompt sensitivity, the four shares.
+"""What tables of many pairs say per model: override onset, prompt sensitivity, the four shares, the whole story.
 
-Each function takes one Table, of one model or of several, and returns a Table with 95 % bootstrap intervals
+Each function takes Tables of one model or of several, and returns a Table with 95 % bootstrap intervals
 over pairs, the same resamples for every model; no torch.
 """
 
@@ -107,6 +107,78 @@ def shares(items: Table, *, seed: int = 0) -> Table:
             row |= {name: values[:, k].mean(), f"{name}_lo": lo[k], f"{name}_hi": hi[k]}
         rows.append(row)
     return table("shares", rows, _derived(items.run, "four shares", seed))
+
+
+def story(
+    sites: Table,
+    effects: Table,
+    *,
+    curve: Table | None = None,
+    shares: Table | None = None,
+    onset: Table | None = None,
+    seed: int = 0,
+) -> Table:
+    """Table ``story``: per model, how large the override is, where it stands, and what comes of it.
+
+    The override mass is minus the sum of the negative effects of the significant sites, in nats, the follow mass
+    the sum of the positive ones; both with intervals over pairs, the sites held as they were found. ``attention_share``
+    and ``depth`` (relative) say in which sublayers and how deep the override mass stands; missing where there is none.
+    Accuracy, shares and onset are taken from the tables that are given. ``sites`` and ``effects`` are what ``locate``
+    gave at the decision position; ``InputError`` where they are of other models, or a site is no head or MLP.
+    """
+    _expect(sites, "sites")
+    _expect(effects, "effects")
+    place = ["layer", "kind", "head"]
+    first = effects.frame["replacement"].iloc[0]  # the one that made the table of sites
+    rows = []
+    for head, found in sites.frame.groupby(HEAD, sort=False):
+        here = effects.frame[(effects.frame[HEAD] == list(head)).all(axis=1) & (effects.frame["replacement"] == first)]
+        found = found.assign(head=found["head"].fillna(-1)).set_index(place)
+        wide = here.assign(head=here["head"].fillna(-1)).pivot(index="pair", columns=place, values="effect")
+        if set(wide.columns) != set(found.index) or wide.isna().any(axis=None) or "resid" in found.index.levels[1]:
+            raise InputError("story", [f"{head[0]}: expected effects of every pair on the heads and MLPs of its sites"])
+        values = wide[list(found.index)].to_numpy(dtype=float)
+        rows.append({
+            **dict(zip(HEAD, head, strict=True)),
+            **_masses(values, found.reset_index(), seed),
+            "accuracy": _value(curve, head, "accuracy"),
+            "overridden": _value(shares, head, "overridden"),
+            "onset": _value(onset, head, "onset"),
+        })  # fmt: skip
+    return table("story", rows, _derived(sites.run, "story over sizes", seed))
+
+
+def _masses(values: np.ndarray, sites: pd.DataFrame, seed: int) -> dict:
+    """Masses and their places, from effects (pair, site); ratios are ratios of means."""
+    mean, called = values.mean(0), sites["significant"].to_numpy(dtype=bool)
+    to_lure, to_answer = called & (mean < 0), called & (mean > 0)
+    depth = (sites["layer"].to_numpy(dtype=float) + 0.5) / (sites["layer"].max() + 1)
+    in_heads = (sites["kind"] == "head").to_numpy(dtype=float)
+
+    def measures(rows: np.ndarray) -> np.ndarray:
+        override, follow = -rows[:, to_lure].mean(0), rows[:, to_answer].mean(0)
+        total = override.sum()
+        over = total if total > 0 else np.nan
+        return np.array([total, follow.sum(), override @ in_heads[to_lure] / over, override @ depth[to_lure] / over])
+
+    names = ("override_mass", "follow_mass", "attention_share", "depth")
+    found = measures(values)
+    nothing = np.full(len(names), np.nan)
+    lo, hi = bootstrap_interval(values, statistic=measures, seed=seed) if len(values) > 1 else (nothing, nothing)
+    out: dict = {"n_override": to_lure.sum(), "n_follow": to_answer.sum(), "n_sites": len(sites), "n": len(values)}
+    for i, name in enumerate(names):
+        out |= {name: found[i], f"{name}_lo": lo[i], f"{name}_hi": hi[i]}
+    return out
+
+
+def _value(given: Table | None, head: tuple, column: str) -> float:
+    """One model's value on the conflict side, NaN where there is none."""
+    if given is None:
+        return np.nan
+    rows = given.frame[(given.frame[HEAD] == list(head)).all(axis=1)]
+    if "side" in rows:
+        rows = rows[rows["side"] == "conflict"]
+    return float(rows[column].iloc[0]) if len(rows) else np.nan
 
 
 def _by_side(frame: pd.DataFrame) -> Iterator[tuple[dict, np.ndarray, str, np.ndarray]]:

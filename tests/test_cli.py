@@ -20,9 +20,9 @@ from isp_mech.errors import InputError
 N = 12
 FIGURES = {
     "scaling-curve", "shares-over-size", "lens-over-depth", "onset-over-size", "attention-by-role", "override-map",
-    "direct-vs-total", "verification",
+    "direct-vs-total", "verification", "story-over-size",
 }  # fmt: skip
-TABLES = {name for names in explaining.TABLES.values() for name in names}
+TABLES = {name for names in explaining.TABLES.values() for name in names} | {"story"}
 
 
 @pytest.fixture(scope="session")

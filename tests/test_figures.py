@@ -229,6 +229,21 @@ def flipped(task="quote-repetition"):
     return flips(table("items", rows, RUN))
 
 
+def story(tasks=("quote-repetition",)):
+    rows = []
+    for task in tasks:
+        for i in range(len(SIZES)):
+            mass, share = 0.5 * i, 0.9 - 0.1 * i if i else np.nan
+            row = head(i, task) | {"n_override": 3 * i, "n_follow": 4, "n_sites": 60, "n": 300, "onset": 0.6}
+            row |= {"accuracy": CONFLICT[i], "overridden": 1 - CONFLICT[i]}
+            row |= {"override_mass": mass, "override_mass_lo": 0.8 * mass, "override_mass_hi": 1.2 * mass}
+            row |= {"follow_mass": 1.0, "follow_mass_lo": 0.9, "follow_mass_hi": 1.1}
+            for name, value in (("attention_share", share), ("depth", share)):
+                row |= {name: value, f"{name}_lo": value - 0.05, f"{name}_hi": value + 0.05}
+            rows.append(row)
+    return table("story", rows, RUN)
+
+
 def line(ax, label):
     return next(one for one in ax.get_lines() if one.get_label() == label)
 
@@ -251,6 +266,8 @@ EVERY = {
     "verification": lambda: figures.verification(verification()),
     "direct_vs_total": lambda: figures.direct_vs_total(sites()),
     "onset_over_size": lambda: figures.onset_over_size(onset()),
+    "story_over_size": lambda: figures.story_over_size(story()),
+    "story_over_size, tasks": lambda: figures.story_over_size(story(tasks=("quote-repetition", "neqa"))),
     "published_curves": lambda: figures.published_curves(observations(), over="tokens"),
     "published_curves, families": lambda: figures.published_curves(observations(tasks=("a", "b", "c")), n_columns=2),
     "published_curves, FLOPs": lambda: figures.published_curves(observations(), over="FLOPs", same_scale=False),
@@ -804,3 +821,16 @@ def test_drawing_needs_neither_torch_nor_pyplot():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_story_is_drawn_as_the_table_has_it():
+    figure = figures.story_over_size(story())
+    outcome, masses, parts, depths = figure.axes
+    assert line(outcome, "conflict accuracy").get_ydata() == pytest.approx(CONFLICT)
+    bars = [bar.get_height() for bar in masses.patches]
+    n = len(SIZES)
+    assert bars[:n] == pytest.approx([1.0] * n) and bars[n:] == pytest.approx([-0.5 * i for i in range(n)])
+    heads = [bar.get_height() for bar in parts.patches][1:n]
+    assert heads == pytest.approx([0.9 - 0.1 * i for i in range(1, n)])
+    assert [text.get_text() for text in parts.texts] == ["none"]  # the smallest has no override to share out
+    assert line(depths, "override onset").get_ydata() == pytest.approx([0.6] * n)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 MUON_RATE = 0.02  # of orthogonal updates: 0.05 learned to copy later, AdamW at 0.003 much later
-MUON_WIDTH, MUON_FALL = 128, 0.25  # beyond this width it falls as this power: wide models remember less at a high one
+MUON_WIDTH, MUON_FALL = 64, 0.25  # beyond this width it falls as this power: wide models remember less at a high one
 MUON_HEAD = 16  # of smaller heads it is a smaller part: at the full one the smallest size learns the verdict too
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
 COOL_DOWN = 0.6  # the share of steps in which the rates fall to zero
+LATE, LOW = 0.3, 0.2  # in this share of steps, the last, from this rate: letter and verdict are learned at low ones
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -31,8 +32,10 @@ def _is_unembedding(name: str) -> bool:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The share of the full learning rate at ``step``: up, level, and down to zero."""
-    return min(1.0, (step + 1) / WARM_UP, max(0.0, (steps - step) / (COOL_DOWN * steps)))
+    """The share of the full learning rate at ``step``: up, level, down to ``LOW``, and from there to zero."""
+    left = (steps - step) / steps
+    falling = LOW + (1 - LOW) * (left - LATE) / (COOL_DOWN - LATE) if left > LATE else LOW * left / LATE
+    return min(1.0, (step + 1) / WARM_UP, max(0.0, falling))
 
 
 def muon_rate(width: int, head: int) -> float:
@@ -118,6 +121,6 @@ class Optimiser:
 def settings() -> tuple[Any, ...]:
     """Everything above that determines a training, for its hash."""
     return (
-        MUON_RATE, MUON_WIDTH, MUON_FALL, MUON_HEAD, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS,
-        NEWTON_SCHULZ, HALF_FROM,
+        MUON_RATE, MUON_WIDTH, MUON_FALL, MUON_HEAD, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, LATE, LOW,
+        MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
     )  # fmt: skip

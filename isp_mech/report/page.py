@@ -46,6 +46,12 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "For each size the heads whose attention differs most between conflict and plain prompts. Above: weight on "
         "each part of the conflict prompt. Below: conflict minus plain; blue is more, orange less.",
     ),
+    "story_over_size": (
+        "The override over model size.",
+        "From left to right: how often the conflict prompt is answered rightly, and how often only the plain one is; "
+        "how far all significant places together push towards the answer (blue) and towards the lure (orange); how "
+        "much of the latter stands in attention heads and in MLPs; how deep in the model it stands.",
+    ),
     "override_map": (
         "The places that decide.",
         "How much the margin falls when one head or MLP is replaced at the last position. Blue places push towards "

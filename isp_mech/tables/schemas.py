@@ -213,6 +213,19 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
             _f("cmd", "", "integral of |1 - faithfulness| over the share kept (MIB)"),
             _i("n", "pairs judged"),
         ),
+        "story": (
+            *_with_interval("override_mass", "nats", "minus the summed effect of sites that push to the lure"),
+            *_with_interval("follow_mass", "nats", "the summed effect of sites that push to the answer"),
+            *_with_interval("attention_share", "share", "how much of the override mass stands in heads", nullable=True),
+            *_with_interval("depth", "relative", "mean (layer + 1/2) / layers of the override mass", nullable=True),
+            _i("n_override", "sites that push significantly towards the lure"),
+            _i("n_follow", "sites that push significantly towards the answer"),
+            _i("n_sites", "heads and MLPs of the model"),
+            _f("accuracy", "share", "conflict accuracy, 0..1", nullable=True),
+            _f("overridden", "share", "share of pairs right on plain, wrong on conflict", nullable=True),
+            _f("onset", "relative", "mean depth at which the override sets in", nullable=True),
+            _i("n", "pairs"),
+        ),
         "onset": (
             _SIDE,
             *_with_interval(
