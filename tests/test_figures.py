@@ -834,3 +834,13 @@ def test_the_story_is_drawn_as_the_table_has_it():
     assert heads == pytest.approx([0.9 - 0.1 * i for i in range(1, n)])
     assert [text.get_text() for text in parts.texts] == ["none"]  # the smallest has no override to share out
     assert line(depths, "override onset").get_ydata() == pytest.approx([0.6] * n)
+
+
+def test_what_locate_gave_is_drawn_as_its_table_of_sites():
+    from isp_mech.locating import Sites
+
+    found = Sites(table("effects", [], RUN), sites(), table("stability", [], RUN))
+    for draw in (figures.override_map, figures.direct_vs_total):
+        ours, of_table = (draw(given).axes[0].collections[0] for given in (found, sites()))
+        assert np.array_equal(ours.get_array(), of_table.get_array()) if ours.get_array() is not None else True
+        assert len(ours.get_offsets()) == len(of_table.get_offsets())

@@ -41,7 +41,7 @@ def mean_effects(table: Table) -> pd.DataFrame:
     An ``effects`` table is averaged over the pairs of its conflict side, for its first replacement.
     """
     frame = frame_of(table, "sites", "effects")
-    if table.name == "sites":
+    if "significant" in frame:  # a table of sites, or what ``locate`` gave
         return frame
     frame = frame[(frame["side"] == "conflict") & frame["effect"].notna()]
     if not len(frame):

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 MUON_RATE = 0.02  # of orthogonal updates: 0.05 learned to copy later, AdamW at 0.003 much later
-MUON_WIDTH, MUON_FALL = 64, 0.25  # beyond this width it falls as this power: wide models remember less at a high one
-MUON_HEAD = 16  # of smaller heads it is a smaller part: at the full one the smallest size learns the verdict too
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
 COOL_DOWN = 0.6  # the share of steps in which the rates fall to zero
-LATE, LOW = 0.3, 0.2  # in this share of steps, the last, from this rate: letter and verdict are learned at low ones
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -32,15 +29,8 @@ def _is_unembedding(name: str) -> bool:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The share of the full learning rate at ``step``: up, level, down to ``LOW``, and from there to zero."""
-    left = (steps - step) / steps
-    falling = LOW + (1 - LOW) * (left - LATE) / (COOL_DOWN - LATE) if left > LATE else LOW * left / LATE
-    return min(1.0, (step + 1) / WARM_UP, max(0.0, falling))
-
-
-def muon_rate(width: int, head: int) -> float:
-    """Muon's full rate for a width and the dimensions of its heads."""
-    return MUON_RATE * min(1.0, (MUON_WIDTH / width) ** MUON_FALL) * min(1.0, head / MUON_HEAD)
+    """The share of the full learning rate at ``step``: up, level, and down to zero."""
+    return min(1.0, (step + 1) / WARM_UP, max(0.0, (steps - step) / (COOL_DOWN * steps)))
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -93,7 +83,6 @@ class Optimiser:
         self.others = [p for p in named.values() if id(p) not in hidden]
         rest = [p for p in self.others if all(p is not q for q in unembedding)]
         self.steps = steps
-        self.muon_rate = muon_rate(width, head)
         self.muon = Muon(matrices, width=width, head=head, half=half)
         self.rates = (ADAM_RATE, ADAM_RATE * min(1.0, UNEMBED_WIDTH / width))
         self.adam = torch.optim.AdamW(
@@ -103,7 +92,7 @@ class Optimiser:
     def step(self, step: int) -> None:
         """Moves the weights by their gradients, which are cleared."""
         share = rate_at(step, self.steps)
-        self.muon.step(self.muon_rate * share)
+        self.muon.step(MUON_RATE * share)
         nn.utils.clip_grad_norm_(self.others, 1.0)
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * share
@@ -121,6 +110,5 @@ class Optimiser:
 def settings() -> tuple[Any, ...]:
     """Everything above that determines a training, for its hash."""
     return (
-        MUON_RATE, MUON_WIDTH, MUON_FALL, MUON_HEAD, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, LATE, LOW,
-        MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
+        MUON_RATE, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
     )  # fmt: skip
