@@ -7,7 +7,7 @@ direct effect on the two sides (margin: answer less lure, on both) tell whom it 
 ======== ======== ==========================================================================================
 conflict plain    class
 ======== ======== ==========================================================================================
-+        - or 0   it pushes what the context says: ``induction`` where its induction score is 0.4 or more,
++        - or 0   it pushes what the context says: ``induction`` where its induction score is 0.1 or more,
                   else ``copying``
 -        -        ``recall``: it pushes the lure, where no prompt names it too
 -        + or 0   ``suppression``, if it also writes down the tokens it attends to (``copying`` under one half)
@@ -41,8 +41,8 @@ from isp_mech.tables import Table, concat, make_run, table
 from isp_mech.tracing import trace_model
 
 CLASSES = ("copying", "induction", "recall", "suppression", "opposing", "none")
-INDUCTION = 0.4  # Olsson et al. 2022 and after: heads that do it come out far above, the others near 0
-SEQUENCES, HALF = 32, 50  # random sequences, and tokens before the repeat
+INDUCTION = 0.1  # even attention comes to 0.027, heads that do not look there to 0.00 .. 0.02, those that do to 0.1 .. 1
+SEQUENCES, HALF = 64, 25  # random sequences, and tokens before the repeat
 ALPHABET = 2048  # tokens at most that sequences are drawn from and percentiles taken in
 SIDES = ("conflict", "plain")
 
