@@ -3,9 +3,9 @@
 To first order, replacing what site u writes at the decision position takes (write - replacement's write) . gradient
 from the margin. That gradient is a sum over whatever reads the residual stream after u: each later head and MLP, and
 the output through the final norm. The part through v alone is the effect of the **edge** u -> v: edge attribution
-patching (Syed et al. 2023, arXiv 2310.10348). **Integrated** (EAP-IG, Hanna et al. 2024, arXiv 2403.17806), the gradient
-is averaged over the way of u's output from the replacement to what it is, everything else following: then the edges
-from u to all later sites and the output sum to its exact effect.
+patching (Syed et al. 2023, arXiv 2310.10348). **Integrated** (EAP-IG, Hanna et al. 2024, arXiv 2403.17806), the
+gradient is averaged over the way of u's output from the replacement to what it is, everything else following: then
+the edges from u to all later sites and the output sum to its exact effect.
 
 A gradient by what v reads is the vector-Jacobian product of v's output by its layer's input; in serial blocks an MLP
 reads its layer's heads too, and what it reads is told by what they write.
@@ -274,8 +274,8 @@ def _writes_before(site: Site, layer: float) -> bool:
 def _readers(
     model: Model, wires: Wires, margin: Tensor, sites: Sequence[Site], start: int
 ) -> dict[int, tuple[float, Tensor]]:
-    """By a reader's number (the output's is the last): the layer at which it reads the stream, a half for MLPs in serial
-    blocks, and the gradient of the margin by what it reads there, through it alone."""
+    """By a reader's number (the output's is the last): the layer at which it reads the stream, and a half more for MLPs
+    in serial blocks, and the gradient of the margin by what it reads there, through it alone."""
     assert wires.final is not None
     later = [v for v, site in enumerate(sites) if site.layer >= start]
     outputs = [(wires.heads if sites[v].kind == "head" else wires.mlp)[sites[v].layer] for v in later]
@@ -288,13 +288,13 @@ def _readers(
                 alone = torch.zeros_like(gradient)
                 mine = slice(site.head * model.anatomy.d_head, (site.head + 1) * model.anatomy.d_head)
                 alone[..., mine] = gradient[..., mine]
-                out[v] = (site.layer, _product(output, wires.before[site.layer], alone))
+                out[v] = (float(site.layer), _product(output, wires.before[site.layer], alone))
             continue
         by_heads = _product(output, wires.attn[site.layer], gradient, may_not=True)
         if by_heads is not None:
             out[v] = (site.layer + 0.5, by_heads)
         elif site.layer > start:
-            out[v] = (site.layer, _product(output, wires.before[site.layer], gradient))
+            out[v] = (float(site.layer), _product(output, wires.before[site.layer], gradient))
     return out | {len(sites): (float(model.anatomy.n_layers), final)}
 
 
@@ -304,7 +304,7 @@ def _product(output: Tensor, by: Tensor, gradient: Tensor, may_not: bool = False
 
 
 def _by_head(model: Model, wires: Wires, layer: int, gradient: Tensor, copies: int, t: int) -> Tensor:
-    """(row, copy, head, d_head): the gradient by the stream, as one by a layer's head outputs at the decision position."""
+    """(row, copy, head, d_head): the gradient by the stream as one by head outputs, at the decision position."""
     attn, heads = wires.attn[layer], wires.heads[layer]
     by = _product(attn, heads, gradient.reshape(attn.shape))
     return by.reshape(-1, copies, t, model.anatomy.n_heads, model.anatomy.d_head)[:, :, 0]

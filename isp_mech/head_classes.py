@@ -41,9 +41,12 @@ from isp_mech.tables import Table, concat, make_run, table
 from isp_mech.tracing import trace_model
 
 CLASSES = ("copying", "induction", "recall", "suppression", "opposing", "none")
-INDUCTION = 0.1  # even attention comes to 0.027, heads that do not look there to 0.00 .. 0.02, those that do to 0.1 .. 1
+INDUCTION = (
+    0.1  # even attention comes to 0.027, heads that do not look there to 0.00 .. 0.02, those that do to 0.1 .. 1
+)
 SEQUENCES, HALF = 64, 25  # random sequences, and tokens before the repeat
 ALPHABET = 2048  # tokens at most that sequences are drawn from and percentiles taken in
+ROUNDING = 1e-5  # nats: a smaller direct effect is none
 SIDES = ("conflict", "plain")
 
 
@@ -71,12 +74,11 @@ def head_classes(
     frame = joined.frame
     q = benjamini_hochberg(frame[[f"{side}_p" for side in SIDES]].to_numpy())
     frame = frame.assign(conflict_q=q[:, 0], plain_q=q[:, 1])
-    signs = [np.where(frame[f"{s}_q"] <= LEVEL, np.sign(frame[f"{s}_direct"]), 0).astype(int) for s in SIDES]
+    signs = (np.where(frame[f"{s}_q"] <= LEVEL, np.sign(frame[f"{s}_direct"]), 0).astype(int) for s in SIDES)
+    copies_less = frame["copying_hi"] < 0.5
     named = [
-        class_of(conflict, plain, induction, copies_less)
-        for conflict, plain, induction, copies_less in zip(
-            *signs, frame["induction"], frame["copying_hi"] < 0.5, strict=True
-        )
+        class_of(int(conflict), int(plain), float(score), bool(less))
+        for conflict, plain, score, less in zip(*signs, frame["induction"], copies_less, strict=True)
     ]
     return replace(joined, frame=frame.assign(**{"class": named}))
 
@@ -108,7 +110,9 @@ def class_shares(heads: Table, sites: Table) -> Table:
     joined = of_heads.merge(heads.frame[[*keys, "class"]], "outer", keys, indicator=True)
     wrong = sorted(set(joined.loc[joined["_merge"] != "both", "model"])) or ([] if len(joined) else ["no model"])
     if wrong:
-        raise InputError("sites", [f"{name}: expected the heads that the table of heads has, each once" for name in wrong])
+        raise InputError(
+            "sites", [f"{name}: expected the heads that the table of heads has, each once" for name in wrong]
+        )
     rows = []
     for (model, n_params, task), mine in joined.groupby(["model", "n_params", "task"], sort=False):
         mlps = of_mlps[of_mlps["model"] == model]
@@ -151,6 +155,7 @@ def _heads_of(model: Model, pairs: PairSet, batch_size: int | str, seed: int, pr
     for side in SIDES:
         here = effects[(effects["side"] == side) & (effects["kind"] == "head")]
         direct = here["direct_effect"].to_numpy(dtype=float).reshape(len(pairs), -1)
+        direct = np.where(np.abs(direct) < ROUNDING, 0.0, direct)
         p = sign_flip_p(direct, seed=seed) if len(pairs) > 1 else np.full(len(layer), np.nan)
         columns |= _interval(f"{side}_direct", direct, seed)
         columns |= {f"{side}_p": p, f"{side}_q": np.full(len(layer), np.nan)}
@@ -206,7 +211,9 @@ def repeats(model: Model, *, seed: int = 0) -> Repeats:
     room = len(plain) if model.max_tokens is None else (model.max_tokens - len(first)) // 2
     half = min(HALF, len(plain), room)
     if half < 2:
-        raise InputError(model.name, [f"{len(plain)} plain tokens in the vocabulary, room for {room}: expected two each"])
+        raise InputError(
+            model.name, [f"{len(plain)} plain tokens in the vocabulary, room for {room}: expected two each"]
+        )
     rng = np.random.default_rng(seed)
     alphabet = np.sort(rng.permutation(plain)[:ALPHABET])
     drawn = [rng.permutation(alphabet)[:half] for _ in range(SEQUENCES)]

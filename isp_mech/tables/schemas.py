@@ -194,7 +194,7 @@ SCHEMAS: Mapping[str, tuple[Column, ...]] = MappingProxyType({
         "edges": (
             _s("from_site", "the site that writes"),
             _s("to_site", "the site that reads it, or output"),
-            *_with_interval("effect", "nats", "what of the effect of from_site goes by to_site: positive to the answer"),
+            *_with_interval("effect", "nats", "what of from_site's effect goes by to_site: positive to the answer"),
             _f("p", "", "two-sided p of mean effect zero, 0..1", nullable=True),
             _f("q", "", "p after false-discovery control over all edges and models, 0..1", nullable=True),
             _b("significant", "whether q is within the level"),
