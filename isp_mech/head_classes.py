@@ -9,8 +9,8 @@ conflict plain    class
 ======== ======== ==========================================================================================
 +        - or 0   it pushes what the context says: ``induction`` where its induction score is 0.1 or more,
                   else ``copying``
--        -        ``recall``: it pushes the lure, where no prompt names it too
--        + or 0   ``suppression``, if it also writes down the tokens it attends to (``copying`` under one half)
+-        -        ``recall``: it pushes the lure, also where the prompt says something else
+-        + or 0   ``suppression``, if it also writes against the tokens it attends to (``copying`` under one half)
 +        +        ``opposing``: it pushes the answer, whether the prompt asks for it or not
 ======== ======== ==========================================================================================
 
@@ -41,11 +41,9 @@ from isp_mech.tables import Table, concat, make_run, table
 from isp_mech.tracing import trace_model
 
 CLASSES = ("copying", "induction", "recall", "suppression", "opposing", "none")
-INDUCTION = (
-    0.1  # even attention comes to 0.027, heads that do not look there to 0.00 .. 0.02, those that do to 0.1 .. 1
-)
+INDUCTION = 0.1  # even attention has 0.027; heads that look elsewhere have up to 0.02, heads of induction 0.1 to 1
 SEQUENCES, HALF = 64, 25  # random sequences, and tokens before the repeat
-ALPHABET = 2048  # tokens at most that sequences are drawn from and percentiles taken in
+ALPHABET = 256  # tokens at most of a sequence's own draw, among which the percentiles are taken
 ROUNDING = 1e-5  # nats: a smaller direct effect is none
 SIDES = ("conflict", "plain")
 
@@ -60,13 +58,14 @@ def head_classes(
 ) -> Table:
     """Table ``heads``: each head's class, scores and direct effects, one row per model and head.
 
-    ``induction``, 0..1: mean attention from a repeated token to the token after its earlier occurrence.
-    ``copying``, 0..1, by chance 0.5: mean percentile, weighted by attention, of an attended token's logit in what the
-    head writes, read through the final norm (its scale frozen) and the unembedding; the first position, on which
-    heads rest, is left out. Both on ``SEQUENCES`` sequences of random tokens repeated once. ``conflict_direct`` and
-    ``plain_direct``, nats: mean direct effect on the margin answer less lure, positive to the answer, on either side.
-    Intervals are 95 %, by bootstrap over pairs (of ``copying``: over sequences); q by Benjamini-Hochberg over heads x
-    models x sides. ``InputError`` for a model whose attention takes no mask of ours: its patterns are not seen.
+    ``induction``, 0..1: mean attention from a repeated token to the token after its earlier occurrence. ``copying``,
+    0..1, by chance 0.5: mean percentile, weighted by attention, that an attended token's logit has among those of 256
+    random tokens in what the head writes, read through the final norm (its scale frozen) and the unembedding; the
+    first position, on which heads rest, is left out. Both are means over 64 sequences of random tokens repeated once.
+    ``conflict_direct`` and ``plain_direct``, nats: mean direct effect on the margin answer less lure on either side,
+    positive to the answer. Intervals are 95 %, by bootstrap over pairs (for ``copying`` over sequences), p two-sided
+    by sign flips, q by Benjamini-Hochberg over heads x models x sides. ``InputError`` for a model whose attention
+    takes no mask of ours: its patterns are not seen.
     """
     check_batch_size(batch_size)
     parts = [_heads_of(model, pairs, batch_size, seed, progress) for model in members(models)]
@@ -103,9 +102,10 @@ def class_shares(heads: Table, sites: Table) -> Table:
 
     The override mass of a model, nats, 0 or less, is the sum of the significant negative total effects of all its heads
     and MLPs at the decision position (``locate``'s table ``sites``). ``share``, 0..1, sums to 1 over a model's classes;
-    it is missing where there is no override. ``InputError`` names the models of which one table has other heads.
+    it is missing where there is no override. ``InputError`` names the models of which one table has other heads, or
+    another task.
     """
-    keys = ["model", "layer", "head"]
+    keys = ["model", "task", "layer", "head"]
     of_heads, of_mlps = (sites.frame[sites.frame["kind"] == kind] for kind in ("head", "mlp"))
     joined = of_heads.merge(heads.frame[[*keys, "class"]], "outer", keys, indicator=True)
     wrong = sorted(set(joined.loc[joined["_merge"] != "both", "model"])) or ([] if len(joined) else ["no model"])
@@ -115,7 +115,7 @@ def class_shares(heads: Table, sites: Table) -> Table:
         )
     rows = []
     for (model, n_params, task), mine in joined.groupby(["model", "n_params", "task"], sort=False):
-        mlps = of_mlps[of_mlps["model"] == model]
+        mlps = of_mlps[(of_mlps["model"] == model) & (of_mlps["task"] == task)]
         groups = {name: mine[mine["class"] == name] for name in CLASSES} | {"mlp": mlps}
         found = {name: group[group["significant"] & (group["effect"] < 0)]["effect"] for name, group in groups.items()}
         mass = sum(effects.sum() for effects in found.values())
@@ -128,7 +128,7 @@ def class_shares(heads: Table, sites: Table) -> Table:
                 "n_sites": len(groups[name]),
                 "n_override": len(effects),
                 "override": float(effects.sum()),
-                "share": float(effects.sum() / mass) if mass < 0 else np.nan,
+                "share": abs(float(effects.sum() / mass)) if mass < 0 else np.nan,
             }
             for name, effects in found.items()
         ]
@@ -185,11 +185,12 @@ def _interval(name: str, values: np.ndarray, seed: int) -> dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Repeats:
-    """``alphabet`` (token,): plain tokens of the vocabulary. ``sequences``: for each, tokens of the alphabet, all
-    different, twice over, behind the start token where the tokenizer sets one; ``half`` is how many."""
+    """Random sequences: behind the start token, where the tokenizer sets one, ``half`` plain tokens of the vocabulary,
+    all different, twice over. ``alphabets`` (sequence, token) has these first, then others that they are ranked among.
+    """
 
-    alphabet: Int[Tensor, " token"]
     sequences: Int[Tensor, "sequence pos"]
+    alphabets: Int[Tensor, "sequence token"]
     half: int
 
 
@@ -215,9 +216,9 @@ def repeats(model: Model, *, seed: int = 0) -> Repeats:
             model.name, [f"{len(plain)} plain tokens in the vocabulary, room for {room}: expected two each"]
         )
     rng = np.random.default_rng(seed)
-    alphabet = np.sort(rng.permutation(plain)[:ALPHABET])
-    drawn = [rng.permutation(alphabet)[:half] for _ in range(SEQUENCES)]
-    return Repeats(torch.tensor(alphabet), torch.tensor(np.array([[*first, *s, *s] for s in drawn])), half)
+    alphabets = np.array([rng.permutation(plain)[:ALPHABET] for _ in range(SEQUENCES)])
+    sequences = [[*first, *tokens[:half], *tokens[:half]] for tokens in alphabets.tolist()]
+    return Repeats(torch.tensor(sequences), torch.from_numpy(alphabets), half)
 
 
 def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Behaviour:
@@ -226,7 +227,7 @@ def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Be
         raise InputError(model.name, ["attention patterns need an attention that takes a mask of ours"])
     asked = repeats(model, seed=seed)
     shape, (n, pos) = model.anatomy, asked.sequences.shape
-    read = model.anatomy.norm().pull_back(model.anatomy.unembed.weight[asked.alphabet.to(model.device)].float())
+    norm = shape.norm()
     found = Behaviour(*(np.zeros((n, shape.n_layers, shape.n_heads), dtype=np.float32) for _ in range(2)))
     trees = [Tree() for _ in range(n)]
     for tree, tokens in zip(trees, asked.sequences.tolist(), strict=True):
@@ -237,13 +238,14 @@ def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Be
         everywhere = torch.eye(pos, device=model.device).expand(len(at), -1, -1)  # each token is a role of its own
         watch = Watch(at // pos, at % pos, at // pos, at % pos, everywhere)
         _, record = model.forward(batch, watch=watch)
-        place = torch.searchsorted(asked.alphabet, asked.sequences[rows].clamp(min=int(asked.alphabet[0])))
+        alphabets = asked.alphabets[rows].to(model.device)
         for layer in range(shape.n_layers):
             pattern = record.attention[layer].float().view(len(rows), pos, shape.n_heads, pos).transpose(1, 2)
             z = record.heads[layer].float().view(len(rows), pos, shape.n_heads, shape.d_head)
             found.induction[rows, layer] = _induction(pattern, asked.half).cpu()
             with torch.no_grad():
-                found.copying[rows, layer] = _copying(model, layer, pattern, z, read, place.to(z.device)).cpu()
+                read = norm.pull_back(shape.unembed.weight[alphabets].float())
+                found.copying[rows, layer] = _copying(model, layer, pattern, z, read, asked.half).cpu()
     return found
 
 
@@ -257,31 +259,24 @@ def _copying(
     layer: int,
     pattern: Float[Tensor, "row head q pos"],
     z: Float[Tensor, "row pos head d_head"],
-    read: Float[Tensor, "token d_model"],
-    place: Int[Tensor, "row pos"],
+    read: Float[Tensor, "row token d_model"],
+    half: int,
 ) -> Float[Tensor, "row head"]:
-    """Mean percentile among the alphabet's tokens of what is attended to, first position apart."""
-    matrix = _heads_reading(model, layer, read)
+    """Mean percentile, in what a head writes, of the tokens it attends to; ``read`` gives the alphabet's logits."""
+    block, pos = model.anatomy.blocks[layer], z.shape[1]
+    if block.attn_write is not block.attn_out:
+        read = norm_of(block.attn_write, model.anatomy.d_model).pull_back(read)  # its scale, too, is positive
+    place = (torch.arange(1, pos, device=z.device) - pos % 2) % half  # in the alphabet; an odd token starts the text
     out = []
-    for head in range(z.shape[2]):
-        logits = z[:, 1:, head] @ matrix[head]
-        percentile = _percentiles(logits, place[:, None, 1:].expand(-1, logits.shape[1], -1))
+    for head, matrix in enumerate(model.anatomy.head_matrix(layer).float()):
+        logits = einsum(z[:, 1:, head] @ matrix, read, "row q d_model, row token d_model -> row q token")
         weight = pattern[:, head, 1:, 1:]
-        out.append((percentile * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-12))
+        out.append((_percentiles(logits, place) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-12))
     return torch.stack(out, 1)
 
 
-def _heads_reading(model: Model, layer: int, read: Tensor) -> Float[Tensor, "head d_head token"]:
-    """What each head's output is multiplied with to give the tokens' logits, up to a scale that is positive."""
-    block = model.anatomy.blocks[layer]
-    if block.attn_write is not block.attn_out:
-        read = norm_of(block.attn_write, model.anatomy.d_model).pull_back(read)
-    matrix = model.anatomy.head_matrix(layer).float()
-    return einsum(matrix, read, "head d_head d_model, token d_model -> head d_head token")
-
-
-def _percentiles(values: Float[Tensor, "row q token"], place: Int[Tensor, "row q k"]) -> Float[Tensor, "row q k"]:
-    """The share of the other tokens' values that the value at each place is above, ties counted half."""
-    ordered, own = values.sort(-1).values.contiguous(), values.gather(-1, place).contiguous()
+def _percentiles(values: Float[Tensor, "row q token"], place: Int[Tensor, " k"]) -> Float[Tensor, "row q k"]:
+    """The share of the other values that the value at each place is above, ties counted half."""
+    ordered, own = values.sort(-1).values.contiguous(), values[..., place].contiguous()
     below, up_to = (torch.searchsorted(ordered, own, right=right) for right in (False, True))
     return (below + up_to - 1) / (2 * (values.shape[-1] - 1))

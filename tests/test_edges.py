@@ -161,7 +161,7 @@ def test_a_planted_edge_is_the_strongest_towards_the_lure(tmp_path):
     assert out.idxmin() == "m2" and out.idxmax() == "a0.h1"
 
 
-def test_sites_come_from_a_set_a_mapping_or_locating(make_model, pairs):
+def test_sites_come_from_a_set_a_mapping_or_locating(make_model, pairs, monkeypatch):
     model = make_model("gpt2")
     few = {Site(0, "head", 1), Site(2, "mlp"), Site(1, "head", 0)}
     order = (Site(0, "head", 1), Site(1, "head", 0), Site(2, "mlp"))
@@ -174,6 +174,10 @@ def test_sites_come_from_a_set_a_mapping_or_locating(make_model, pairs):
     frame["effect"] = np.arange(15.0) - 7
     object.__setattr__(located.sites, "frame", frame)
     assert chosen_sites(located, model) == chosen_sites(located.sites, model) == SITES
+    monkeypatch.setattr("isp_mech.edges.SOME", 3)  # the strongest, on either side
+    assert set(chosen_sites(located, model)) == {SITES[0], SITES[14], SITES[1]}
+    frame.loc[0, "significant"] = False
+    assert set(chosen_sites(located, model)) == {SITES[14], SITES[1], SITES[13]}
 
 
 def test_what_cannot_be_done_is_said(make_model, tokenizer, pairs):

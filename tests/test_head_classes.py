@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,14 @@ def test_heads_of_induction_of_copying_and_of_suppression_made_by_hand(tokenizer
     assert suppression["conflict_direct"] < -1 and suppression["plain_direct"] > 1
 
 
+def test_a_start_token_is_no_part_of_what_is_repeated(tokenizer):
+    plain = inducing(tokenizer)
+    started = dataclasses.replace(plain, tokenizer=byte_tokenizer(start_token=True))
+    assert repeats(started).sequences.shape[1] == repeats(plain).sequences.shape[1] + 1
+    found = behave(started)
+    assert found.induction[:, 1, 0].min() > 0.99 and found.copying[:, 1, 0].min() > 0.95
+
+
 def test_the_hand_made_override_is_recall_and_its_following_is_copying(tokenizer):
     found = head_classes(letter_pairs(24), overridden(tokenizer, strength=2.0, name="overridden"))
     assert classes_of(found) == {"a0.h1": "copying", "a0.h3": "recall", "a1.h2": "recall"}
@@ -86,10 +96,11 @@ def test_the_scores_are_those_of_cached_activations(tokenizer, monkeypatch, arch
     model = wrap_model(make_hf(architecture), tokenizer, name=architecture)
     asked, found = repeats(model, seed=3), behave(model, seed=3)
     centred = architecture != "llama"
-    alphabet, half = asked.alphabet.tolist(), asked.half
-    with torch.no_grad():
-        read = model.hf.lm_head.weight[asked.alphabet] * model.anatomy.ln_final.weight
+    half = asked.half
     for s, ids in enumerate(asked.sequences):
+        alphabet = asked.alphabets[s].tolist()
+        with torch.no_grad():
+            read = model.hf.lm_head.weight[alphabet] * model.anatomy.ln_final.weight
         _, cache = model.bridge.run_with_cache(ids[None])
         assert (ids[half:] == ids[:half]).all() and len(set(ids.tolist())) == half
         for layer in range(3):
@@ -133,7 +144,7 @@ def test_sequences_hold_plain_tokens_alone_behind_a_start_token():
         model = wrap_model(make_hf("gpt2", length=31), byte_tokenizer(start_token=start_token), name="m")
         asked = repeats(model)
         assert asked.half == 15 and asked.sequences.shape == (module.SEQUENCES, 30 + start_token)
-        assert 0 not in asked.alphabet and set(asked.sequences.flatten().tolist()) - {0} <= set(asked.alphabet.tolist())
+        assert 0 not in asked.alphabets and all(len(set(tokens.tolist())) == 256 for tokens in asked.alphabets)
         assert ((asked.sequences == 0).sum(1) == start_token).all()
         assert torch.equal(asked.sequences, repeats(model).sequences)
         assert not torch.equal(asked.sequences, repeats(model, seed=1).sequences)
