@@ -9,7 +9,8 @@ from small_models import make_hf
 
 import isp_mech as im
 from isp_mech.approximating import approximate_effects
-from isp_mech.edges import chosen_sites, edge_effects, edges
+from isp_mech.edge_gradients import edge_effects
+from isp_mech.edges import chosen_sites, edges
 from isp_mech.errors import InputError
 from isp_mech.ladder.planted import plant_model, planted, planted_pairs
 from isp_mech.locating import locate
@@ -32,7 +33,9 @@ def test_all_edges_from_a_site_sum_to_its_attribution(model, pairs):
     want = approximate_effects(model, forks, seen.outputs, stand_in, steps=1)
     found = edge_effects(model, forks, seen.outputs, stand_in, SITES, steps=1)
     assert np.abs(want).max() > 0.05
-    assert np.abs(np.nansum(found, 2) - want).max() < 1e-4 * np.abs(want).max()
+    for ours in (np.nansum(found.edges, 2), found.whole):
+        assert np.abs(ours - want).max() < 1e-4 * np.abs(want).max()
+    assert found.edges.shape == (len(pairs), 15, 16)
 
 
 @pytest.mark.parametrize("architecture", ["neox", "neox-serial", "gemma2"])
@@ -41,8 +44,9 @@ def test_integrated_they_sum_to_its_exact_effect(make_model, pairs, architecture
     forks, seen, stand_in = seen_of(model, pairs, "resample")
     exact = seen.margins[:, None] - replaced_margins(model, forks, stand_in, [frozenset({site}) for site in SITES])
     found, one = (edge_effects(model, forks, seen.outputs, stand_in, SITES, steps=steps) for steps in (24, 1))
-    assert np.abs(np.nansum(found, 2) - exact).max() < 0.01 * np.abs(exact).max()
-    assert np.abs(np.nansum(one, 2) - exact).max() > 0.02 * np.abs(exact).max()  # one gradient does not
+    assert np.abs(np.nansum(found.edges, 2) - exact).max() < 0.01 * np.abs(exact).max()
+    assert np.abs(np.nansum(found.edges, 2) - found.whole).max() < 1e-4 * np.abs(exact).max()
+    assert np.abs(one.whole - exact).max() > 0.02 * np.abs(exact).max()  # one gradient does not
 
 
 def through_one_reader(hf, fork, write, reader, by: float) -> float:
@@ -108,7 +112,8 @@ def test_each_is_the_slope_along_its_own_path(make_model, pairs):
                 write = (seen.outputs.mlps[i, site.layer] - stand_in.mlps[i, site.layer]).double()
             on, back = (through_one_reader(hf, fork, write, reader, by) for by in (step, -step))
             slope = (on - back) / (2 * step)
-            assert found[i, SITES.index(site), names.index(reader)] == pytest.approx(slope, rel=1e-3, abs=1e-4), (u, v)
+            effect = found.edges[i, SITES.index(site), names.index(reader)]
+            assert effect == pytest.approx(slope, rel=1e-3, abs=1e-4), (u, v)
 
 
 def test_there_are_edges_to_what_comes_later_alone(make_model, pairs):
@@ -118,6 +123,17 @@ def test_there_are_edges_to_what_comes_later_alone(make_model, pairs):
             u, v = parse_site(u), parse_site(v) if v != "output" else Site(3, "mlp")
             assert v.layer > u.layer or (to_own_mlp and u.kind == "head" and v == Site(u.layer, "mlp"))
         assert len(frame) == 15 + 5 * 10 + 5 * 5 + to_own_mlp * 12
+
+
+def test_the_notes_tell_how_far_the_gradients_are_from_exact_effects(make_model, pairs):
+    model = make_model("neox")
+    exact = locate(pairs, model).sites.frame.query("layer == 1 and kind == 'mlp'")["effect"].item()
+    (rough,), (fine,) = (edges(pairs, model, {Site(1, "mlp")}, steps=steps).run.notes for steps in (1, 32))
+    assert "neox: with steps 1, a site's effect by gradients and the exact one differ most at m1" in rough
+    assert f"and {exact:.3f} nats, on 8 pairs" in rough
+    told = [[float(x) for x in note.split(", ")[2].removesuffix(" nats").split(" and ")] for note in (rough, fine)]
+    off = [abs(ours - exact) for ours, exact in told]
+    assert off[1] < 0.0011 < 0.003 < off[0]
 
 
 def test_permuting_heads_permutes_the_edges(tokenizer, pairs):
@@ -143,9 +159,10 @@ def test_batches_and_chunks_change_nothing(make_model, pairs, monkeypatch):
     forks, seen, stand_in = seen_of(model, pairs)
     sites = [site for site in SITES if site.layer > 0]
     one = edge_effects(model, forks, seen.outputs, stand_in, sites, steps=3, batch_size=1)
-    monkeypatch.setattr("isp_mech.edges.copies_at_once", lambda *shape: 4)
+    monkeypatch.setattr("isp_mech.edge_gradients.copies_at_once", lambda *shape: 4)
     many = edge_effects(model, forks, seen.outputs, stand_in, sites, steps=3)
-    assert np.nanmax(np.abs(one - many)) < 1e-4 and (np.isnan(one) == np.isnan(many)).all()
+    assert np.nanmax(np.abs(one.edges - many.edges)) < 1e-4 and np.abs(one.whole - many.whole).max() < 1e-4
+    assert (np.isnan(one.edges) == np.isnan(many.edges)).all()
 
 
 def test_a_planted_edge_is_the_strongest_towards_the_lure(tmp_path):
