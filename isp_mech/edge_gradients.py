@@ -6,7 +6,7 @@ reads what its layer's heads wrote, too: there it is the product by what they wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,7 +121,7 @@ def _add_job(bench: Bench, ways: Sequence[Way], edges: Tensor, whole: Tensor, th
         for way in ways:
             slope = bench.at_decision(slopes[way.site], copies)[:, way.copy]
             whole[:, way.site] += bench.product(sites[way.site], slope)
-        for v, (layer, gradient) in _readers(bench.model, wires, slopes, final, sites, start).items():
+        for v, layer, gradient in _readers(bench.model, wires, slopes, final, sites, start):
             before = [way for way in ways if _writes_before(sites[way.site], layer)]
             pulled: dict[int, Tensor] = {}  # the gradient by a layer's head outputs, and at -1 by what is written
             for way in before:
@@ -171,10 +171,9 @@ def _slopes(wires: Wires, margin: Tensor, sites: Sequence[Site], start: int) -> 
 
 def _readers(
     model: Model, wires: Wires, slopes: dict[int, Tensor], final: Tensor, sites: Sequence[Site], start: int
-) -> dict[int, tuple[float, Tensor]]:
-    """By a reader's number (the output's is the last): the layer at which it reads the stream, and a half more for MLPs
-    in serial blocks, and the gradient of the margin by what it reads there, through it alone."""
-    out: dict[int, tuple[float, Tensor]] = {}
+) -> Iterator[tuple[int, float, Tensor]]:
+    """Readers by number (the output's is the last), the layer at which each reads the stream (a half more for MLPs in
+    serial blocks), and the gradient of the margin by what it reads there, through it alone."""
     for v, slope in slopes.items():
         site, layer = sites[v], sites[v].layer
         if site.head is not None:
@@ -186,11 +185,11 @@ def _readers(
             alone, output = slope, wires.mlp[layer]
             by_attention = _product(output, wires.attn[layer], alone, may_be_none=True)
             if by_attention is not None:
-                out[v] = (layer + 0.5, by_attention)
+                yield v, layer + 0.5, by_attention
                 continue
         if layer > start:
-            out[v] = (float(layer), _product(output, wires.before[layer], alone))
-    return out | {len(sites): (float(model.anatomy.n_layers), final)}
+            yield v, float(layer), _product(output, wires.before[layer], alone)
+    yield len(sites), float(model.anatomy.n_layers), final
 
 
 def _writes_before(site: Site, layer: float) -> bool:

@@ -132,7 +132,7 @@ def class_shares(heads: Table, sites: Table) -> Table:
             }
             for name, effects in found.items()
         ]
-    return table("head_shares", rows, sites.run)
+    return table("head_shares", rows, replace(sites.run, method=f"{sites.run.method}; shares of head classes"))
 
 
 def _heads_of(model: Model, pairs: PairSet, batch_size: int | str, seed: int, progress: bool) -> Table:
