@@ -15,8 +15,8 @@ PACKAGE = Path(isp_mech.__file__).parent
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
     "errors sites tables stats summaries tasks pairs contrasts families literature models packing encoding margins "
-    "watching lenses direct tracing scoring replacing approximating role_effects intervening locating keeping "
-    "verifying scaling following flipping runs figures report explaining cli"
+    "watching lenses direct tracing scoring replacing approximating role_effects intervening locating "
+    "edge_gradients edges head_classes keeping verifying scaling following flipping runs figures report explaining cli"
 ).split()
 
 

@@ -11,6 +11,7 @@ from isp_mech.models.bridging import read_jacobians
 from isp_mech.models.forward import Batch, Edit, Encoding, Record, Trunk, Watch
 from isp_mech.models.loading import Model, Models, in_float32, load_model, load_size, members, plan_tokens, wrap_model
 from isp_mech.models.memory import is_out_of_memory, let_go
+from isp_mech.models.wiring import Wires, wired
 
 __all__ = [
     "Anatomy",
@@ -23,6 +24,7 @@ __all__ = [
     "Record",
     "Trunk",
     "Watch",
+    "Wires",
     "in_float32",
     "is_out_of_memory",
     "let_go",
@@ -32,5 +34,6 @@ __all__ = [
     "norm_of",
     "plan_tokens",
     "read_jacobians",
+    "wired",
     "wrap_model",
 ]
