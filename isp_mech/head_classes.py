@@ -105,6 +105,8 @@ def class_shares(heads: Table, sites: Table) -> Table:
     it is missing where there is no override. ``InputError`` names the models of which one table has other heads, or
     another task.
     """
+    if (sites.frame["kind"] == "resid").any():
+        raise InputError("sites", ["found the residual stream: expected sites at the decision position"])
     keys = ["model", "task", "layer", "head"]
     of_heads, of_mlps = (sites.frame[sites.frame["kind"] == kind] for kind in ("head", "mlp"))
     joined = of_heads.merge(heads.frame[[*keys, "class"]], "outer", keys, indicator=True)

@@ -21,10 +21,9 @@ from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.replacing import (
     REPLACEMENTS,
-    Outputs,
     direct_parts,
+    margins_by_stand_in,
     observe,
-    replaced_margins,
     replacement_outputs,
 )
 from isp_mech.role_effects import observe_role, role_margins, role_stand_in, role_tokens
@@ -161,33 +160,34 @@ def _at_decision(model: Model, pairs: PairSet, o: Options) -> Measured:
     if "plain" in o.kinds:
         plain = observe(model, prepare(model, pairs, ("plain",)), batch_size=o.batch_size, progress=o.progress).outputs
     sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
-    effects, direct, agreement = {}, {}, {}
-
-    def exact(stand_in: Outputs, first: int) -> np.ndarray:
-        alone = [frozenset({s}) for s in sites]
-        these = stand_in.of(range(first), "cpu")
-        margins = replaced_margins(
-            model, conflict.forks[:first], these, alone, batch_size=o.batch_size, progress=o.progress
-        )
-        return seen.margins[:first, None] - margins
-
-    for kind in o.kinds:
-        stand_in = replacement_outputs(kind, seen.outputs, plain=plain, seed=o.seed)
-        direct[kind] = direct_parts(seen, stand_in)
-        if o.method == "exact":
-            effects[kind] = exact(stand_in, len(pairs))
-            continue
-        effects[kind] = approximate_effects(
-            model,
-            conflict.forks,
-            seen.outputs,
-            stand_in,
-            steps=STEPS[o.method],
-            batch_size=o.batch_size,
-            progress=o.progress,
-        )
-        few = min(CHECKED, len(pairs))
-        agreement[kind] = spearman(exact(stand_in, few).mean(0), effects[kind][:few].mean(0))
+    stand_ins = {kind: replacement_outputs(kind, seen.outputs, plain=plain, seed=o.seed) for kind in o.kinds}
+    checked = len(pairs) if o.method == "exact" else min(CHECKED, len(pairs))
+    margins = margins_by_stand_in(
+        model,
+        conflict.forks[:checked],
+        [stand_in.of(range(checked), "cpu") for stand_in in stand_ins.values()],
+        [frozenset({site}) for site in sites],
+        batch_size=o.batch_size,
+        progress=o.progress,
+    )
+    effects = dict(zip(o.kinds, seen.margins[:checked, None] - margins, strict=True))
+    direct = {kind: direct_parts(seen, stand_in) for kind, stand_in in stand_ins.items()}
+    if o.method == "exact":
+        return Measured(sites, effects, direct, {})
+    agreement, exact = {}, effects
+    for kind, stand_in in stand_ins.items():
+        effects = effects | {
+            kind: approximate_effects(
+                model,
+                conflict.forks,
+                seen.outputs,
+                stand_in,
+                steps=STEPS[o.method],
+                batch_size=o.batch_size,
+                progress=o.progress,
+            )
+        }
+        agreement[kind] = spearman(exact[kind].mean(0), effects[kind][:checked].mean(0))
     return Measured(sites, effects, direct, agreement)
 
 

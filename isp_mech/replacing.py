@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -141,14 +142,28 @@ def replaced_margins(
     completions' tokens after it) that runs over the prompt's keys and values, from the first layer in
     which the set changes something. An empty set gives the margin as it is; equal sets are run once.
     """
+    return margins_by_stand_in(model, forks, [stand_in], sets, batch_size=batch_size, progress=progress)[0]
+
+
+def margins_by_stand_in(
+    model: Model,
+    forks: Sequence[Fork],
+    stand_ins: Sequence[Outputs],
+    sets: Sequence[frozenset[Site]],
+    *,
+    batch_size: int | str = "auto",
+    progress: bool = False,
+) -> np.ndarray:
+    """(stand-in, pair, set): ``replaced_margins`` for each of several stand-ins; the prompts still run once."""
     check_sets(sets, model)
     place = {these: i for i, these in enumerate(dict.fromkeys(sets))}
     sets, asked = list(place), [place[these] for these in sets]
     one = _all_as_copies if model.packs else _each_alone
-    out = np.zeros((len(forks), len(sets)))
+    out = np.zeros((len(stand_ins), len(forks), len(sets)))
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "replace", progress):
-        out[rows] = one(model, batch, [forks[i] for i in rows], nodes, stand_in.of(rows, model.device), sets)
-    return out[:, asked]
+        here = [stand_in.of(rows, model.device) for stand_in in stand_ins]
+        out[:, rows] = one(model, batch, [forks[i] for i in rows], nodes, here, sets)
+    return out[:, :, asked]
 
 
 def prompts_to_copy(
@@ -209,24 +224,25 @@ def _all_as_copies(
     batch: Batch,
     forks: Sequence[Fork],
     nodes: Sequence[Paths],
-    stand_in: Outputs,
+    stand_ins: Sequence[Outputs],
     sets: Sequence[frozenset[Site]],
 ) -> np.ndarray:
-    """(fork, set): margins. The prompts run once; sets that begin in one layer are copies in one forward."""
+    """(stand-in, fork, set): margins. The prompts run once; sets that begin in one layer are copies in one forward."""
     trunk, copy, terms, margins = run_once(model, batch, forks, nodes)
     n, t, pos = len(forks), copy.ids.shape[1], trunk.reach.shape[1]
-    out = np.repeat(margins[:, None], len(sets), 1)
+    out = np.tile(margins[:, None], (len(stand_ins), 1, len(sets)))
     starts = [min((site.layer for site in sites), default=model.anatomy.n_layers) for sites in sets]
     at_once = copies_at_once(model, n, t, pos)
     for start in range(model.anatomy.n_layers):
         these = [i for i, first in enumerate(starts) if first == start]
-        for some in (these[i : i + at_once] for i in range(0, len(these), at_once)):
+        parts = [these[i : i + at_once] for i in range(0, len(these), at_once)]
+        for (k, stand_in), some in product(enumerate(stand_ins), parts):
             edits = copy_edits([sets[i] for i in some], stand_in, t)
             copies = Batch(copy.ids.repeat(1, len(some)), copy.depth.repeat(1, len(some)))
             hidden = model.branch(copies, trunk, start=start, edits=edits)
             here = terms.copied(len(some), t)
             found = margin_of(model, hidden[here.rows, here.nodes], here).view(len(some), n)
-            out[:, some] = found.T.cpu().numpy()
+            out[k][:, some] = found.T.cpu().numpy()
     return out
 
 
@@ -302,20 +318,20 @@ def _each_alone(
     batch: Batch,
     forks: Sequence[Fork],
     nodes: Sequence[Paths],
-    stand_in: Outputs,
+    stand_ins: Sequence[Outputs],
     sets: Sequence[frozenset[Site]],
 ) -> np.ndarray:
-    """(fork, set): margins by one forward for each set, for models whose attention takes no mask of ours."""
+    """(stand-in, fork, set): margins by one forward for each set, for models whose attention takes no mask of ours."""
     rows = torch.arange(len(forks), device=model.device)
     last = torch.tensor([fork.shared - 1 for fork in forks], device=model.device)
     terms = make_terms([(r, a, fork, b) for r, (fork, (a, b)) in enumerate(zip(forks, nodes, strict=True))])
-    out = np.zeros((len(forks), len(sets)))
-    for i, sites in enumerate(sets):
+    out = np.zeros((len(stand_ins), len(forks), len(sets)))
+    for (k, stand_in), (i, sites) in product(enumerate(stand_ins), enumerate(sets)):
         edits = [
             replace(edit, rows=rows, nodes=last)
             for site in sorted(sites, key=str)
             for edit in copy_edits([frozenset({site})], stand_in, 1)
         ]
         hidden, _ = model.forward(batch, edits=edits)
-        out[:, i] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
+        out[k, :, i] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
     return out

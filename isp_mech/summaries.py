@@ -130,12 +130,12 @@ def story(
     _expect(effects, "effects")
     place = ["layer", "kind", "head"]
     first = effects.frame["replacement"].iloc[0]  # the one that made the table of sites
-    rows = []
+    rows, elsewhere = [], (sites.frame["kind"] == "resid").any()
     for head, found in sites.frame.groupby(HEAD, sort=False):
         here = effects.frame[(effects.frame[HEAD] == list(head)).all(axis=1) & (effects.frame["replacement"] == first)]
         found = found.assign(head=found["head"].fillna(-1)).set_index(place)
         wide = here.assign(head=here["head"].fillna(-1)).pivot(index="pair", columns=place, values="effect")
-        if set(wide.columns) != set(found.index) or wide.isna().any(axis=None) or "resid" in found.index.levels[1]:
+        if set(wide.columns) != set(found.index) or wide.isna().any(axis=None) or elsewhere:
             raise InputError("story", [f"{head[0]}: expected effects of every pair on the heads and MLPs of its sites"])
         values = wide[list(found.index)].to_numpy(dtype=float)
         rows.append({

@@ -244,6 +244,19 @@ def story(tasks=("quote-repetition",)):
     return table("story", rows, RUN)
 
 
+CLASS_SHARES = {"recall": 0.5, "mlp": 0.3, "none": 0.2, "copying": 0.0, "induction": 0.0, "suppression": 0.0}
+
+
+def head_shares(tasks=("quote-repetition",)):
+    rows = []
+    for task in tasks:
+        for i in range(len(SIZES)):
+            for name, share in CLASS_SHARES.items():
+                row = head(i, task) | {"class": name, "n_sites": 4, "n_override": 2 * bool(share)}
+                rows.append(row | {"override": -i * share, "share": share if i else np.nan})
+    return table("head_shares", rows, RUN)
+
+
 def line(ax, label):
     return next(one for one in ax.get_lines() if one.get_label() == label)
 
@@ -266,6 +279,8 @@ EVERY = {
     "verification": lambda: figures.verification(verification()),
     "direct_vs_total": lambda: figures.direct_vs_total(sites()),
     "onset_over_size": lambda: figures.onset_over_size(onset()),
+    "head_shares_over_size": lambda: figures.head_shares_over_size(head_shares()),
+    "head_shares_over_size, tasks": lambda: figures.head_shares_over_size(head_shares(("quote-repetition", "neqa"))),
     "story_over_size": lambda: figures.story_over_size(story()),
     "story_over_size, tasks": lambda: figures.story_over_size(story(tasks=("quote-repetition", "neqa"))),
     "published_curves": lambda: figures.published_curves(observations(), over="tokens"),
@@ -844,3 +859,13 @@ def test_what_locate_gave_is_drawn_as_its_table_of_sites():
         ours, of_table = (draw(given).axes[0].collections[0] for given in (found, sites()))
         assert np.array_equal(ours.get_array(), of_table.get_array()) if ours.get_array() is not None else True
         assert len(ours.get_offsets()) == len(of_table.get_offsets())
+
+
+def test_shares_of_classes_are_stacked_and_classes_without_any_left_out():
+    (ax,) = figures.head_shares_over_size(head_shares()).axes
+    n = len(SIZES)
+    heights = [bar.get_height() for bar in ax.patches]
+    assert heights == pytest.approx([0, *[0.5] * (n - 1), 0, *[0.3] * (n - 1), 0, *[0.2] * (n - 1)])
+    assert [bar.get_y() for bar in ax.patches][n + 1] == pytest.approx(0.5)
+    assert ax.get_legend_handles_labels()[1] == ["recall", "mlp", "none"]
+    assert [text.get_text() for text in ax.texts] == ["none"]

@@ -67,7 +67,6 @@ def test_the_hand_made_override_is_recall_and_its_following_is_copying(tokenizer
     "plant",
     [
         *(planted(name) for name in ("head", "deep-early-head", "redundant-layers", "follows")),
-        Plant("against", 3, (FOLLOW, Wire("a1.h3", "definition", -0.5), Wire("a2.h2", "memory", 2.0))),
         Plant("opposed", 2, (FOLLOW, Wire("a0.h4", "memory", -0.5), Wire("a1.h2", "memory", 2.0))),
     ],
     ids=lambda plant: plant.name,
@@ -75,8 +74,7 @@ def test_the_hand_made_override_is_recall_and_its_following_is_copying(tokenizer
 def test_planted_heads_are_what_they_were_planted_as(plant, tmp_path):
     model = im.load_model(str(plant_model(plant, tmp_path / plant.name)))
     found = classes_of(head_classes(planted_pairs(40, seed=4), model))
-    names = {("definition", 1): "copying", ("memory", 1): "recall", ("definition", -1): "suppression"}
-    names["memory", -1] = "opposing"
+    names = {("definition", 1): "copying", ("memory", 1): "recall", ("memory", -1): "opposing"}
     want = {wire.site: names[wire.reads, int(np.sign(wire.strength))] for wire in plant.wires}
     assert {site: name for site, name in found.items() if site in want} == want
     assert len(found) <= len(want) + 1  # of the others, five in a hundred may be called something
@@ -222,6 +220,9 @@ def test_shares_of_the_override_by_hand():
         class_shares(by_hand("m", ["copying", "none"], [1.0] * 3, [True] * 3)[0], sites)
     with pytest.raises(InputError, match="other: expected the heads"):
         class_shares(heads, by_hand("other", ["copying"], [1.0, 1.0], [True, True])[1])
+    elsewhere = sites.frame.assign(kind=["head", "resid"])
+    with pytest.raises(InputError, match="found the residual stream: expected sites at the decision position"):
+        class_shares(heads, table("sites", elsewhere, sites.run))
 
 
 def test_shares_of_a_planted_override(tmp_path):

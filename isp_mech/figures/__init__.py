@@ -9,7 +9,7 @@ yours. ``save`` writes PDF, SVG and PNG with the data beside. No torch, no pyplo
 
 from __future__ import annotations
 
-from isp_mech.figures.across import story_over_size
+from isp_mech.figures.across import head_shares_over_size, story_over_size
 from isp_mech.figures.checks import verification, verification_panel
 from isp_mech.figures.curves import curve_panel, onset_over_size, scaling_curve, shares_over_size, shares_panel
 from isp_mech.figures.depth import attention_by_role, attention_panel, lens_over_depth, lens_panel
@@ -23,8 +23,8 @@ from isp_mech.figures.variants import dose_response, rules_over_size, variants_o
 __all__ = [
     "ONE_COLUMN", "TWO_COLUMNS", "PaperFigure", "attention_by_role", "attention_panel", "curve_panel",
     "direct_vs_total", "dose_response", "effect_panel", "flip_traces", "flip_traces_panel", "flips_over_size",
-    "flips_panel", "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size", "override_map",
-    "published_curves", "rules_over_size", "save", "scaling_curve", "shares_over_size", "shares_panel", "size_label",
-    "steps_panel", "story_over_size", "training_course", "training_panel", "variants_over_size", "verification",
-    "verification_panel",
+    "flips_panel", "head_shares_over_size", "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size",
+    "override_map", "published_curves", "rules_over_size", "save", "scaling_curve", "shares_over_size", "shares_panel",
+    "size_label", "steps_panel", "story_over_size", "training_course", "training_panel", "variants_over_size",
+    "verification", "verification_panel",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The figure that tells a task's story over sizes: what comes out, how much pushes each way, in what, and how deep."""
+"""Figures of the override over sizes: a task's story, and what each class of heads has of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from matplotlib.ticker import FuncFormatter
 
 from isp_mech.figures.style import (
     BLUE,
+    GREEN,
     GREY,
+    ONE_COLUMN,
+    PURPLE,
     SHARE_COLOURS,
     SIDE_COLOURS,
     SKY,
@@ -28,6 +31,11 @@ from isp_mech.figures.style import (
     tasks_of,
 )
 from isp_mech.tables import Table
+
+CLASS_COLOURS = {
+    "recall": VERMILLION, "suppression": PURPLE, "copying": BLUE, "induction": SKY, "opposing": GREEN,
+    "mlp": YELLOW, "none": "#c4c4c4",
+}  # fmt: skip
 
 
 @styled
@@ -98,3 +106,37 @@ def _depths(rows: pd.DataFrame, ax: Axes) -> None:
     ax.set_yticks([0, 0.5, 1], ["0", "½", "1"])
     ax.set_ylabel("relative depth")
     ax.grid(axis="y")
+
+
+@styled
+def head_shares_over_size(shares: Table, *, width: float = ONE_COLUMN) -> PaperFigure:
+    """A figure of what each class of heads, and the MLPs, have of the override mass: a stacked bar for each size.
+
+    A panel for each task. Sizes without an override have no bar.
+    """
+    frame = frame_of(shares, "head_shares")
+    tasks = tasks_of(frame)
+    width = width if len(tasks) == 1 else TWO_COLUMNS
+    figure = new_figure(width, 2.5)
+    axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+    for ax, task in zip(axes, tasks, strict=True):
+        rows = frame[frame["task"] == task]
+        sizes = sizes_of(rows)
+        wide = rows.pivot(index="model", columns="class", values="share").loc[[model for model, _ in sizes]]
+        x, bottom = np.arange(len(sizes)), np.zeros(len(sizes))
+        for name in (name for name in CLASS_COLOURS if wide.get(name, pd.Series(dtype=float)).fillna(0).any()):
+            height = wide[name].fillna(0).to_numpy(float)
+            ax.bar(
+                x, height, 0.8, bottom=bottom, color=CLASS_COLOURS[name], edgecolor="white", linewidth=0.5, label=name
+            )
+            bottom += height
+        for at in x[bottom == 0].tolist():
+            ax.text(at, 0.5, "none", rotation=90, ha="center", va="center", color=GREY, fontsize=7)
+        category_axis(ax, size_labels(sizes), inches=width / len(tasks) - 0.7)
+        ax.set_ylim(0, 1)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+        ax.set_title(plain(task, 30) if len(tasks) > 1 else "")
+    axes[0].set_ylabel("of the override mass")
+    handles = {text: h for ax in axes for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3 if width < 5 else 6)
+    return figure
