@@ -26,9 +26,9 @@ BEGIN, END = "<!-- numbers: experiments/task_pages.py -->", "<!-- end of numbers
 def main() -> None:
     for task in sys.argv[1:] or TASKS:
         pairs, family = im.contrast(task, n=N, seed=SEED), im.family("ladder")
-        scores = im.score(pairs, family, trace=True, progress=True)
-        sites = im.locate(pairs, family, progress=True)
-        check = im.verify(sites, pairs, family, n_random=N_RANDOM, progress=True)
+        scores = im.score(pairs, family, trace=True)
+        sites = im.locate(pairs, family)
+        check = im.verify(sites, pairs, family, n_random=N_RANDOM)
         onset = scores.traces.onset
         story = summaries.story(sites.sites, sites.effects, curve=scores.curve, shares=scores.shares, onset=onset)
         figures = {
@@ -58,7 +58,7 @@ def table(scores, sites, story, check, flow) -> list[str]:
         "sites towards the answer, of all": [f"{told.n_follow[m]} of {told.n_sites[m]}" for m in order],
         "sites towards the lure": [str(told.n_override[m]) for m in order],
         "override mass, nats": [number(told.loc[m], "override_mass") for m in order],
-        "of it in heads, %": [f"{100 * told.attention_share[m]:.0f}" for m in order],
+        "of it in heads, %": [heads_share(told.attention_share[m]) for m in order],
         "strongest towards the lure": [strongest(sites.sites.frame, m) for m in order],
         "conflict right with the located sites replaced, %": [after(check.frame, m) for m in order],
     }
@@ -71,6 +71,10 @@ def table(scores, sites, story, check, flow) -> list[str]:
 
 def percent(row: pd.Series, name: str) -> str:
     return f"{100 * row[name]:.0f} ({100 * row[f'{name}_lo']:.0f} to {100 * row[f'{name}_hi']:.0f})"
+
+
+def heads_share(share: float) -> str:
+    return "none" if np.isnan(share) else f"{100 * share:.0f}"
 
 
 def number(row: pd.Series, name: str) -> str:
