@@ -95,13 +95,15 @@ def knock_out(
         layers = range(model.anatomy.n_layers)
         windows = [frozenset(layers), *([frozenset({layer}) for layer in layers] if each_layer else [])]
         rows = []
-        for role in asked:
-            before, after = _without_attention(model, forks, role_tokens(forks, role), windows, batch_size)
+        before, after = _without_attention(
+            model, forks, [role_tokens(forks, role) for role in asked], windows, batch_size
+        )
+        for r, role in enumerate(asked):
             rows += [
                 _row(
                     "conflict",
                     before,
-                    after[:, i],
+                    after[r, :, i],
                     seed,
                     intervention="knockout",
                     place=role,
@@ -141,22 +143,24 @@ def _scaling(site: Site, alpha: float, rows: torch.Tensor, nodes: torch.Tensor) 
 def _without_attention(
     model: Model,
     forks: Sequence[Fork],
-    tokens: Sequence[Sequence[int]],
+    tokens: Sequence[Sequence[Sequence[int]]],
     windows: Sequence[frozenset[int]],
     batch_size: int | str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(pair,) and (pair, window): margins as they are, and without attention to the tokens in a window's layers."""
-    before, after = np.zeros(len(forks)), np.zeros((len(forks), len(windows)))
+    """(pair,) and (role, pair, window): margins as they are, and without attention to a role's tokens (which are
+    given by role and pair) in a window's layers. The prompts run once."""
+    before, after = np.zeros(len(forks)), np.zeros((len(tokens), len(forks), len(windows)))
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "knockout", False):
         here = [forks[i] for i in rows]
         trunk, copy, terms, before[rows] = run_once(model, batch, here, nodes)
-        hidden_tokens = torch.zeros_like(trunk.reach)
-        for r, i in enumerate(rows):
-            hidden_tokens[r, [token for token in tokens[i] if token < here[r].shared - 1]] = True
-        for w, window in enumerate(windows):
-            blind = replace(trunk, hidden=hidden_tokens, hidden_in=window)
-            states = model.branch(copy, blind, start=min(window))
-            after[rows, w] = margin_of(model, states[terms.rows, terms.nodes], terms).cpu().numpy()
+        for r, of_role in enumerate(tokens):
+            hidden_tokens = torch.zeros_like(trunk.reach)
+            for row, i in enumerate(rows):
+                hidden_tokens[row, [token for token in of_role[i] if token < here[row].shared - 1]] = True
+            for w, window in enumerate(windows):
+                blind = replace(trunk, hidden=hidden_tokens, hidden_in=window)
+                states = model.branch(copy, blind, start=min(window))
+                after[r, rows, w] = margin_of(model, states[terms.rows, terms.nodes], terms).cpu().numpy()
     return before, after
 
 
