@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from isp_mech import explaining
 from isp_mech.cli import main
 from isp_mech.contrasts.files import is_pairs_file, read_pairs, write_pairs
 from isp_mech.errors import InputError
+from isp_mech.fingerprints import weights_of
 
 N = 12
 FIGURES = {
@@ -105,7 +107,7 @@ def _never(*_, **__):
 
 
 def test_changed_settings_and_changed_weights_are_measured_anew(explained, folders, tmp_path, monkeypatch):
-    out, _ = explained
+    out = shutil.copytree(explained[0], tmp_path / "out")
     pairs, family = im.contrast("redefine-math", n=N), im.family(folders)
     monkeypatch.setattr("isp_mech.models.load_size", _never)
     explaining.measure(pairs, family, out=out, steps=("score",), progress=False)
@@ -116,10 +118,12 @@ def test_changed_settings_and_changed_weights_are_measured_anew(explained, folde
         explaining.measure(pairs.take(range(3)), family, out=out, steps=("score",), progress=False)
     stored = folders[0] / "config.json"
     text = stored.read_text()
-    key = explaining._fingerprint(family.members[0])
+    runs = im.RunDirectory(tmp_path / "other")
+    key = weights_of({"one": family.members[0]}, runs)
     stored.write_text(text + " ")
-    assert explaining._fingerprint(family.members[0]) != key
+    assert weights_of({"one": family.members[0]}, runs) != key
     stored.write_text(text)
+    assert weights_of({"one": family.members[0]}, runs) == key
 
 
 def test_a_stopped_run_goes_on_where_it_was(folders, models, tmp_path, monkeypatch, capsys):
@@ -184,8 +188,6 @@ def test_explain_as_a_function(folders, tmp_path, monkeypatch):
 @pytest.mark.parametrize("verb", ["figures", "report"])
 def test_figures_and_report_need_no_torch(verb, explained, tmp_path):
     out, _ = explained
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     shutil.rmtree(copy / "figures")

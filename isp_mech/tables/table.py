@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isp_mech.errors import InputError
 from isp_mech.tables.conform import conform
 from isp_mech.tables.provenance import Run, merge_runs
 from isp_mech.tables.schemas import SCHEMAS
+from isp_mech.tables.writing import write_whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,21 +61,13 @@ class Table:
         Equal tables give equal bytes. The Run and the table's name are in the file's metadata, and
         ``key``, a text by which ``read_table`` can tell this file from another of the same kind.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                pq.write_table(
-                    _to_arrow(self, key), file, compression="zstd", write_page_checksum=True, store_schema=True
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-        return target
+        return write_whole(path, self.to_bytes(key=key))
+
+    def to_bytes(self, *, key: str = "") -> bytes:
+        """The bytes of the file that ``save`` writes."""
+        buffer = io.BytesIO()
+        pq.write_table(_to_arrow(self, key), buffer, compression="zstd", write_page_checksum=True, store_schema=True)
+        return buffer.getvalue()
 
 
 def table(name: str, rows: Any, run: Run) -> Table:
@@ -128,14 +122,34 @@ def _to_arrow(made: Table, key: str) -> pa.Table:
     ]
     arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
     text = made.run.to_json()
-    head = {"isp_mech.table": made.name, "isp_mech.run": text, "isp_mech.key": key}
-    head["isp_mech.check"] = _check(made.name, text, key, len(made))
-    return pa.Table.from_arrays(arrays, schema=pa.schema([(c.name, _ARROW[c.dtype]) for c in schema], metadata=head))
+    columns = pa.Table.from_arrays(arrays, schema=pa.schema([(c.name, _ARROW[c.dtype]) for c in schema]))
+    head = {"table": made.name, "run": text, "key": key, "content": _content(columns)}
+    head["check"] = _check(made.name, text, key, len(made), head["content"])
+    return columns.replace_schema_metadata({f"isp_mech.{name}": value for name, value in head.items()})
 
 
-def _check(name: str, run: str, key: str, rows: int) -> str:
-    """Guards what the page checksums do not: the name, the Run, the key and the number of rows."""
-    return hashlib.sha256("\n".join((name, str(rows), key, run)).encode()).hexdigest()
+def _check(name: str, run: str, key: str, rows: int, content: str) -> str:
+    """Guards the name, the Run, the key, the number of rows and what the columns hold."""
+    parts = [name, str(rows), key, run, *([content] if content else [])]  # files of before have no content's sum
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _content(columns: pa.Table) -> str:
+    """sha256 of what the columns hold: the same for equal tables, however they lie in memory or in a file."""
+    digest = hashlib.sha256()
+    for field, column in zip(columns.schema, columns.columns, strict=True):
+        digest.update(f"{field.name}\n{field.type}\n{len(column)}\n".encode())
+        if column.null_count:
+            digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
+        if pa.types.is_string(field.type):
+            filled = column.fill_null("")
+            digest.update(pc.binary_length(filled).to_numpy().astype("<i8").tobytes())
+            for chunk in filled.chunks:
+                digest.update("".join(chunk.to_pylist()).encode())
+        else:
+            filled = column.fill_null(False if pa.types.is_boolean(field.type) else 0)
+            digest.update(filled.to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table:
@@ -145,20 +159,19 @@ def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table
     given, was saved under another.
     """
     try:
-        found = pq.ParquetFile(path, page_checksum_verification=True).read()
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(str(path), ["no such file"]) from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(str(path), [f"not a parquet file that can be read ({str(error).splitlines()[0]})"]) from None
-    head = found.schema.metadata or {}
-    try:
-        name, text, saved, check = (head[f"isp_mech.{k}".encode()].decode() for k in ("table", "run", "key", "check"))
-    except (KeyError, UnicodeDecodeError):
-        raise InputError(str(path), ["a parquet file, but no table of isp_mech: its metadata names no run"]) from None
-    if _check(name, text, saved, found.num_rows) != check:
-        raise InputError(str(path), ["damaged: the checksum of its metadata does not fit"])
-    if key is not None and key != saved:
-        raise InputError(str(path), [f"holds another unit: found the key {saved!r}, expected {key!r}"])
+    except (OSError, ValueError) as error:
+        raise InputError(
+            str(path), [f"not a parquet file that can be read ({getattr(error, 'strerror', None) or error})"]
+        ) from None
+    return table_of_bytes(data, str(path), key=key)
+
+
+def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
+    """The Table of a file's bytes; ``where`` is what an ``InputError`` calls the file."""
+    found, name, text = _opened(data, where, key)
     try:
         run = Run.from_json(text)
         kinds = {column.name: column.dtype for column in SCHEMAS.get(name, ())}
@@ -167,26 +180,33 @@ def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table
         )
         return Table(name, frame, run)
     except InputError as error:
-        raise InputError(str(path), error.problems) from None
+        raise InputError(where, error.problems) from None
     except (ValueError, TypeError, pa.ArrowException) as error:
-        raise InputError(str(path), [f"damaged: {error}"]) from None
+        raise InputError(where, [f"damaged: {error}"]) from None
+
+
+def _opened(data: bytes, where: str, key: str | None) -> tuple[pa.Table, str, str]:
+    """The columns, the table's name and the Run's text, all held against their checksums."""
+    try:
+        found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(where, [f"not a parquet file that can be read ({str(error).splitlines()[0]})"]) from None
+    head = found.schema.metadata or {}
+    try:
+        name, text, saved, check = (head[f"isp_mech.{k}".encode()].decode() for k in ("table", "run", "key", "check"))
+        content = head.get(b"isp_mech.content", b"").decode()
+    except (KeyError, UnicodeDecodeError):
+        raise InputError(where, ["a parquet file, but no table of isp_mech: its metadata names no run"]) from None
+    if _check(name, text, saved, found.num_rows, content) != check:
+        raise InputError(where, ["damaged: the checksum of its metadata does not fit"])
+    if content and _content(found) != content:
+        raise InputError(where, ["damaged: the checksum of its content does not fit"])
+    if key is not None and key != saved:
+        raise InputError(where, [f"holds another unit: found the key {saved!r}, expected {key!r}"])
+    return found, name, text
 
 
 def _from_arrow(column: pa.ChunkedArray, dtype: str | None) -> pd.Series:
     if dtype in ("string", "Int64"):
         return column.to_pandas(types_mapper={pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype()}.get)
     return column.to_pandas()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename last through a power cut, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
