@@ -25,7 +25,11 @@ class InputError(ValueError):
         super().__init__("\n".join(lines + ([f"  ... and {rest} more"] if rest else [])))
 
     def __reduce__(self):  # worker processes send it back
-        return InputError, (self.subject, self.problems)
+        return type(self), (self.subject, self.problems)
+
+
+class NotKept(InputError):
+    """A file could not be written: no room, or no right to. Going on would only compute what cannot be kept."""
 
 
 def visible(raw: object, *, keep: str = "") -> str:

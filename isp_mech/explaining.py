@@ -113,10 +113,10 @@ def measure(
     """
     from isp_mech.engines import Engine
     from isp_mech.fingerprints import weights_of
-    from isp_mech.gathering import keep
     from isp_mech.jobs import part_of
     from isp_mech.running import finish
     from isp_mech.runs import RunDirectory
+    from isp_mech.tables import read_table
 
     settings = Settings(
         seed=seed,
@@ -135,9 +135,8 @@ def measure(
     directory = RunDirectory(out)
     weights = weights_of({size.name: size for size in family.members}, directory)
     part = part_of(subject, family, steps=steps, settings=settings, weights=weights, origin=origin)
-    tables = finish(part, directory, (engine or Engine()).start(directory, progress=progress))
-    keep(part, tables, directory)
-    return tables
+    finish(part, directory, (engine or Engine()).start(directory, progress=progress))
+    return {name: read_table(Path(out) / "tables" / f"{name}.parquet") for name in part.tables}
 
 
 def _check(subject: PairSet | Task, steps: Sequence[str], settings: Settings) -> None:

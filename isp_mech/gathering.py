@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from isp_mech import summaries
 from isp_mech.contrasts.files import pairs_text
+from isp_mech.errors import InputError
 from isp_mech.fingerprints import content_of
 from isp_mech.jobs import SUMMARIES, TABLES, Job, Part, stamp_of
 from isp_mech.pairs import PairSet
 from isp_mech.runs import RunDirectory
-from isp_mech.tables import Table, concat
+from isp_mech.tables import Table, checksum_of_bytes, concat
 
 
 def undone(jobs: Sequence[Job], directory: RunDirectory) -> list[Job]:
@@ -20,19 +23,26 @@ def undone(jobs: Sequence[Job], directory: RunDirectory) -> list[Job]:
     return [job for job in jobs if not there.issuperset(job.files)]
 
 
-def gather(part: Part, directory: RunDirectory) -> tuple[dict[str, Table], list[Job]]:
-    """The part's tables by name, and the jobs whose units are missing or damaged: where there are any, no tables."""
-    found: dict[str, dict[str, list[Table]]] = {}
-    harmed = []
+def check(part: Part, directory: RunDirectory) -> tuple[str, list[Job]]:
+    """What the part's units hold, as one checksum, and the jobs whose units are missing or damaged."""
+    whole, harmed = hashlib.sha256(), []
     for job in part.jobs:
-        read = {name: directory.read(name, key) for name, key in job.units.items()}
-        if None in read.values():
+        sums = [directory.checksum(name, key) for name, key in job.units.items()]
+        if None in sums:
             harmed.append(job)
-        for name, table in read.items():
-            if table is not None:
-                found.setdefault(job.size.name, {}).setdefault(name, []).append(table)
-    if harmed:
-        return {}, harmed
+        whole.update(json.dumps([job.files, sums]).encode())
+    return whole.hexdigest(), harmed
+
+
+def gather(part: Part, directory: RunDirectory) -> dict[str, Table]:
+    """The part's tables by name, read over its units, which are there and whole."""
+    found: dict[str, dict[str, list[Table]]] = {}
+    for job in part.jobs:
+        for name, key in job.units.items():
+            table = directory.read(name, key)
+            if table is None:
+                raise InputError(directory.folder.where("units"), [f"{job.name}: {name} went while it was read"])
+            found.setdefault(job.size.name, {}).setdefault(name, []).append(table)
     models = [_one_model(part, tables) for tables in found.values()]
     weights, content = ", ".join(dict.fromkeys(job.weights for job in part.jobs)), content_of(part.subject)
     joined = {}
@@ -41,18 +51,33 @@ def gather(part: Part, directory: RunDirectory) -> tuple[dict[str, Table], list[
         for name in (name for name in TABLES[step] if name in part.tables):
             table = _join(name, [model[name] for model in models])
             joined[name] = replace(table, run=replace(table.run, settings={**table.run.settings, **stamp}))
-    return joined, []
+    return joined
 
 
-def keep(part: Part, tables: Mapping[str, Table], directory: RunDirectory, under: str = "") -> None:
-    """Writes ``tables`` to ``under``/tables and a part's pairs beside them; what is there already is left alone."""
-    files = {f"tables/{name}.parquet": table.to_bytes() for name, table in tables.items()}
+def keep(part: Part, tables: Mapping[str, Table], directory: RunDirectory, under: str, made_of: str) -> None:
+    """Writes ``tables``, each with the checksum of what it is made of, to ``under``/tables, and the pairs."""
+    for name, table in tables.items():
+        directory.folder.write(_place(under, f"tables/{name}.parquet"), table.to_bytes(key=made_of))
     if isinstance(part.subject, PairSet):
-        files["pairs.jsonl"] = pairs_text(part.subject).encode()
-    for name, data in files.items():
-        path = f"{under}/{name}" if under else name
-        if directory.folder.read(path) != data:
-            directory.folder.write(path, data)
+        directory.folder.write(_place(under, "pairs.jsonl"), pairs_text(part.subject).encode())
+
+
+def kept(part: Part, directory: RunDirectory, under: str, made_of: str) -> bool:
+    """Whether the tables are there, whole, and made of these units: then nothing need be read over them again."""
+    for name in part.tables:
+        path = _place(under, f"tables/{name}.parquet")
+        try:
+            data = directory.folder.read(path)
+            if data is None or not checksum_of_bytes(data, path, key=made_of):
+                return False
+        except InputError:
+            return False
+    pairs = directory.folder.read(_place(under, "pairs.jsonl"))
+    return not isinstance(part.subject, PairSet) or pairs == pairs_text(part.subject).encode()
+
+
+def _place(under: str, name: str) -> str:
+    return f"{under}/{name}" if under else name
 
 
 def _one_model(part: Part, found: Mapping[str, Sequence[Table]]) -> dict[str, Table]:

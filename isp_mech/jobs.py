@@ -98,7 +98,7 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One step (or scoring and tracing, by the same forwards) on one model and one task or shard.
 
@@ -132,7 +132,7 @@ class Job:
         return self.size.path_or_id, self.weights, s.dtype, s.device, s.device_map or "", str(s.threads)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One task on one family: whose tables are joined. ``origin`` is how the command line is told the task."""
 

@@ -210,6 +210,7 @@ def _settings(given: Any, problems: _Problems) -> tuple[Settings, int]:
     n = values.pop("n", N_PAIRS)
     if not isinstance(n, int) or isinstance(n, bool) or not 0 < n < 2**31:
         problems.add(f"settings: n: found {show(n)}, expected a whole number of pairs, 1 or more")
+        n = N_PAIRS
     kinds = values.get("replacement", "mean")
     values["replacement"] = (kinds,) if isinstance(kinds, str) else kinds
     if not isinstance(kinds, str) and (not isinstance(kinds, list) or not all(isinstance(k, str) for k in kinds)):
@@ -219,7 +220,7 @@ def _settings(given: Any, problems: _Problems) -> tuple[Settings, int]:
     settings = Settings(**values)
     wrong = settings.problems()
     problems.lines += [f"settings: {line}" for line in wrong]
-    return (Settings() if wrong else settings), (n if isinstance(n, int) else N_PAIRS)
+    return (Settings() if wrong else settings), n
 
 
 def _entries(given: Mapping[str, Any], name: str, problems: _Problems) -> list[tuple[str, Any]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from isp_mech.engines import Engine
-from isp_mech.errors import InputError
-from isp_mech.gathering import gather, keep, undone
+from isp_mech.errors import InputError, NotKept
+from isp_mech.gathering import check, gather, keep, kept, undone
 from isp_mech.jobs import Job, Part
 from isp_mech.runs import RunDirectory
-from isp_mech.tables import Table
 
 MENDINGS = 3  # times that damaged units are computed again before the directory is given up
 
@@ -26,26 +25,30 @@ def run_parts(
     failure: InputError | None = None
     try:
         compute(undone(_once(parts.values()), directory))
+    except NotKept:
+        raise
     except InputError as error:
         failure = error
     written = []
     for folder, part in parts.items():
         if failure is None or not undone(part.jobs, directory):
-            keep(part, finish(part, directory, compute), directory, folder)
+            finish(part, directory, compute, folder)
             written.append(folder)
     if failure is not None:
         raise failure
     return written
 
 
-def finish(part: Part, directory: RunDirectory, compute: Callable[[Sequence[Job]], None]) -> dict[str, Table]:
-    """The part's tables by name, over units that are all there and whole."""
+def finish(part: Part, directory: RunDirectory, compute: Callable[[Sequence[Job]], None], under: str = "") -> None:
+    """Computes what is missing or damaged, and writes the part's tables to ``under``/tables where they are not yet."""
     missing = undone(part.jobs, directory)
     for _ in range(MENDINGS):
         compute(missing)
-        tables, missing = gather(part, directory)
+        made_of, missing = check(part, directory)
         if not missing:
-            return tables
+            if not kept(part, directory, under, made_of):
+                keep(part, gather(part, directory), directory, under, made_of)
+            return
     where = [directory.folder.where(f"units/{file}") for file in missing[0].files]
     raise InputError(str(directory.path), [f"computed {MENDINGS} times, and still damaged or gone: {', '.join(where)}"])
 

@@ -20,14 +20,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from isp_mech.errors import InputError
 from isp_mech.storage import Folder, RemoteFolder, open_folder
-from isp_mech.tables import Table, table_of_bytes
+from isp_mech.tables import Table, checksum_of_bytes, table_of_bytes
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 DIGITS = 16
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ class RunDirectory:
 
     def read(self, name: str, key: Mapping[str, Any]) -> Table | None:
         """The unit's table; None where it is not finished, and, with a warning, where its file is damaged."""
-        return self._read(unit_name(name, key), "computed again")
+        return self._read(unit_name(name, key), "computed again", table_of_bytes)
+
+    def checksum(self, name: str, key: Mapping[str, Any]) -> str | None:
+        """The checksum of the whole unit, held against what it holds; None as in ``read``. No Table is made."""
+        return self._read(unit_name(name, key), "computed again", checksum_of_bytes)
 
     def keep(self, name: str, key: Mapping[str, Any], made: Table) -> None:
         """Writes the unit: from now on it is finished."""
@@ -86,14 +91,15 @@ class RunDirectory:
         A damaged file is left out and reported by a warning; files that are no units are passed over.
         """
         ours = re.compile(rf"{re.escape(name)}-[0-9a-f]{{{DIGITS}}}\.parquet")
-        found = (self._read(file, "left out") for file in sorted(self.finished()) if ours.fullmatch(file))
+        files = [file for file in sorted(self.finished()) if ours.fullmatch(file)]
+        found = [self._read(file, "left out", table_of_bytes) for file in files]
         return tuple(table for table in found if table is not None)
 
-    def _read(self, file: str, otherwise: str) -> Table | None:
+    def _read(self, file: str, otherwise: str, made_of: Callable[..., Found]) -> Found | None:
         where = self.folder.where(f"units/{file}")
         try:
             data = self.folder.read(f"units/{file}")
-            return None if data is None else table_of_bytes(data, where, key=file.removesuffix(".parquet"))
+            return None if data is None else made_of(data, where, key=file.removesuffix(".parquet"))
         except InputError as error:
             warnings.warn(f"{where}: {'; '.join(error.problems)}: {otherwise}", stacklevel=4)
             return None

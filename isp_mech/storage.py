@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isp_mech.errors import InputError
+from isp_mech.errors import InputError, NotKept
 from isp_mech.tables import write_whole
 
 try:
@@ -60,7 +60,7 @@ class Folder:
             raise InputError(self.where(name), [f"cannot be read ({error.strerror or error})"]) from None
 
     def write(self, name: str, data: bytes) -> None:
-        """Keeps the file. ``InputError`` where it cannot be written: no room, no right, a folder in its place."""
+        """Keeps the file. ``NotKept`` where it cannot be written: no room, no right, a folder in its place."""
         try:
             write_whole(self.path / _inside(name), data)
         except OSError as error:
@@ -170,9 +170,9 @@ def _reach(url: str) -> tuple[Any, str]:
     return system, root.rstrip("/")
 
 
-def _unwritten(where: str, error: OSError) -> InputError:
+def _unwritten(where: str, error: OSError) -> NotKept:
     kept = "what is finished is kept, and the same command goes on from there"
-    return InputError(where, [f"cannot be written ({error.strerror or error}): {kept}"])
+    return NotKept(where, [f"cannot be written ({error.strerror or error}): {kept}"])
 
 
 def _inside(name: str) -> str:

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import byte_tokenizer, make_hf
 
 import isp_mech as im
 from isp_mech import explaining
@@ -25,18 +24,6 @@ FIGURES = {
     "direct-vs-total", "verification",
 }  # fmt: skip
 TABLES = {name for names in explaining.TABLES.values() for name in names}
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """Two checkpoints of one shape, the smaller one first."""
-    made = []
-    for name, layers, width in (("small", 2, 16), ("large", 3, 32)):
-        folder = tmp_path_factory.mktemp("models") / name
-        make_hf("neox", layers=layers, width=width, length=512).save_pretrained(folder)
-        byte_tokenizer().save_pretrained(folder)
-        made.append(folder)
-    return made
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from isp_mech.tables.provenance import Run, Setting, make_run
 from isp_mech.tables.schemas import SCHEMAS, Column
-from isp_mech.tables.table import Table, concat, read_table, table, table_of_bytes
+from isp_mech.tables.table import Table, checksum_of_bytes, concat, read_table, table, table_of_bytes
 from isp_mech.tables.writing import write_whole
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Run",
     "Setting",
     "Table",
+    "checksum_of_bytes",
     "concat",
     "make_run",
     "read_table",

@@ -103,7 +103,9 @@ def concat(tables: Sequence[Table]) -> Table:
     names = list(dict.fromkeys(t.name for t in tables))
     if len(names) != 1:
         raise InputError("concat", [f"expected tables of one name, found {', '.join(names) or 'none'}"])
-    frame = pd.concat([t.frame for t in tables], ignore_index=True) if len(tables) > 1 else tables[0].frame
+    if len(tables) == 1:
+        return tables[0]
+    frame = pd.concat([t.frame for t in tables], ignore_index=True)
     return Table(names[0], frame, merge_runs([t.run for t in tables]))
 
 _ARROW = {
@@ -171,7 +173,7 @@ def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table
 
 def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
     """The Table of a file's bytes; ``where`` is what an ``InputError`` calls the file."""
-    found, name, text = _opened(data, where, key)
+    found, name, text, _ = _opened(data, where, key)
     try:
         run = Run.from_json(text)
         kinds = {column.name: column.dtype for column in SCHEMAS.get(name, ())}
@@ -185,10 +187,16 @@ def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
         raise InputError(where, [f"damaged: {error}"]) from None
 
 
-def _opened(data: bytes, where: str, key: str | None) -> tuple[pa.Table, str, str]:
-    """The columns, the table's name and the Run's text, all held against their checksums."""
+def checksum_of_bytes(data: bytes, where: str, *, key: str | None = None) -> str:
+    """The checksum of everything in a file's bytes, which are held against it; no Table is made. Otherwise as
+    ``table_of_bytes``."""
+    return _opened(data, where, key)[3]
+
+
+def _opened(data: bytes, where: str, key: str | None) -> tuple[pa.Table, str, str, str]:
+    """The columns, the table's name, the Run's text and the checksum that they were held against."""
     try:
-        found = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+        found = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(where, [f"not a parquet file that can be read ({str(error).splitlines()[0]})"]) from None
     head = found.schema.metadata or {}
@@ -203,7 +211,7 @@ def _opened(data: bytes, where: str, key: str | None) -> tuple[pa.Table, str, st
         raise InputError(where, ["damaged: the checksum of its content does not fit"])
     if key is not None and key != saved:
         raise InputError(where, [f"holds another unit: found the key {saved!r}, expected {key!r}"])
-    return found, name, text
+    return found, name, text, check
 
 
 def _from_arrow(column: pa.ChunkedArray, dtype: str | None) -> pd.Series:
