@@ -85,7 +85,7 @@ def plain_name(raw: str, otherwise: str = "task") -> str:
     >>> plain_name("neqa:twin"), plain_name("../../etc/x y"), plain_name("..")
     ('neqa-twin', 'etc-x-y', 'task')
     """
-    safe = "".join(c if c.isascii() and c.isalnum() or c in "-_." else "-" for c in raw).strip(".-")
+    safe = re.sub(r"[^A-Za-z0-9_.]+", "-", raw).strip(".-")
     if len(safe) > 80:
         safe = f"{safe[:80]}-{hashlib.sha256(raw.encode()).hexdigest()[:8]}"
     return safe or otherwise

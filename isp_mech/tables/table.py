@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isp_mech.errors import InputError
@@ -21,6 +20,9 @@ from isp_mech.tables.conform import conform
 from isp_mech.tables.provenance import Run, merge_runs
 from isp_mech.tables.schemas import SCHEMAS
 from isp_mech.tables.writing import write_whole
+
+WHOLE = "isp_mech.sha256"  # in a file's metadata: of all its bytes, with this one blank
+BLANK = b"0" * 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,10 +66,14 @@ class Table:
         return write_whole(path, self.to_bytes(key=key))
 
     def to_bytes(self, *, key: str = "") -> bytes:
-        """The bytes of the file that ``save`` writes."""
-        buffer = io.BytesIO()
-        pq.write_table(_to_arrow(self, key), buffer, compression="zstd", write_page_checksum=True, store_schema=True)
-        return buffer.getvalue()
+        """The bytes of the file that ``save`` writes; they hold the sha256 of themselves."""
+        columns, buffer = _to_arrow(self, key), io.BytesIO()
+        options = {"compression": "zstd", "write_page_checksum": True, "store_schema": True}
+        with pq.ParquetWriter(buffer, columns.schema, **options) as writer:
+            writer.write_table(columns)
+            writer.add_key_value_metadata({WHOLE: BLANK.decode()})
+        blank = buffer.getvalue()
+        return blank.replace(BLANK, hashlib.sha256(blank).hexdigest().encode())
 
 
 def table(name: str, rows: Any, run: Run) -> Table:
@@ -124,34 +130,14 @@ def _to_arrow(made: Table, key: str) -> pa.Table:
     ]
     arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
     text = made.run.to_json()
-    columns = pa.Table.from_arrays(arrays, schema=pa.schema([(c.name, _ARROW[c.dtype]) for c in schema]))
-    head = {"table": made.name, "run": text, "key": key, "content": _content(columns)}
-    head["check"] = _check(made.name, text, key, len(made), head["content"])
-    return columns.replace_schema_metadata({f"isp_mech.{name}": value for name, value in head.items()})
+    head = {"table": made.name, "run": text, "key": key, "check": _check(made.name, text, key, len(made), WHOLE)}
+    metadata = {f"isp_mech.{name}": value for name, value in head.items()}
+    return pa.Table.from_arrays(arrays, schema=pa.schema([(c.name, _ARROW[c.dtype]) for c in schema], metadata))
 
 
-def _check(name: str, run: str, key: str, rows: int, content: str) -> str:
-    """Guards the name, the Run, the key, the number of rows and what the columns hold."""
-    parts = [name, str(rows), key, run, *([content] if content else [])]  # files of before have no content's sum
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _content(columns: pa.Table) -> str:
-    """sha256 of what the columns hold: the same for equal tables, however they lie in memory or in a file."""
-    digest = hashlib.sha256()
-    for field, column in zip(columns.schema, columns.columns, strict=True):
-        digest.update(f"{field.name}\n{field.type}\n{len(column)}\n".encode())
-        if column.null_count:
-            digest.update(np.packbits(column.is_null().to_numpy()).tobytes())
-        if pa.types.is_string(field.type):
-            filled = column.fill_null("")
-            digest.update(pc.binary_length(filled).to_numpy().astype("<i8").tobytes())
-            for chunk in filled.chunks:
-                digest.update("".join(chunk.to_pylist()).encode())
-        else:
-            filled = column.fill_null(False if pa.types.is_boolean(field.type) else 0)
-            digest.update(filled.to_numpy().tobytes())
-    return digest.hexdigest()
+def _check(name: str, run: str, key: str, rows: int, *more: str) -> str:
+    """Guards the name, the Run, the key, the number of rows, and that there is a checksum of the whole file."""
+    return hashlib.sha256("\n".join((name, str(rows), key, *more, run)).encode()).hexdigest()
 
 
 def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table:
@@ -173,7 +159,11 @@ def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table
 
 def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
     """The Table of a file's bytes; ``where`` is what an ``InputError`` calls the file."""
-    found, name, text, _ = _opened(data, where, key)
+    file, name, text, _ = _opened(data, where, key)
+    try:
+        found = file.read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(where, error) from None
     try:
         run = Run.from_json(text)
         kinds = {column.name: column.dtype for column in SCHEMAS.get(name, ())}
@@ -188,30 +178,36 @@ def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
 
 
 def checksum_of_bytes(data: bytes, where: str, *, key: str | None = None) -> str:
-    """The checksum of everything in a file's bytes, which are held against it; no Table is made. Otherwise as
-    ``table_of_bytes``."""
+    """The sha256 that a file's bytes are held against; no Table is made of them. Otherwise as ``table_of_bytes``."""
     return _opened(data, where, key)[3]
 
 
-def _opened(data: bytes, where: str, key: str | None) -> tuple[pa.Table, str, str, str]:
-    """The columns, the table's name, the Run's text and the checksum that they were held against."""
+def _opened(data: bytes, where: str, key: str | None) -> tuple[pq.ParquetFile, str, str, str]:
+    """The file, its table's name, the Run's text and the checksum of the whole, all of them checked.
+
+    Files of before have no checksum of the whole, only of their pages and of their metadata.
+    """
     try:
-        found = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(where, [f"not a parquet file that can be read ({str(error).splitlines()[0]})"]) from None
-    head = found.schema.metadata or {}
+        raise _unreadable(where, error) from None
+    head = file.metadata.metadata or {}
     try:
         name, text, saved, check = (head[f"isp_mech.{k}".encode()].decode() for k in ("table", "run", "key", "check"))
-        content = head.get(b"isp_mech.content", b"").decode()
     except (KeyError, UnicodeDecodeError):
         raise InputError(where, ["a parquet file, but no table of isp_mech: its metadata names no run"]) from None
-    if _check(name, text, saved, found.num_rows, content) != check:
+    whole = head.get(WHOLE.encode(), b"")
+    if _check(name, text, saved, file.metadata.num_rows, *([WHOLE] if whole else [])) != check:
         raise InputError(where, ["damaged: the checksum of its metadata does not fit"])
-    if content and _content(found) != content:
-        raise InputError(where, ["damaged: the checksum of its content does not fit"])
+    if whole and hashlib.sha256(data.replace(whole, BLANK)).hexdigest().encode() != whole:
+        raise InputError(where, ["damaged: the checksum of the whole file does not fit"])
     if key is not None and key != saved:
         raise InputError(where, [f"holds another unit: found the key {saved!r}, expected {key!r}"])
-    return found, name, text, check
+    return file, name, text, whole.decode() or hashlib.sha256(data).hexdigest()
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    return InputError(where, [f"not a parquet file that can be read ({str(error).splitlines()[0]})"])
 
 
 def _from_arrow(column: pa.ChunkedArray, dtype: str | None) -> pd.Series:
