@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isp_mech.errors import InputError
-from isp_mech.families import Size
+from isp_mech.families import Size, is_folder
 from isp_mech.pairs import PairSet
 from isp_mech.runs import RunDirectory
 from isp_mech.tasks import Task
@@ -36,8 +36,8 @@ def weights_of(sizes: Mapping[str, Size], directory: RunDirectory) -> dict[str, 
     problems: list[str] = []
     for name, size in sizes.items():
         try:
-            folder = Path(size.path_or_id).expanduser()
-            found[name] = _of_folder(folder, known) if folder.is_dir() else _of_hub(size, known)
+            where = size.path_or_id
+            found[name] = _of_folder(Path(where).expanduser(), known) if is_folder(where) else _of_hub(size, known)
         except InputError as error:
             problems += error.problems
     if problems:

@@ -33,6 +33,7 @@ from isp_mech.jobs import STEPS, Part, Settings, part_of
 from isp_mech.pairs import PairSet
 from isp_mech.runs import RunDirectory
 from isp_mech.tasks import Task, read_task
+from isp_mech.tasks.files import is_there
 from isp_mech.tasks.rows import show
 
 MAX_BYTES = 256 * 2**10
@@ -110,7 +111,7 @@ def read_subject(
     path = Path(task)
     if is_pairs_file(path):
         return read_pairs(path)
-    if path.exists() or path.suffix or "/" in str(task):
+    if is_there(path) or path.suffix or "/" in str(task):
         return read_task(str(task))
     raise InputError(
         "task", [f"{str(task)!r}: expected one of {', '.join(contrast_names())}, or a file (.jsonl, .csv)"]
@@ -287,8 +288,8 @@ def _task(
     source = None if source is None else _local(source, here)
     try:
         return [(read_subject(task, n=n, seed=seed, source=source), origin_of(task, n=n, seed=seed, source=source))]
-    except (ValueError, OSError) as error:
-        problems.of(place, error if isinstance(error, ValueError) else ValueError(str(error)))
+    except ValueError as error:
+        problems.of(place, error)
         return []
 
 

@@ -120,6 +120,19 @@ def test_hostile_task_files_are_refused_by_name(folders, tmp_path, capsys, what)
     assert "tasks[0]: " in said and len(said) < 2000 and not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "x" * 300 + ".jsonl", "a\x00b", "a\x00b.jsonl", "~nosuchuser/x", "/" * 9999]
+)
+def test_names_that_no_file_can_have_are_refused(folders, tmp_path, capsys, name):
+    out = ["--out", str(tmp_path / "o")]
+    refused(capsys, "score", name, "--family", str(folders[0]), *out)
+    refused(capsys, "score", "neqa", "--n", "2", "--family", name, *out)
+    plan = _plan(tmp_path, Path("nosuch"), name)
+    plan.write_text(plan.read_text().replace("nosuch", name.replace("\x00", "\\u0000")).replace("\x00", "\\u0000"))
+    said = refused(capsys, "run", str(plan), *out)
+    assert "families[0]" in said and "tasks[0]" in said
+
+
 def test_ten_million_classes_are_refused(folders, tmp_path, capsys):
     (tmp_path / "t.csv").write_text('prompt,classes,answer_index\nQ,"[' + "'a'," * 10_000_000 + ']",0\n')
     said = refused(capsys, "score", str(tmp_path / "t.csv"), "--family", str(folders[0]), "--out", str(tmp_path / "o"))

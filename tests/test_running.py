@@ -145,7 +145,8 @@ def test_killed_at_random_moments_the_bytes_are_those_of_an_undisturbed_run(whol
         stamps = {file: file.stat().st_mtime_ns for file in (out / "units").glob("*.parquet")}
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert contents(out) == contents(whole)
-    assert sorted(set(computed(out))) == sorted(computed(whole)) and len(computed(out)) == len(set(computed(out)))
+    done = computed(out)  # without those that a kill came upon between their writing and the log's line
+    assert len(done) == len(set(done)) and set(done) <= set(computed(whole))
 
 
 def test_two_processes_on_one_directory_share_the_work(whole, plan, tmp_path):
