@@ -87,11 +87,12 @@ class Worker:
 
     def _model(self, job: Job) -> Model:
         if job.model not in self._loaded:
-            self._loaded.clear()
             import torch
 
-            from isp_mech.models import load_size
+            from isp_mech.models import let_go, load_size
 
+            self._loaded.clear()
+            let_go()
             s = job.settings
             if s.threads is not None:
                 torch.set_num_threads(s.threads)

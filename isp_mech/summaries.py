@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,8 +117,7 @@ def curve(items: Table, scores: Table, *, equally_likely: bool, seed: int = 0) -
     ``scores`` say how many classes each item has: the baseline is guessing, where they are ``equally_likely``.
     """
     _expect(items, "items", empty=True)
-    sizes = scores.frame.groupby([*HEAD, "side", "item"], sort=False).size()
-    guessing = (1 / sizes).groupby([*HEAD, "side"], sort=False).mean().to_dict()
+    guessing = _guessing(scores.frame) if equally_likely else {}
     rows = []
     for (*model, side), frame in items.frame.groupby([*HEAD, "side"], sort=False):
         values = frame[["correct", "loss"]].to_numpy(dtype=float)
@@ -134,10 +134,17 @@ def curve(items: Table, scores: Table, *, equally_likely: bool, seed: int = 0) -
                 "coverage": float(np.mean(np.exp(frame["total_logprob"].to_numpy()))),
                 "ties": int(frame["tie"].sum()),
                 "n": len(frame),
-                "baseline": guessing[(*model, side)] if equally_likely else np.nan,
+                "baseline": guessing.get((*model, side), np.nan),
             }
         )
     return table("curve", rows, _derived(items.run, "curve", seed))
+
+
+def _guessing(scores: pd.DataFrame) -> dict[Any, float]:
+    """Accuracy of guessing per model and side, the mean of 1/k; log-odds are judged on the other prompt alone."""
+    sides = scores.assign(side=scores["side"].replace({"other_prompt": "item"}))
+    sizes = sides.groupby([*HEAD, "side", "item"], sort=False).size()
+    return (1 / sizes).groupby([*HEAD, "side"], sort=False).mean().to_dict()
 
 
 def value_curve(values: Table, *, seed: int = 0) -> Table:

@@ -93,6 +93,39 @@ def test_a_plan_gives_the_tables_of_the_functions(whole, folders):
     assert im.read_pairs(folder / "pairs.jsonl") == pairs
 
 
+METRICS = {
+    "classification": {"classes": [" A", " B", " C"], "answer_index": 1},
+    "sequence_prob": {"completion": " pango"},
+    "logodds": {"other_prompt": "Q: other? A:", "classes": ["A", "B"], "answer_index": 1},
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_task_in_shards_gives_the_tables_of_the_whole(folders, tmp_path, metric):
+    rows = [{"prompt": f"Q: what is {i}? A:", **METRICS[metric]} for i in range(7)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = {}
+    for shard in (0, 3):
+        plan = tmp_path / f"plan{shard}.toml"
+        plan.write_text(f"families = [{json.dumps(str(folders[0]))}]\ntasks = ['mine.jsonl']\n"
+                        f"[settings]\nshard = {shard}\n")  # fmt: skip
+        (folder,) = run(plan, tmp_path / "run")
+        tables = sorted((tmp_path / "run" / folder / "tables").glob("*.parquet"))
+        read[shard] = {path.stem: read_table(path).frame for path in tables}
+    assert list(read[0]) == list(read[3]) and "scores" in read[0]
+    for name, frame in read[0].items():
+        pd.testing.assert_frame_equal(read[3][name], frame, rtol=1e-4, atol=1e-4, obj=name)
+    assert len(set(computed(tmp_path / "run"))) == len(computed(tmp_path / "run"))
+
+
+def test_figures_and_a_page_are_drawn_from_the_results(whole, tmp_path):
+    from isp_mech.cli import main
+
+    folder = shutil.copytree(whole / "results/small-large/redefine-math", tmp_path / "one")
+    assert main(["report", str(folder)]) == 0
+    assert "isp-mech locate redefine-math --n 6 --seed 0" in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_finished_plan_loads_nothing_and_computes_nothing(whole, plan):
     before = contents(whole)
     program = ("import sys; from isp_mech.cli import main; code = main(['run', *sys.argv[1:]]); "
@@ -368,6 +401,22 @@ class _Answering:
         pass
 
 
+@pytest.mark.parametrize(("asked", "hirer"), [({"jobs": 2}, "processes"), ({"jobs": 3, "ray": "auto"}, "ray_actors")])
+def test_the_engine_hires_as_many_workers_as_it_is_asked_for(whole, plan, tmp_path, monkeypatch, asked, hirer):
+    out, places = tmp_path / "run", []
+
+    def hiring(directory, *_, **__):
+        def hire(place):
+            places.append(place)
+            return _Answering(measuring.Worker(directory).run)
+
+        return hire
+
+    monkeypatch.setattr(f"isp_mech.engines.{hirer}", hiring)
+    run(plan, out, **asked)
+    assert places == list(range(asked["jobs"])) and contents(out) == contents(whole)
+
+
 def _jobs(plan, tmp_path):
     parts = read_plan(plan).parts(RunDirectory(tmp_path / "none"))
     return [job for part in parts.values() for job in part.jobs]
@@ -468,6 +517,12 @@ def test_what_a_ray_worker_asks_for(plan, tmp_path):
     assert clusters._needs(jobs, 4)["num_gpus"] == 4
     with pytest.raises(InputError, match="ray: 4 GPU for a worker: this machine has 1"):
         clusters._expect_room({"num_cpus": 1, "num_gpus": 4}, {"CPU": 2, "GPU": 1})
+
+
+def test_where_ray_is_not_installed_it_is_said(plan, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="ray: is not installed: pip install 'isp-mech.ray.'"):
+        run(plan, tmp_path / "run", ray="")
 
 
 def test_no_workers_are_refused():

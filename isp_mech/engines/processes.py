@@ -62,6 +62,7 @@ def _begin(worker: Worker, parent: int) -> None:
 
 def _end_with(parent: int) -> None:
     """Lets this process end soon after its parent is gone, however that ended."""
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
