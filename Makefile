@@ -36,4 +36,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[test,lint,docs]'
+	-$(PIP) -e '.[ray]'
 	@touch $@

@@ -94,7 +94,7 @@ def after(frame: pd.DataFrame, model: str) -> str:
     """Mean over both halves, each judged by sites that the other chose, with the larger p."""
     rows = frame[(frame["model"] == model) & (frame["sites"] != "random")]
     if not (rows["n_sites"] > 0).all():
-        return "no site to replace"
+        return "none found"
     before, now = (100 * np.average(rows[f"accuracy_{when}"]) for when in ("before", "after"))
     return f"{before:.0f} to {now:.0f} (p {rows['p_random'].max():.3f})"
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isp_mech import __version__
-from isp_mech.errors import InputError
+from isp_mech.errors import InputError, visible
 
 if TYPE_CHECKING:
+    from isp_mech.engines import Engine
     from isp_mech.tables import Table
 
 DESCRIPTION = """\
@@ -25,10 +26,14 @@ EPILOGUE = """\
 start here:
   isp-mech explain quote-repetition          the whole chain on the models that come with the package
   isp-mech explain neqa --family pythia --sizes 70m,160m,410m
+  isp-mech run plan.toml --out runs/mine    many families and tasks: docs/runs.md
   isp-mech score my-task.jsonl --family ./my-checkpoints/small --family ./my-checkpoints/large
 
 TASK is a name (`isp-mech tasks`; a variant as neqa:twin), a file of the Inverse Scaling Prize's format (.jsonl or
 .csv with prompt, classes, answer_index), or a pairs.jsonl that a run wrote. A stopped run goes on where it was."""
+
+
+NEWLINE = "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.verb(arguments) or 0
     except InputError as error:
-        print(f"isp-mech: {error}", file=sys.stderr)
+        print(f"isp-mech: {visible(error, keep=NEWLINE)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nisp-mech: stopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
@@ -72,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         ("report", "write the figures and DIR/report.html again from the tables in DIR (no model is loaded)", _report),
     ):
         add(name, help, verb).add_argument("folder", metavar="DIR", help="a folder that explain, score, ... wrote")
+    _running_arguments(add("run", "a plan: families, tasks and steps from a TOML file, in one run directory", _run))
+    show = add("show", "how a table's file was made, and the command that makes it again", _show)
+    show.add_argument("file", metavar="FILE", help="a .parquet that isp-mech wrote")
     add("tasks", "the tasks there are by name, one a line, and their variants", _tasks)
     add("families", "the families of models there are by name, one a line", _families)
     ladder = add("ladder", "train the embedded family again: isp-mech ladder train --help", _ladder)
@@ -97,7 +105,10 @@ def _measuring_arguments(sub: argparse.ArgumentParser, name: str) -> None:
     models.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="default: float32"
     )
+    models.add_argument("--device-map", metavar="M", help="auto spreads a model over all GPUs (needs accelerate)")
     models.add_argument("--batch-size", default="auto", metavar="B", help="prompts at a time (default: auto)")
+    models.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: what torch takes)")
+    models.add_argument("--shard", type=int, default=0, metavar="K", help="pairs at a time in score and trace")
     prompts = sub.add_argument_group("prompts")
     prompts.add_argument("--n", type=int, default=300, help="pairs to draw for a task by name (default: 300)")
     prompts.add_argument("--seed", type=int, default=0, help="seed of the pairs and of all intervals (default: 0)")
@@ -116,6 +127,11 @@ def _measuring_arguments(sub: argparse.ArgumentParser, name: str) -> None:
             metavar="R",
             help="what replaces a site: mean, resample, plain, zero; several with commas (default: mean)",
         )
+    if name == "locate":
+        method = "exact, or for very large models attribution or integrated gradients (default: exact)"
+        sub.add_argument("--method", default="exact", choices=("exact", "attribution", "integrated"), help=method)
+        where = "replace what stands at a role's tokens, as definition or negation (default: decision, the last token)"
+        sub.add_argument("--positions", default="decision", metavar="ROLE", help=where)
     if name in ("explain", "verify"):
         sub.add_argument(
             "--random", type=int, default=200, metavar="K", help="random sets to compare with (default: 200)"
@@ -128,6 +144,30 @@ def _measuring_arguments(sub: argparse.ArgumentParser, name: str) -> None:
             help="share of all sites to replace together (default: 0.1)",
         )
     sub.add_argument("--out", metavar="DIR", help="folder for tables, figures, report (default: reports/TASK)")
+    _engine_arguments(sub)
+
+
+def _running_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("plan", metavar="PLAN.toml", help="families, tasks, steps, settings: see docs/runs.md")
+    sub.add_argument("--out", metavar="DIR", required=True, help="the run directory, or a URL that fsspec reaches")
+    sub.add_argument("--status", action="store_true", help="say what is done, and do nothing")
+    _engine_arguments(sub)
+
+
+def _engine_arguments(sub: argparse.ArgumentParser) -> None:
+    engine = sub.add_argument_group("workers")
+    engine.add_argument("--jobs", type=int, default=1, metavar="N", help="workers (default: this process alone)")
+    engine.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="workers of the Ray cluster at ADDRESS (auto: the one this machine is in), or of one started here",
+    )
+    engine.add_argument("--gpus", type=float, metavar="G", help="GPUs of each Ray worker (default: 1 for cuda)")
+    engine.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that comes with a checkpoint (default: refuse)"
+    )
     shown = sub.add_mutually_exclusive_group()
     shown.add_argument(
         "--progress", action="store_true", default=None, help="show progress even where stderr is no terminal"
@@ -141,17 +181,19 @@ def _measuring_arguments(sub: argparse.ArgumentParser, name: str) -> None:
 def _measure_with(
     arguments: argparse.Namespace, steps: Sequence[str] | None
 ) -> tuple[dict[str, Table], Any, Path, bool]:
-    from isp_mech.explaining import STEPS, default_folder, measure, read_subject
+    from isp_mech.explaining import STEPS, default_folder, measure
     from isp_mech.families import family
     from isp_mech.pairs import PairSet
+    from isp_mech.plans import origin_of, read_subject
 
-    progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    progress = _progress(arguments)
     batch_size = arguments.batch_size
     if batch_size != "auto":
         if not batch_size.isdigit():
             raise InputError("--batch-size", [f"{batch_size!r}: expected auto or a whole number"])
         batch_size = int(batch_size)
-    subject = read_subject(arguments.task, n=arguments.n, seed=arguments.seed, source=arguments.source)
+    drawn = {"n": arguments.n, "seed": arguments.seed, "source": arguments.source}
+    subject = read_subject(arguments.task, **drawn)
     given = arguments.family or ["ladder"]
     sizes = [size.strip() for size in arguments.sizes.split(",")] if arguments.sizes else None
     chosen = family(given[0] if len(given) == 1 else given, sizes=sizes, revision=arguments.revision)
@@ -163,17 +205,34 @@ def _measure_with(
         chosen,
         out=out,
         steps=steps,
+        origin=origin_of(arguments.task, **drawn),
+        engine=_engine(arguments),
         seed=arguments.seed,
         rule=getattr(arguments, "rule", "strict"),
         replacement=[kind.strip() for kind in getattr(arguments, "replacement", "mean").split(",")],
+        method=getattr(arguments, "method", "exact"),
+        positions=getattr(arguments, "positions", "decision"),
         n_random=getattr(arguments, "random", 200),
         share=getattr(arguments, "share", 0.1),
         batch_size=batch_size,
         device=_device(arguments.device),
+        device_map=arguments.device_map,
         dtype=arguments.dtype,
+        threads=arguments.threads,
+        shard=arguments.shard,
         progress=progress,
     )
     return tables, subject, out, progress
+
+
+def _progress(arguments: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() if arguments.progress is None else bool(arguments.progress)
+
+
+def _engine(arguments: argparse.Namespace) -> Engine:
+    from isp_mech.engines import Engine
+
+    return Engine(arguments.jobs, arguments.ray, arguments.gpus, arguments.trust_remote_code)
 
 
 def _device(given: str) -> str:
@@ -221,6 +280,27 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"report: {tell(tables, draw(tables, arguments.folder), arguments.folder)}")
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    from isp_mech.plans import read_plan
+    from isp_mech.running import run_parts, status
+    from isp_mech.runs import RunDirectory
+
+    engine, directory = _engine(arguments), RunDirectory(arguments.out)
+    parts = read_plan(arguments.plan).parts(directory)
+    if not arguments.status:
+        run_parts(parts, directory, engine=engine, progress=_progress(arguments))
+    rows = [(folder, step, f"{done} of {n}") for folder, step, done, n in status(parts, directory)]
+    _print_columns([("results", "step", "done"), *rows])
+    if not arguments.status:
+        print(f"figures and a page of one: isp-mech report {arguments.out}/{rows[0][0]}")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from isp_mech.showing import provenance
+
+    _print_columns(list(provenance(arguments.file)))
+
+
 def _tasks(_: argparse.Namespace) -> None:
     from isp_mech.contrasts import task_lines
 
@@ -266,6 +346,7 @@ def _count(n_params: int | None) -> str:
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
@@ -304,11 +385,13 @@ def _print_sites(tables: dict[str, Table], most: int = 5) -> None:
     for model in dict.fromkeys(frame.sort_values("n_params")["model"]):
         strongest = frame[(frame["model"] == model) & (frame["effect"] < 0)].nsmallest(most, "effect")
         for row in strongest.to_dict("records"):
-            site = f"a{row['layer']}.h{row['head']}" if row["kind"] == "head" else f"m{row['layer']}"
+            site = f"a{row['layer']}.h{row['head']}" if row["kind"] == "head" else f"{row['kind'][0]}{row['layer']}"
             interval = f"{row['effect_lo']:+.3f} to {row['effect_hi']:+.3f}"
             rows.append((model, site, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"))
     _print_columns(rows)
     print(f"(the {most} sites of each model that push most towards the lure)")
+    for note in tables["sites"].run.notes:
+        print(note)
 
 
 def _print_verification(tables: dict[str, Table]) -> None:

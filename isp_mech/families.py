@@ -186,7 +186,7 @@ def family(
     if isinstance(given, str) and _ALIASES.get(given.lower(), given.lower()) in family_names():
         found = _named(_ALIASES.get(given.lower(), given.lower()))
     elif isinstance(given, str | Path):
-        if "/" not in str(given) and not Path(given).is_dir():
+        if "/" not in str(given) and not is_folder(given):
             raise InputError(
                 "family",
                 [
@@ -253,9 +253,9 @@ def _embedded(name: str) -> Family:
 def _listed(given: Sequence[str | Path]) -> Family:
     sizes, problems = [], []
     for one in given:
-        folder = Path(one).expanduser()
         try:
-            if folder.is_dir():
+            if is_folder(one):
+                folder = Path(one).expanduser()
                 sizes.append(Size(folder.resolve().name, str(one), count_parameters(folder)))
             elif isinstance(one, Path) or str(one).startswith((".", "/", "~")) or not str(one):
                 raise InputError(str(one), ["no such folder, expected a transformers checkpoint"])
@@ -301,6 +301,14 @@ def _at(found: Family, revision: str) -> Family:
 
 
 # --- what stands in a folder --------------------------------------------------------------------------
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder of that name; False too for what no file can be called."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, a null character, a user that does not exist
+        return False
 
 
 def count_parameters(folder: str | Path) -> int:

@@ -1,4 +1,4 @@
-"""What tables of many pairs say per model: override onset, prompt sensitivity, the four shares, the whole story.
+"""What tables of many pairs say per model: override onset, prompt sensitivity, the four shares, the curve, the story.
 
 Each function takes Tables of one model or of several, and returns a Table with 95 % bootstrap intervals
 over pairs, the same resamples for every model; no torch.
@@ -6,17 +6,19 @@ over pairs, the same resamples for every model; no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from isp_mech.errors import InputError
-from isp_mech.stats import bootstrap_interval
-from isp_mech.tables import Run, Table, table
+from isp_mech.stats import benjamini_hochberg, bootstrap_interval
+from isp_mech.tables import Run, Table, concat, table
 
 SHARES = {(True, True): "follows", (True, False): "overridden", (False, True): "contrary", (False, False): "lost"}
+LEVEL = 0.05  # of false discoveries
 HEAD = ["model", "n_params", "task"]
 
 
@@ -181,6 +183,71 @@ def _value(given: Table | None, head: tuple, column: str) -> float:
     return float(rows[column].iloc[0]) if len(rows) else np.nan
 
 
+def curve(items: Table, scores: Table, *, equally_likely: bool, seed: int = 0) -> Table:
+    """Table ``curve``: per model and side, accuracy 0..1 and loss (nats) with their intervals, as scoring gives it.
+
+    ``scores`` say how many classes each item has: the baseline is guessing, where they are ``equally_likely``.
+    """
+    _expect(items, "items", empty=True)
+    guessing = _guessing(scores.frame) if equally_likely else {}
+    rows = []
+    for (*model, side), frame in items.frame.groupby([*HEAD, "side"], sort=False):
+        values = frame[["correct", "loss"]].to_numpy(dtype=float)
+        lo, hi = bootstrap_interval(values, seed=seed)
+        rows.append(
+            {
+                **dict(zip([*HEAD, "side"], (*model, side), strict=True)),
+                "accuracy": values[:, 0].mean(),
+                "accuracy_lo": lo[0],
+                "accuracy_hi": hi[0],
+                "loss": values[:, 1].mean(),
+                "loss_lo": lo[1],
+                "loss_hi": hi[1],
+                "coverage": float(np.mean(np.exp(frame["total_logprob"].to_numpy()))),
+                "ties": int(frame["tie"].sum()),
+                "n": len(frame),
+                "baseline": guessing.get((*model, side), np.nan),
+            }
+        )
+    return table("curve", rows, _derived(items.run, "curve", seed))
+
+
+def _guessing(scores: pd.DataFrame) -> dict[Any, float]:
+    """Accuracy of guessing per model and side, the mean of 1/k; log-odds are judged on the other prompt alone."""
+    sides = scores.assign(side=scores["side"].replace({"other_prompt": "item"}))
+    sizes = sides.groupby([*HEAD, "side", "item"], sort=False).size()
+    return (1 / sizes).groupby([*HEAD, "side"], sort=False).mean().to_dict()
+
+
+def value_curve(values: Table, *, seed: int = 0) -> Table:
+    """Table ``value_curve``: per model, the mean over items of the number that the metric gives, in its unit."""
+    _expect(values, "values")
+    rows = []
+    for (*model, metric), frame in values.frame.groupby([*HEAD, "metric"], sort=False):
+        numbers = frame["value"].to_numpy(dtype=float)
+        lo, hi = bootstrap_interval(numbers, seed=seed)
+        mean = {"value": float(numbers.mean()), "value_lo": lo, "value_hi": hi, "n": len(numbers)}
+        rows.append({**dict(zip([*HEAD, "metric"], (*model, metric), strict=True)), **mean})
+    return table("value_curve", rows, _derived(values.run, "value curve", seed))
+
+
+def join_sites(parts: Sequence[Table]) -> Table:
+    """Several models' tables ``sites`` as one: q and ``significant`` are taken over all of them together."""
+    joined = concat(parts)
+    q = benjamini_hochberg(joined.frame["p"].to_numpy())
+    return replace(joined, frame=joined.frame.assign(q=q, significant=q <= LEVEL))
+
+
+def join_verification(parts: Sequence[Table]) -> Table:
+    """Several models' verification as one: the gap is measured to the family's best on the same half."""
+    joined = concat(parts)
+    frame = joined.frame
+    best = frame.groupby("split")["accuracy_before"].transform("max")
+    gap = (best - frame["accuracy_before"]).to_numpy()
+    closed = (frame["accuracy_after"] - frame["accuracy_before"]).to_numpy()
+    return replace(joined, frame=frame.assign(gap_closed=np.where(gap > 0, closed / np.where(gap > 0, gap, 1), np.nan)))
+
+
 def _by_side(frame: pd.DataFrame) -> Iterator[tuple[dict, np.ndarray, str, np.ndarray]]:
     """Per model and side: the leading columns, the sublayers' depths, the side, margins (pair, sublayer)."""
     for (*model, side), part in frame.groupby([*HEAD, "side"], sort=False):
@@ -191,10 +258,10 @@ def _by_side(frame: pd.DataFrame) -> Iterator[tuple[dict, np.ndarray, str, np.nd
         yield dict(zip(HEAD, model, strict=True)), depth, str(side), wide.to_numpy(dtype=float)
 
 
-def _expect(given: Table, name: str) -> None:
+def _expect(given: Table, name: str, *, empty: bool = False) -> None:
     if given.name != name:
         raise InputError("summary", [f"table {given.name!r}: expected a table {name!r}"])
-    if not len(given):
+    if not len(given) and not empty:
         raise InputError("summary", [f"table {name!r} has no rows"])
 
 

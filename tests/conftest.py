@@ -60,3 +60,15 @@ def pairs() -> PairSet:
         conflict = compose([(f"Redefine pi as {462 + i}. ", "definition"), *question])
         made.append(Pair(f"p{i}", compose(question), conflict, answer, lure, "definition"))
     return PairSet("redefine", tuple(made))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Two checkpoints of one shape, the smaller one first."""
+    made = []
+    for name, layers, width in (("small", 2, 16), ("large", 3, 32)):
+        folder = tmp_path_factory.mktemp("models") / name
+        make_hf("neox", layers=layers, width=width, length=512).save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+        made.append(folder)
+    return made

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -9,13 +10,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import byte_tokenizer, make_hf
 
 import isp_mech as im
 from isp_mech import explaining
 from isp_mech.cli import main
 from isp_mech.contrasts.files import is_pairs_file, read_pairs, write_pairs
 from isp_mech.errors import InputError
+from isp_mech.fingerprints import weights_of
 
 N = 12
 FIGURES = {
@@ -23,18 +24,6 @@ FIGURES = {
     "direct-vs-total", "verification", "story-over-size",
 }  # fmt: skip
 TABLES = {name for names in explaining.TABLES.values() for name in names} | {"story"}
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """Two checkpoints of one shape, the smaller one first."""
-    made = []
-    for name, layers, width in (("small", 2, 16), ("large", 3, 32)):
-        folder = tmp_path_factory.mktemp("models") / name
-        make_hf("neox", layers=layers, width=width, length=512).save_pretrained(folder)
-        byte_tokenizer().save_pretrained(folder)
-        made.append(folder)
-    return made
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +94,7 @@ def _never(*_, **__):
 
 
 def test_changed_settings_and_changed_weights_are_measured_anew(explained, folders, tmp_path, monkeypatch):
-    out, _ = explained
+    out = shutil.copytree(explained[0], tmp_path / "out")
     pairs, family = im.contrast("redefine-math", n=N), im.family(folders)
     monkeypatch.setattr("isp_mech.models.load_size", _never)
     explaining.measure(pairs, family, out=out, steps=("score",), progress=False)
@@ -116,10 +105,12 @@ def test_changed_settings_and_changed_weights_are_measured_anew(explained, folde
         explaining.measure(pairs.take(range(3)), family, out=out, steps=("score",), progress=False)
     stored = folders[0] / "config.json"
     text = stored.read_text()
-    key = explaining._fingerprint(family.members[0])
+    runs = im.RunDirectory(tmp_path / "other")
+    key = weights_of({"one": family.members[0]}, runs)
     stored.write_text(text + " ")
-    assert explaining._fingerprint(family.members[0]) != key
+    assert weights_of({"one": family.members[0]}, runs) != key
     stored.write_text(text)
+    assert weights_of({"one": family.members[0]}, runs) == key
 
 
 def test_a_stopped_run_goes_on_where_it_was(folders, models, tmp_path, monkeypatch, capsys):
@@ -184,8 +175,6 @@ def test_explain_as_a_function(folders, tmp_path, monkeypatch):
 @pytest.mark.parametrize("verb", ["figures", "report"])
 def test_figures_and_report_need_no_torch(verb, explained, tmp_path):
     out, _ = explained
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     shutil.rmtree(copy / "figures")

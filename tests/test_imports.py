@@ -14,9 +14,10 @@ PACKAGE = Path(isp_mech.__file__).parent
 
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
-    "errors sites tables stats summaries tasks pairs contrasts families literature models packing encoding margins "
-    "watching lenses direct tracing scoring replacing approximating role_effects intervening locating "
-    "edge_gradients edges head_classes keeping verifying scaling following flipping runs figures report explaining cli"
+    "errors sites tables storage runs stats summaries tasks pairs contrasts families fingerprints jobs literature "
+    "models packing encoding margins watching lenses direct tracing scoring replacing approximating role_effects "
+    "intervening locating edge_gradients edges head_classes keeping verifying scaling following flipping gathering "
+    "measuring engines plans running showing figures report explaining cli"
 ).split()
 
 
@@ -110,8 +111,8 @@ def _loaded_by(code):
 
 
 LIGHT = (
-    "sites tables stats summaries tasks pairs contrasts families literature scaling flipping runs figures report "
-    "explaining cli"
+    "sites tables storage runs stats summaries tasks pairs contrasts families fingerprints jobs literature scaling "
+    "flipping gathering measuring engines plans running showing figures report explaining cli"
 )
 
 

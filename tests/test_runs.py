@@ -66,7 +66,7 @@ def test_a_damaged_file_is_reported_and_computed_again(tmp_path, harm):
                           "empty": b"", "foreign": b"model,task\n"}[harm])
     with pytest.warns(UserWarning, match=f"{file.name}: .*computed again"):
         if harm == "folder":
-            with pytest.raises(OSError):
+            with pytest.raises(InputError, match=f"{file.name}: cannot be written .Is a directory.: what is finished"):
                 runs.unit("stability", key, lambda: made(0.5))
             return
         assert runs.unit("stability", key, lambda: made(0.5)).equals(made(0.5))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -16,7 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isp_mech.errors import InputError
-from isp_mech.tables import SCHEMAS, Column, Run, Table, concat, make_run, read_table, table
+from isp_mech.tables import (
+    SCHEMAS,
+    Column,
+    Run,
+    Table,
+    checksum_of_bytes,
+    concat,
+    make_run,
+    read_table,
+    table,
+    table_of_bytes,
+)
 
 RUN = make_run(
     model="tiny-1", task="neqa", method="score", seed=0, settings={"rule": "strict", "n": 3}, notes=["A note."]
@@ -237,23 +249,43 @@ def test_an_altered_run_or_name_is_noticed(tmp_path):
         read_table(path)
 
 
-def test_every_flipped_byte_is_an_error_or_harmless(tmp_path):
+def test_every_flipped_byte_and_every_cut_is_noticed(tmp_path):
     made = table("stability", rows_of("stability", 20), RUN)
-    path = made.save(tmp_path / "t.parquet")
-    whole = path.read_bytes()
-    damaged = tmp_path / "damaged.parquet"
-    refused = 0
-    for place in range(0, len(whole), 7):
-        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1:])
-        try:
-            assert read_table(damaged).equals(made), place
-        except InputError:
-            refused += 1
+    whole = made.save(tmp_path / "t.parquet", key="k").read_bytes()
+    assert table_of_bytes(whole, "t", key="k").equals(made) and made.to_bytes(key="k") == whole
+    for place in range(len(whole)):
+        with pytest.raises(InputError, match="^t: (not a parquet file|a parquet file, but no table|damaged: )"):
+            table_of_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1:], "t")
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
-        damaged.write_bytes(whole[:length])
         with pytest.raises(InputError):
-            read_table(damaged)
-    assert refused > 20
+            checksum_of_bytes(whole[:length], "t")
+
+
+def test_what_another_program_wrote_again_is_noticed(tmp_path):
+    """With the same columns and metadata, but without the checksum of the whole."""
+    path = stability().save(tmp_path / "t.parquet")
+    pq.write_table(pq.read_table(path), path)
+    with pytest.raises(InputError, match="damaged: the checksum of its metadata does not fit"):
+        read_table(path)
+
+
+def test_the_checksum_is_of_the_content_and_the_key(tmp_path):
+    sums = {checksum_of_bytes(made.to_bytes(key=key), "t") for made in (stability(), stability(spearman=[0.25]))
+            for key in ("a", "b")}  # fmt: skip
+    assert len(sums) == 4 and all(len(s) == 64 for s in sums)
+    assert checksum_of_bytes(stability().to_bytes(key="a"), "t", key="a") in sums
+    with pytest.raises(InputError, match="t: holds another unit: found the key 'a', expected 'b'"):
+        checksum_of_bytes(stability().to_bytes(key="a"), "t", key="b")
+
+
+def test_files_of_before_are_read(tmp_path):
+    """They have no checksum of the whole, and one of their metadata that does not count on it."""
+    made, path = stability(), tmp_path / "t.parquet"
+    check = hashlib.sha256("\n".join(("stability", "1", "k", RUN.to_json())).encode()).hexdigest()
+    head = {"isp_mech.table": "stability", "isp_mech.run": RUN.to_json(), "isp_mech.key": "k", "isp_mech.check": check}
+    found = pq.read_table(made.save(path))
+    pq.write_table(found.replace_schema_metadata(head), path, write_page_checksum=True)
+    assert read_table(path, key="k").equals(made)
 
 
 # ---- joining

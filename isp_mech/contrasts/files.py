@@ -4,13 +4,13 @@ can be looked at, changed and used again."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from isp_mech.contrasts.drawing import read_lines
 from isp_mech.errors import InputError
 from isp_mech.pairs import Pair, PairSet, Prompt, check_one_factor
+from isp_mech.tables import write_whole
 
 FORMAT = "isp_mech pairs 1"
 _TEXTS = ("id", "answer", "lure", "factor")
@@ -19,8 +19,11 @@ _OPTIONAL = ("neutral_answer", "neutral_lure")
 
 def write_pairs(pairs: PairSet, path: str | Path) -> Path:
     """The path written: every pair with its prompts, roles and completions. ``read_pairs`` gives an equal set."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_whole(path, pairs_text(pairs).encode())
+
+
+def pairs_text(pairs: PairSet) -> str:
+    """The text of the file that ``write_pairs`` writes."""
     head = {
         "format": FORMAT,
         "name": pairs.name,
@@ -29,10 +32,7 @@ def write_pairs(pairs: PairSet, path: str | Path) -> Path:
         "seed": pairs.seed,
     }
     lines = [json.dumps(row, ensure_ascii=False) for row in (head, *(_row(pair) for pair in pairs))]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return "\n".join(lines) + "\n"
 
 
 def _row(pair: Pair) -> dict[str, Any]:

@@ -9,7 +9,17 @@ name; nothing of size positions x positions or positions x vocabulary is kept.
 from isp_mech.models.anatomy import Anatomy, Norm, norm_of
 from isp_mech.models.bridging import read_jacobians
 from isp_mech.models.forward import Batch, Edit, Encoding, Record, Trunk, Watch
-from isp_mech.models.loading import Model, Models, in_float32, load_model, load_size, members, plan_tokens, wrap_model
+from isp_mech.models.loading import (
+    Model,
+    Models,
+    check_device,
+    in_float32,
+    load_model,
+    load_size,
+    members,
+    plan_tokens,
+    wrap_model,
+)
 from isp_mech.models.memory import is_out_of_memory, let_go
 from isp_mech.models.wiring import Wires, wired
 
@@ -25,6 +35,7 @@ __all__ = [
     "Trunk",
     "Watch",
     "Wires",
+    "check_device",
     "in_float32",
     "is_out_of_memory",
     "let_go",

@@ -270,7 +270,7 @@ def load_model(
     folder = Path(where).expanduser()
     if dtype not in DTYPES:
         raise InputError(where, [f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}"])
-    _check_device(where, device)
+    check_device(where, device)
     local = folder.is_dir()
     if local:
         _check_folder(folder)
@@ -356,7 +356,8 @@ def _count_without_embeddings(hf: Any, anatomy: Anatomy) -> int:
     return sum(p.numel() for p in hf.parameters() if id(p) not in apart)
 
 
-def _check_device(where: str, device: str) -> None:
+def check_device(where: str, device: str) -> None:
+    """``InputError`` where torch knows no such device, or it is not there; ``where`` is what the message names."""
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
@@ -377,9 +378,24 @@ def _check_folder(folder: Path) -> None:
         raise InputError(str(folder), problems)
 
 
-def load_size(size: Size, *, dtype: str = "float32", device: str = "cpu") -> Model:
+def load_size(
+    size: Size,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    device_map: str | dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
     """The model of one member of a family, under the member's name and parameter count."""
-    model = load_model(size.path_or_id, dtype=dtype, device=device, revision=size.revision, name=size.name)
+    model = load_model(
+        size.path_or_id,
+        dtype=dtype,
+        device=device,
+        revision=size.revision,
+        name=size.name,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+    )
     return model if size.n_params is None else replace(model, n_params=size.n_params)
 
 

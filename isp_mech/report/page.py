@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from isp_mech.errors import InputError
+from isp_mech.errors import InputError, visible
 from isp_mech.figures.style import save_as
 from isp_mech.pairs import Pair, Prompt
 from isp_mech.report.story import Story, site_name
@@ -75,19 +74,6 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "share of pairs with such a depth.",
     ),
 }
-
-
-def visible(raw: object, *, keep: str = "") -> str:
-    r"""``raw`` with control, formatting and unpaired characters written out, those in ``keep`` apart.
-
-    >>> visible("a\x1b[31m\u202eb")
-    'a\\x1b[31m\\u202eb'
-    """
-    return "".join(c if c in keep or not _acts(c) else c.encode("unicode_escape").decode() for c in str(raw))
-
-
-def _acts(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def text(raw: object, *, keep: str = "") -> str:

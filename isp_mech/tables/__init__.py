@@ -7,7 +7,7 @@
     Table('stability', 1 rows x 6 columns, model='tiny', task='t')
 
 ``SCHEMAS`` declares every table's columns with type, unit and sign. A Table is checked when it is
-made, saved as one parquet file that carries its Run, and read back exactly: texts stay texts
+made, saved as one parquet file that carries its Run and checksums, and read back exactly: texts stay texts
 ("None", "NA", " 4" and "" included), missing numbers stay missing.
 """
 
@@ -15,6 +15,20 @@ from __future__ import annotations
 
 from isp_mech.tables.provenance import Run, Setting, make_run
 from isp_mech.tables.schemas import SCHEMAS, Column
-from isp_mech.tables.table import Table, concat, read_table, table
+from isp_mech.tables.table import Table, checksum_of_bytes, concat, read_table, table, table_of_bytes
+from isp_mech.tables.writing import write_whole
 
-__all__ = ["SCHEMAS", "Column", "Run", "Setting", "Table", "concat", "make_run", "read_table", "table"]
+__all__ = [
+    "SCHEMAS",
+    "Column",
+    "Run",
+    "Setting",
+    "Table",
+    "checksum_of_bytes",
+    "concat",
+    "make_run",
+    "read_table",
+    "table",
+    "table_of_bytes",
+    "write_whole",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ def conform(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     schema = SCHEMAS[name]
     declared = [column.name for column in schema]
     given = [str(c) for c in frame.columns]
+    if given == declared and _fits(frame, schema):
+        return frame.copy(deep=False) if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(drop=True)
     problems = [f"missing column {c!r}" for c in declared if c not in given]
     problems += [f"unexpected column {c!r}" for c in dict.fromkeys(given) if c not in declared]
     problems += [f"column {c!r} is repeated" for c in dict.fromkeys(given) if given.count(c) > 1]
@@ -30,6 +33,13 @@ def conform(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     if problems:
         raise InputError(f"table {name!r}", problems)
     return pd.DataFrame(out, columns=declared).reset_index(drop=True)
+
+
+def _fits(frame: pd.DataFrame, schema: Sequence[Column]) -> bool:
+    """Whether every column has its declared type, and a value in each row where it must."""
+    types = [str(dtype) == column.dtype for dtype, column in zip(frame.dtypes, schema, strict=True)]
+    full = [column.name for column in schema if not column.nullable]
+    return all(types) and not frame[full].isna().to_numpy().any()
 
 
 def _coerce(values: pd.Series, column: Column) -> pd.Series:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ from isp_mech.errors import InputError
 from isp_mech.tables.conform import conform
 from isp_mech.tables.provenance import Run, merge_runs
 from isp_mech.tables.schemas import SCHEMAS
+from isp_mech.tables.writing import write_whole
+
+WHOLE = "isp_mech.sha256"  # in a file's metadata: of all its bytes, with this one blank
+BLANK = b"0" * 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,21 +63,17 @@ class Table:
         Equal tables give equal bytes. The Run and the table's name are in the file's metadata, and
         ``key``, a text by which ``read_table`` can tell this file from another of the same kind.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                pq.write_table(
-                    _to_arrow(self, key), file, compression="zstd", write_page_checksum=True, store_schema=True
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-        return target
+        return write_whole(path, self.to_bytes(key=key))
+
+    def to_bytes(self, *, key: str = "") -> bytes:
+        """The bytes of the file that ``save`` writes; they hold the sha256 of themselves."""
+        columns, buffer = _to_arrow(self, key), io.BytesIO()
+        options = {"compression": "zstd", "write_page_checksum": True, "store_schema": True}
+        with pq.ParquetWriter(buffer, columns.schema, **options) as writer:
+            writer.write_table(columns)
+            writer.add_key_value_metadata({WHOLE: BLANK.decode()})
+        blank = buffer.getvalue()
+        return blank.replace(BLANK, hashlib.sha256(blank).hexdigest().encode())
 
 
 def table(name: str, rows: Any, run: Run) -> Table:
@@ -109,7 +109,9 @@ def concat(tables: Sequence[Table]) -> Table:
     names = list(dict.fromkeys(t.name for t in tables))
     if len(names) != 1:
         raise InputError("concat", [f"expected tables of one name, found {', '.join(names) or 'none'}"])
-    frame = pd.concat([t.frame for t in tables], ignore_index=True) if len(tables) > 1 else tables[0].frame
+    if len(tables) == 1:
+        return tables[0]
+    frame = pd.concat([t.frame for t in tables], ignore_index=True)
     return Table(names[0], frame, merge_runs([t.run for t in tables]))
 
 _ARROW = {
@@ -128,14 +130,14 @@ def _to_arrow(made: Table, key: str) -> pa.Table:
     ]
     arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
     text = made.run.to_json()
-    head = {"isp_mech.table": made.name, "isp_mech.run": text, "isp_mech.key": key}
-    head["isp_mech.check"] = _check(made.name, text, key, len(made))
-    return pa.Table.from_arrays(arrays, schema=pa.schema([(c.name, _ARROW[c.dtype]) for c in schema], metadata=head))
+    head = {"table": made.name, "run": text, "key": key, "check": _check(made.name, text, key, len(made), WHOLE)}
+    metadata = {f"isp_mech.{name}": value for name, value in head.items()}
+    return pa.Table.from_arrays(arrays, schema=pa.schema([(c.name, _ARROW[c.dtype]) for c in schema], metadata))
 
 
-def _check(name: str, run: str, key: str, rows: int) -> str:
-    """Guards what the page checksums do not: the name, the Run, the key and the number of rows."""
-    return hashlib.sha256("\n".join((name, str(rows), key, run)).encode()).hexdigest()
+def _check(name: str, run: str, key: str, rows: int, *more: str) -> str:
+    """Guards the name, the Run, the key, the number of rows, and that there is a checksum of the whole file."""
+    return hashlib.sha256("\n".join((name, str(rows), key, *more, run)).encode()).hexdigest()
 
 
 def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table:
@@ -145,20 +147,23 @@ def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table
     given, was saved under another.
     """
     try:
-        found = pq.ParquetFile(path, page_checksum_verification=True).read()
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(str(path), ["no such file"]) from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(str(path), [f"not a parquet file that can be read ({str(error).splitlines()[0]})"]) from None
-    head = found.schema.metadata or {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            str(path), [f"not a parquet file that can be read ({getattr(error, 'strerror', None) or error})"]
+        ) from None
+    return table_of_bytes(data, str(path), key=key)
+
+
+def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
+    """The Table of a file's bytes; ``where`` is what an ``InputError`` calls the file."""
+    file, name, text, _ = _opened(data, where, key)
     try:
-        name, text, saved, check = (head[f"isp_mech.{k}".encode()].decode() for k in ("table", "run", "key", "check"))
-    except (KeyError, UnicodeDecodeError):
-        raise InputError(str(path), ["a parquet file, but no table of isp_mech: its metadata names no run"]) from None
-    if _check(name, text, saved, found.num_rows) != check:
-        raise InputError(str(path), ["damaged: the checksum of its metadata does not fit"])
-    if key is not None and key != saved:
-        raise InputError(str(path), [f"holds another unit: found the key {saved!r}, expected {key!r}"])
+        found = file.read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(where, error) from None
     try:
         run = Run.from_json(text)
         kinds = {column.name: column.dtype for column in SCHEMAS.get(name, ())}
@@ -167,26 +172,45 @@ def read_table(path: str | os.PathLike[str], *, key: str | None = None) -> Table
         )
         return Table(name, frame, run)
     except InputError as error:
-        raise InputError(str(path), error.problems) from None
+        raise InputError(where, error.problems) from None
     except (ValueError, TypeError, pa.ArrowException) as error:
-        raise InputError(str(path), [f"damaged: {error}"]) from None
+        raise InputError(where, [f"damaged: {error}"]) from None
+
+
+def checksum_of_bytes(data: bytes, where: str, *, key: str | None = None) -> str:
+    """The sha256 that a file's bytes are held against; no Table is made of them. Otherwise as ``table_of_bytes``."""
+    return _opened(data, where, key)[3]
+
+
+def _opened(data: bytes, where: str, key: str | None) -> tuple[pq.ParquetFile, str, str, str]:
+    """The file, its table's name, the Run's text and the checksum of the whole, all of them checked.
+
+    Files of before have no checksum of the whole, only of their pages and of their metadata.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(where, error) from None
+    head = file.metadata.metadata or {}
+    try:
+        name, text, saved, check = (head[f"isp_mech.{k}".encode()].decode() for k in ("table", "run", "key", "check"))
+    except (KeyError, UnicodeDecodeError):
+        raise InputError(where, ["a parquet file, but no table of isp_mech: its metadata names no run"]) from None
+    whole = head.get(WHOLE.encode(), b"")
+    if _check(name, text, saved, file.metadata.num_rows, *([WHOLE] if whole else [])) != check:
+        raise InputError(where, ["damaged: the checksum of its metadata does not fit"])
+    if whole and hashlib.sha256(data.replace(whole, BLANK)).hexdigest().encode() != whole:
+        raise InputError(where, ["damaged: the checksum of the whole file does not fit"])
+    if key is not None and key != saved:
+        raise InputError(where, [f"holds another unit: found the key {saved!r}, expected {key!r}"])
+    return file, name, text, whole.decode() or hashlib.sha256(data).hexdigest()
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    return InputError(where, [f"not a parquet file that can be read ({str(error).splitlines()[0]})"])
 
 
 def _from_arrow(column: pa.ChunkedArray, dtype: str | None) -> pd.Series:
     if dtype in ("string", "Int64"):
         return column.to_pandas(types_mapper={pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype()}.get)
     return column.to_pandas()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename last through a power cut, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -39,7 +39,7 @@ def read_task(path_or_id: str | os.PathLike[str], *, metric: str | None = None, 
     path = Path(path_or_id)
     if metric is not None and metric not in METRICS:
         raise InputError(source, [f"metric {metric!r}: expected one of {', '.join(METRICS)}"])
-    if path.suffix.lower() not in SUFFIXES and not path.exists() and _HUB_ID.fullmatch(source):
+    if path.suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(source) and not is_there(path):
         rows, problems, csv_texts = *_hub_rows(source), False
     else:
         csv_texts = path.suffix.lower() == ".csv"
@@ -108,9 +108,17 @@ def _items(rows: list[Row], metric: str, csv_texts: bool) -> tuple[list[Item], l
 # ---- bytes and lines
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of that name; False too for what no file can be called."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _read_text(path: Path) -> str:
     """The file's text without a byte order mark; ``InputError`` where it is none."""
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         raise InputError(str(path), [f"a folder: expected a file ending in {' or '.join(SUFFIXES)}"])
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(str(path), [f"suffix {path.suffix!r}: expected {' or '.join(SUFFIXES)}"])
