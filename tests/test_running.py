@@ -347,7 +347,11 @@ def test_several_processes_give_the_same_bytes_and_a_lost_worker_costs_its_job(w
     def hire_and_kill_the_first(place):
         worker = hire(place)
         hired.append(worker)
-        return _Dying(worker) if len(hired) == 1 else worker
+        return _Dying(worker, directory, kill) if len(hired) == 1 else worker
+
+    def kill(worker):
+        for process in list(worker.pool._processes.values()):
+            os.kill(process.pid, signal.SIGKILL)
 
     jobs = [job for part in parts.values() for job in part.jobs]
     finish_with(jobs, hire_and_kill_the_first, 2)
@@ -358,20 +362,19 @@ def test_several_processes_give_the_same_bytes_and_a_lost_worker_costs_its_job(w
 
 
 class _Dying:
-    """A worker that is killed while it is at its second job."""
+    """A worker that is killed in the middle of its first job: when the log says that it is at it."""
 
-    def __init__(self, worker):
-        self.worker, self.jobs = worker, 0
+    def __init__(self, worker, directory, kill):
+        self.worker, self.directory, self.kill = worker, directory, kill
 
     def is_ready(self):
-        return True
+        return self.worker.is_ready()
 
     def submit(self, job):
-        future = self.worker.submit(job)
-        self.jobs += 1
-        if self.jobs == 2:
-            for process in list(self.worker.pool._processes.values()):
-                os.kill(process.pid, signal.SIGKILL)
+        future, log = self.worker.submit(job), Path(self.directory.path) / "log.jsonl"
+        while not log.exists() or not any(job.files[0] in line for line in log.read_text().splitlines()):
+            time.sleep(0.01)
+        self.kill(self.worker)
         return future
 
     def dismiss(self):
@@ -485,7 +488,10 @@ def test_ray_gives_the_same_bytes_and_a_lost_actor_costs_its_job(whole, plan, tm
 
         def hire_and_kill_the_first(place):
             hired.append(hire(place))
-            return _DyingActor(hired[-1]) if len(hired) == 1 else hired[-1]
+            return _Dying(hired[-1], directory, kill) if len(hired) == 1 else hired[-1]
+
+        def kill(actor):
+            ray.kill(actor.handle)
 
         finish_with(jobs, hire_and_kill_the_first, 2)
     finally:
@@ -494,20 +500,6 @@ def test_ray_gives_the_same_bytes_and_a_lost_actor_costs_its_job(whole, plan, tm
     run_parts(parts, directory)
     assert contents(out) == contents(whole)
     assert sorted(computed(out)) == sorted(computed(whole))
-
-
-class _DyingActor(_Dying):
-    def submit(self, job):
-        import ray
-
-        future = self.worker.submit(job)
-        self.jobs += 1
-        if self.jobs == 2:
-            ray.kill(self.worker.handle)
-        return future
-
-    def is_ready(self):
-        return self.worker.is_ready()
 
 
 def test_what_a_ray_worker_asks_for(plan, tmp_path):
