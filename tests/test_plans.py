@@ -195,6 +195,10 @@ def test_jobs_stand_in_an_order_in_which_each_can_be_computed(tmp_path):
                         "verification"}),
     ("replacement = 'zero'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
                               "direct_effects", "onset"}),
+    ("method = 'attribution'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
+                                "direct_effects", "onset"}),
+    ("positions = 'definition'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
+                                  "direct_effects", "onset"}),
     ("n_random = 7", {name for names in jobs.TABLES.values() for name in names} - {"verification"}),
     ("share = 0.5", {name for names in jobs.TABLES.values() for name in names} - {"verification"}),
 ])  # fmt: skip
@@ -203,7 +207,7 @@ def test_a_changed_setting_makes_new_units_of_what_depends_on_it(tmp_path, chang
     before = files(parts_of(tmp_path, LADDER + "[settings]\nn = 4\n"))
     after = files(parts_of(tmp_path, LADDER + f"[settings]\n{n}{change}\n"))
     common = {file.rpartition("-")[0] for file in before & after}
-    assert common == kept - {"values", "value_curve"}
+    assert common == kept - {"values", "value_curve", "story"}  # of other metrics; of all models, so no unit
 
 
 def test_units_do_not_depend_on_where_a_checkpoint_lies(tmp_path, folders):
