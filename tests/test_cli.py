@@ -173,17 +173,18 @@ def test_explain_as_a_function(folders, tmp_path, monkeypatch):
 
 
 def test_locating_by_gradients_says_how_far_they_are_from_exact_effects(models, tmp_path, capsys):
-    assert main(["locate", "redefine-math", "--n", "4", "--method", "attribution", *models, "--out", str(tmp_path)]) == 0
+    command = ["locate", "redefine-math", "--n", "4", "--method", "attribution", *models]
+    assert main([*command, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.count("rank correlation") == 2 and "gradients (attribution)" in said
-    stability = read_table(tmp_path / "tables" / "stability.parquet").frame
+    stability = im.read_table(tmp_path / "tables" / "stability.parquet").frame
     assert (stability["replacement_a"] == "exact").sum() == 2 and (tmp_path / "tables" / "story.parquet").exists()
 
 
 def test_locating_at_a_role_has_the_residual_stream_and_no_story(models, tmp_path, capsys):
     command = ["locate", "redefine-math", "--n", "4", "--positions", "definition", "--replacement", "zero", *models]
     assert main([*command, "--out", str(tmp_path)]) == 0
-    kinds = read_table(tmp_path / "tables" / "sites.parquet").frame["kind"]
+    kinds = im.read_table(tmp_path / "tables" / "sites.parquet").frame["kind"]
     assert set(kinds) == {"head", "mlp", "resid"} and not (tmp_path / "tables" / "story.parquet").exists()
     assert main([*command[:5], "nothing", *command[6:], "--out", str(tmp_path / "other")]) == 2
     assert "no token of role 'nothing', found definition" in capsys.readouterr().err
