@@ -9,7 +9,7 @@ override is the sum of those. What replaces a site is told in ``replacing.py``, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -30,6 +30,7 @@ from isp_mech.role_effects import observe_role, role_margins, role_stand_in, rol
 from isp_mech.scoring import Models
 from isp_mech.sites import Site, all_sites
 from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p, spearman
+from isp_mech.summaries import join_sites
 from isp_mech.tables import Run, Table, concat, make_run, table
 from isp_mech.tracing import optional_heads
 from isp_mech.watching import prepare
@@ -114,10 +115,8 @@ class Measured:
 
 def join(parts: Sequence[Sites]) -> Sites:
     """Several models' sites as one; q and ``significant`` are taken over all of them together."""
-    joined = concat([p.sites for p in parts])
-    q = benjamini_hochberg(joined.frame["p"].to_numpy())
-    frame = joined.frame.assign(q=q, significant=q <= LEVEL)
-    return Sites(concat([p.effects for p in parts]), replace(joined, frame=frame), concat([p.stability for p in parts]))
+    sites = join_sites([part.sites for part in parts])
+    return Sites(concat([part.effects for part in parts]), sites, concat([part.stability for part in parts]))
 
 
 def _locate_model(model: Model, pairs: PairSet, options: Options) -> Sites:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from isp_mech.replacing import REPLACEMENTS, Outputs, check_sets, observe, repla
 from isp_mech.scoring import Models
 from isp_mech.sites import Site, all_sites
 from isp_mech.stats import benjamini_hochberg, random_set_p, sign_flip_p
-from isp_mech.tables import Table, concat, make_run, table
+from isp_mech.summaries import join_verification
+from isp_mech.tables import Table, make_run, table
 from isp_mech.watching import Prepared, prepare
 
 LEVEL = 0.05
@@ -71,7 +72,7 @@ def verify(
         )
     chosen = getattr(sites, "effects", sites)
     settings = Settings(replacement, share, n_random, batch_size, seed, progress)
-    return join([_verify_model(model, chosen, pairs, settings) for model in members(models)])
+    return join_verification([_verify_model(model, chosen, pairs, settings) for model in members(models)])
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,6 @@ class Settings:
     batch_size: int | str
     seed: int
     progress: bool
-
-
-def join(parts: Sequence[Table]) -> Table:
-    """Several models' verification as one; the gap is measured to the family's best on the same half."""
-    joined = concat(list(parts))
-    frame = joined.frame
-    best = frame.groupby("split")["accuracy_before"].transform("max")
-    gap = (best - frame["accuracy_before"]).to_numpy()
-    closed = (frame["accuracy_after"] - frame["accuracy_before"]).to_numpy()
-    return replace(joined, frame=frame.assign(gap_closed=np.where(gap > 0, closed / np.where(gap > 0, gap, 1), np.nan)))
 
 
 @dataclass(frozen=True)

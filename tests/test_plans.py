@@ -332,6 +332,7 @@ def test_summaries_of_rows_are_those_of_scoring_locating_and_verifying(make_mode
     valued = score(completions, models[0], seed=1)
     assert summaries.value_curve(valued.values, seed=1).frame.equals(valued.value_curve.frame)
     sites = [locating.locate(pairs, model) for model in models]
-    assert summaries.join_sites([s.sites for s in sites]).equals(locating.join(sites).sites)
+    assert summaries.join_sites([s.sites for s in sites]).frame.equals(locating.locate(pairs, models).sites.frame)
     checks = [verifying.verify(s, pairs, model, n_random=3) for s, model in zip(sites, models, strict=True)]
-    assert summaries.join_verification(checks).equals(verifying.join(checks))
+    together = verifying.verify(locating.locate(pairs, models), pairs, models, n_random=3)
+    assert summaries.join_verification(checks).frame.equals(together.frame)
