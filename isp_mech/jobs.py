@@ -157,7 +157,8 @@ class Part:
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of its tables."""
-        missing = without(self.subject) | (set(JOINED) if self.settings.positions != DECISION else set())
+        whole = {"score", "trace", "locate"} <= set(self.steps) and self.settings.positions == DECISION
+        missing = without(self.subject) | (set() if whole else set(JOINED))  # a story has all its tables
         return tuple(name for step in self.steps for name in TABLES[step] if name not in missing)
 
 
