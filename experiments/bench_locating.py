@@ -22,8 +22,9 @@ import torch
 from bench_tracing import bridge_of, byte_model, byte_pairs
 
 from isp_mech.approximating import STEPS, approximate_effects
-from isp_mech.replacing import Outputs, observe, replaced_margins
+from isp_mech.replacing import replaced_margins
 from isp_mech.sites import Site, all_sites
+from isp_mech.stand_ins import Outputs, observe
 from isp_mech.stats import spearman
 from isp_mech.watching import prepare
 

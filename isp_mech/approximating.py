@@ -19,7 +19,8 @@ from torch import Tensor
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, margin_of
 from isp_mech.models import Batch, Edit, Model
-from isp_mech.replacing import Outputs, Paths, copies_at_once, prompts_to_copy, run_once
+from isp_mech.replacing import Paths, copies_at_once, prompts_to_copy, run_once
+from isp_mech.stand_ins import Outputs
 
 STEPS = {"attribution": 1, "integrated": 5}  # gradients taken for a site
 

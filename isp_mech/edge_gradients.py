@@ -16,8 +16,9 @@ from torch import Tensor
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, Terms, margin_of
 from isp_mech.models import Batch, Edit, Model, Trunk, Wires, wired
-from isp_mech.replacing import Outputs, Paths, copies_at_once, prompts_to_copy, run_once
+from isp_mech.replacing import Paths, copies_at_once, prompts_to_copy, run_once
 from isp_mech.sites import Site
+from isp_mech.stand_ins import Outputs
 
 
 @dataclass(frozen=True)

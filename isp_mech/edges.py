@@ -17,15 +17,16 @@ import numpy as np
 
 from isp_mech.edge_gradients import EdgeEffects, edge_effects
 from isp_mech.errors import InputError
-from isp_mech.locating import CHECKED, LEVEL, Sites
+from isp_mech.locating import CHECKED, Sites
 from isp_mech.models import Model, Models, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
-from isp_mech.replacing import Outputs, check_sets, observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import check_sets, replaced_margins
 from isp_mech.sites import Site
-from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
-from isp_mech.tables import Run, Table, concat, make_run, table
-from isp_mech.watching import Prepared, prepare
+from isp_mech.stand_ins import Outputs, observe, replacement_outputs
+from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
+from isp_mech.tables import Run, Table, concat, table
+from isp_mech.watching import Prepared, prepare, run_of
 
 SOME = 24  # sites taken of those that were located
 MOST = 64  # sites that may be given
@@ -117,14 +118,11 @@ def _edges_of(model: Model, pairs: PairSet, sites: Neighbourhood, o: Options) ->
     note = f"{model.name}: no significant sites, so no edges"
     if chosen:
         note = _compared(model, conflict, seen.margins, stand_in, chosen, found.whole, o)
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
+    run = run_of(
+        model,
         task=pairs.name,
         method="edges: by integrated gradients at the decision position",
         seed=o.seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={"replacement": o.replacement, "steps": o.steps, "n_pairs": len(pairs), "level": LEVEL},
         notes=[note],
     )

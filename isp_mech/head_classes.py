@@ -32,13 +32,13 @@ from torch import Tensor
 
 from isp_mech.encoding import start_token
 from isp_mech.errors import InputError
-from isp_mech.locating import LEVEL
 from isp_mech.models import Model, Models, Watch, members, norm_of
 from isp_mech.packing import Tree, batches, check_batch_size
 from isp_mech.pairs import PairSet
-from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
-from isp_mech.tables import Table, concat, make_run, table
+from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
+from isp_mech.tables import Table, concat, table
 from isp_mech.tracing import trace_model
+from isp_mech.watching import run_of
 
 CLASSES = ("copying", "induction", "recall", "suppression", "opposing", "none")
 INDUCTION = 0.1  # four times what even attention has; in small models heads that do it have 0.2 to 0.5, others 0.02
@@ -161,14 +161,11 @@ def _heads_of(model: Model, pairs: PairSet, batch_size: int | str, seed: int, pr
         p = sign_flip_p(direct, seed=seed) if len(pairs) > 1 else np.full(len(layer), np.nan)
         columns |= _interval(f"{side}_direct", direct, seed)
         columns |= {f"{side}_p": p, f"{side}_q": np.full(len(layer), np.nan)}
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
+    run = run_of(
+        model,
         task=pairs.name,
         method="head_classes: by direct effects on both sides; scores on random tokens repeated once",
         seed=seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={"n_pairs": len(pairs), "n_sequences": SEQUENCES, "induction_from": INDUCTION, "level": LEVEL},
     )
     return table("heads", columns, run)

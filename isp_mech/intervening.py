@@ -17,17 +17,17 @@ import torch
 
 from isp_mech.encoding import OTHER, role_names
 from isp_mech.errors import InputError
-from isp_mech.margins import Fork, make_terms, margin_of
-from isp_mech.models import Edit, Model, members
+from isp_mech.margins import Fork, margin_of
+from isp_mech.models import Batch, Edit, Model, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
-from isp_mech.replacing import check_sets, prompts_to_copy, run_once
-from isp_mech.role_effects import role_tokens
+from isp_mech.replacing import check_sets, prompts_to_copy, run_once, terms_of_batch
 from isp_mech.scoring import Models
 from isp_mech.sites import Site
+from isp_mech.stand_ins import role_tokens
 from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
-from isp_mech.tables import Table, concat, make_run, table
-from isp_mech.watching import SIDES, prepare
+from isp_mech.tables import Table, concat, table
+from isp_mech.watching import SIDES, prepare, run_of
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 
@@ -119,20 +119,28 @@ def knock_out(
 def _scaled(
     model: Model, forks: Sequence[Fork], sites: Sequence[Site], alphas: Sequence[float], batch_size: int | str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(pair,) and (pair, alpha): margins as they are, and with the sites multiplied."""
-    factors = [1.0, *alphas]
-    out = np.zeros((len(forks), len(factors)))
+    """(pair,) and (pair, alpha): margins as they are, and with the sites multiplied; the prompts run once."""
+    before, after = np.zeros(len(forks)), np.zeros((len(forks), len(alphas)))
+    start = min(site.layer for site in sites)
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "scale", False):
         here = [forks[i] for i in rows]
         row = torch.arange(len(here), device=model.device)
-        at = torch.tensor([fork.shared - 1 for fork in here], device=model.device)
-        placed = [(r, a, fork, b) for r, (fork, (a, b)) in enumerate(zip(here, nodes, strict=True))]
-        terms = make_terms(placed, model.device)
-        for i, alpha in enumerate(factors):
-            edits = [_scaling(site, alpha, row, at) for site in sites] if alpha != 1 else []
-            hidden, _ = model.forward(batch, edits=edits)
-            out[rows, i] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
-    return out[:, 0], out[:, 1:]
+        if model.packs:
+            trunk, copy, terms, before[rows] = run_once(model, batch, here, nodes)
+            t = copy.ids.shape[1]
+            edits = [_scaling(s, a, row, torch.full_like(row, c * t)) for c, a in enumerate(alphas) for s in sites]
+            copies = Batch(copy.ids.repeat(1, len(alphas)), copy.depth.repeat(1, len(alphas)))
+            hidden = model.branch(copies, trunk, start=start, edits=edits)
+            terms = terms.copied(len(alphas), t)
+            margins = margin_of(model, hidden[terms.rows, terms.nodes], terms).view(len(alphas), len(here))
+            after[rows] = margins.T.cpu().numpy()
+            continue
+        at, terms = torch.tensor([fork.shared - 1 for fork in here]), terms_of_batch(model, here, nodes)
+        for into, alpha in ((before, 1.0), *((after[:, i], alpha) for i, alpha in enumerate(alphas))):
+            hidden, _ = model.forward(batch, edits=[_scaling(site, alpha, row, at.to(row.device)) for site in sites])
+            into[rows] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
+    after[:, [alpha == 1 for alpha in alphas]] = before[:, None]  # nothing is changed: not even by rounding
+    return before, after
 
 
 def _scaling(site: Site, alpha: float, rows: torch.Tensor, nodes: torch.Tensor) -> Edit:
@@ -196,14 +204,11 @@ def _row(
 
 
 def _table(model: Model, pairs: PairSet, rows: Sequence[dict[str, Any]], method: str, seed: int) -> Table:
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
+    run = run_of(
+        model,
         task=pairs.name,
         method=method,
         seed=seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={"n_pairs": len(pairs)},
     )
     head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}

@@ -16,6 +16,7 @@ from isp_mech.families import Family, Size
 from isp_mech.fingerprints import content_of
 from isp_mech.pairs import PairSet
 from isp_mech.runs import unit_name
+from isp_mech.sites import DECISION, METHODS, REPLACEMENTS
 from isp_mech.tables import make_run
 from isp_mech.tasks import Task
 
@@ -30,9 +31,6 @@ NEEDS: Mapping[str, tuple[str, ...]] = {"score": (), "trace": (), "locate": (), 
 SHARDED = ("score", "trace")  # steps whose rows do not depend on the other pairs
 SUMMARIES = ("curve", "shares", "value_curve", "onset")  # made of all shards' rows
 JOINED = ("story",)  # made of all models' tables: no unit of its own
-METHODS = ("exact", "attribution", "integrated")  # as in locating.py, which needs torch
-DECISION = "decision"
-REPLACEMENTS = ("mean", "resample", "plain", "zero")  # as in replacing.py, which needs torch
 
 
 @dataclass(frozen=True, kw_only=True)

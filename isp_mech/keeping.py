@@ -18,12 +18,13 @@ from isp_mech.errors import InputError
 from isp_mech.models import Model, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
-from isp_mech.replacing import REPLACEMENTS, Outputs, observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import replaced_margins
 from isp_mech.scoring import Models
-from isp_mech.sites import Site, all_sites
+from isp_mech.sites import REPLACEMENTS, Site, all_sites
+from isp_mech.stand_ins import observe, replacement_outputs
 from isp_mech.stats import bootstrap_interval
-from isp_mech.tables import Table, concat, make_run, table
-from isp_mech.watching import prepare
+from isp_mech.tables import Table, concat, table
+from isp_mech.watching import prepare, run_of
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ORDERS = ("towards", "absolute")
@@ -65,22 +66,19 @@ def keep(
             on_plain = prepare(model, pairs, ("plain",))
             plain = observe(model, on_plain, batch_size=batch_size, progress=progress).outputs
         stand_in = replacement_outputs(replacement, seen.outputs, plain=plain, seed=seed)
-        rows = []
+        rows, sizes = [], [round(share * by_pair.shape[1]) for share in shares]
         for split, pick, judge in halves(len(pairs), seed):
-            here = Outputs(stand_in.heads[judge], stand_in.mlps[judge])
-            forks = [conflict.forks[i] for i in judge]
-            for order in ORDERS:
-                sets, sizes = _replaced(model, by_pair[pick].mean(0), order, seen.margins[pick].mean(), shares)
-                margins = replaced_margins(model, forks, here, sets, batch_size=batch_size, progress=progress)
-                rows += _rows(margins, shares, sizes, seed, split=split, order=order, replacement=replacement)
-        run = make_run(
-            model=model.name,
-            revision=model.revision,
+            forks, here = [conflict.forks[i] for i in judge], stand_in.of(judge, "cpu")
+            effect, margin = by_pair[pick].mean(0), seen.margins[pick].mean()
+            sets = [s for order in ORDERS for s in _replaced(model, effect, order, margin, sizes)]
+            margins = replaced_margins(model, forks, here, sets, batch_size=batch_size, progress=progress)
+            for order, found in zip(ORDERS, np.split(margins, len(ORDERS), 1), strict=True):
+                rows += _rows(found, shares, sizes, seed, split=split, order=order, replacement=replacement)
+        run = run_of(
+            model,
             task=pairs.name,
             method="keep: all sites but the best replaced together",
             seed=seed,
-            dtype=model.dtype,
-            device=model.device,
             settings={"replacement": replacement, "n_pairs": len(pairs)},
         )
         head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
@@ -118,14 +116,13 @@ def effects_by_pair(effects: Table, model: Model, pairs: PairSet, replacement: s
 
 
 def _replaced(
-    model: Model, effect: np.ndarray, order: str, margin: float, shares: Sequence[float]
-) -> tuple[list[frozenset[Site]], list[int]]:
-    """For each share, the sites that are replaced, and how many are kept."""
+    model: Model, effect: np.ndarray, order: str, margin: float, sizes: Sequence[int]
+) -> list[frozenset[Site]]:
+    """For each number of sites kept, those that are replaced."""
     sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
     value = np.abs(effect) if order == "absolute" else effect * (1 if margin >= 0 else -1)
     ranked = [sites[i] for i in np.argsort(-value, kind="stable")]
-    sizes = [round(share * len(sites)) for share in shares]
-    return [frozenset(ranked[size:]) for size in sizes], sizes
+    return [frozenset(ranked[size:]) for size in sizes]
 
 
 def _rows(

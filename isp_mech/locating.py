@@ -2,8 +2,7 @@
 
 effect = margin as it is - margin with the site's output at the decision position replaced. A site with
 a positive effect pushes towards the prompt's answer, one with a negative effect towards the lure: the
-override is the sum of those. What replaces a site is told in ``replacing.py``, and for a role's positions in
-``role_effects.py``.
+override is the sum of those. What replaces a site is told in ``stand_ins.py``.
 """
 
 from __future__ import annotations
@@ -19,26 +18,17 @@ from isp_mech.errors import InputError
 from isp_mech.models import Model, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
-from isp_mech.replacing import (
-    REPLACEMENTS,
-    direct_parts,
-    margins_by_stand_in,
-    observe,
-    replacement_outputs,
-)
-from isp_mech.role_effects import observe_role, role_margins, role_stand_in, role_tokens
+from isp_mech.replacing import margins_by_stand_in
 from isp_mech.scoring import Models
-from isp_mech.sites import Site, all_sites
-from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p, spearman
+from isp_mech.sites import DECISION, METHODS, REPLACEMENTS, Site, all_sites
+from isp_mech.stand_ins import direct_parts, observe, observe_role, replacement_outputs, role_tokens
+from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p, spearman
 from isp_mech.summaries import join_sites
-from isp_mech.tables import Run, Table, concat, make_run, table
-from isp_mech.tracing import optional_heads
-from isp_mech.watching import prepare
+from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tracing import optional_heads, site_columns
+from isp_mech.watching import prepare, run_of
 
-LEVEL = 0.05
-METHODS = ("exact", *STEPS)
 CHECKED = 16  # pairs whose effects are computed exactly beside an approximation
-DECISION = "decision"  # positions: the last token that both completions have in common
 
 
 @dataclass(frozen=True)
@@ -124,14 +114,11 @@ def _locate_model(model: Model, pairs: PairSet, options: Options) -> Sites:
     measured = (_at_decision if o.positions == DECISION else _at_role)(model, pairs, o)
     by = "exact replacement" if o.method == "exact" else f"gradients ({o.method})"
     where = "at the decision position" if o.positions == DECISION else f"at the tokens of role {o.positions}"
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
+    run = run_of(
+        model,
         task=pairs.name,
         method=f"locate: total effect by {by} {where}",
         seed=o.seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={
             "replacement": ", ".join(o.kinds),
             "positions": o.positions,
@@ -194,32 +181,26 @@ def _at_role(model: Model, pairs: PairSet, o: Options) -> Measured:
     conflict = prepare(model, pairs, ("conflict",))
     tokens = role_tokens(conflict.forks, o.positions)
     own = observe_role(model, conflict, tokens, batch_size=o.batch_size)
-    margins = observe(model, conflict, batch_size=o.batch_size, progress=o.progress).margins
     plain = None
     if "plain" in o.kinds:
         on_plain = prepare(model, pairs, ("plain",))
         plain = observe_role(model, on_plain, role_tokens(on_plain.forks, o.positions), batch_size=o.batch_size)
-    effects = {}
-    for kind in o.kinds:
-        stand_in = role_stand_in(kind, own, plain=plain, seed=o.seed)
-        effects[kind] = margins[:, None] - role_margins(
-            model, conflict.forks, tokens, stand_in, batch_size=o.batch_size, progress=o.progress
-        )
-    return Measured(all_sites(model.anatomy.n_layers, model.anatomy.n_heads, stream=True), effects, {}, {})
-
-
-def _site_columns(sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Layer, head (-1 where there is none) and kind of each site."""
-    heads = [-1 if site.head is None else site.head for site in sites]
-    return (
-        np.array([site.layer for site in sites]),
-        np.array(heads),
-        np.array([site.kind for site in sites], dtype=object),
+    sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads, stream=True)
+    margins = margins_by_stand_in(
+        model,
+        conflict.forks,
+        [replacement_outputs(kind, own, plain=plain, seed=o.seed) for kind in o.kinds],
+        [frozenset(), *(frozenset({site}) for site in sites)],
+        tokens=tokens,
+        batch_size=o.batch_size,
+        progress=o.progress,
     )
+    effects = margins[:, :, :1] - margins[:, :, 1:]
+    return Measured(sites, dict(zip(o.kinds, effects, strict=True)), {}, {})
 
 
 def _effects_table(head: dict, ids: Sequence[str], measured: Measured, run: Run) -> Table:
-    layer, number, kind = _site_columns(measured.sites)
+    layer, number, kind = site_columns(measured.sites)
     kinds = list(measured.effects)
     which, pair, site = (i.ravel() for i in np.indices((len(kinds), len(ids), len(layer))))
 
@@ -244,7 +225,7 @@ def _effects_table(head: dict, ids: Sequence[str], measured: Measured, run: Run)
 
 
 def _sites_table(head: dict, measured: Measured, replacement: str, seed: int, run: Run) -> Table:
-    layer, number, kind = _site_columns(measured.sites)
+    layer, number, kind = site_columns(measured.sites)
     effects, direct = measured.effects[replacement], measured.direct.get(replacement)
     few = len(effects) < 2
     nothing = np.full(len(layer), np.nan)

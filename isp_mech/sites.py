@@ -12,6 +12,9 @@ import re
 from dataclasses import dataclass
 
 KINDS = ("head", "mlp", "resid")
+DECISION = "decision"  # positions of sites: the last token that both completions have in common, or a role's name
+REPLACEMENTS = ("mean", "resample", "plain", "zero")  # what stands in for a site's output
+METHODS = ("exact", "attribution", "integrated")  # by which a site's total effect is found
 _PATTERN = re.compile(r"a(\d+)\.h(\d+)|m(\d+)|r(\d+)")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+LEVEL = 0.05  # of false discoveries, and of tests
 EXACT_SIGN_FLIPS = 14  # up to this many pairs all sign patterns are tried
 EXACT_PERMUTATIONS = 9  # up to this many points all orders are tried
 RESOLVED = 50  # a Monte Carlo tail with at least so many draws in it is kept as it is

@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 
 from isp_mech.errors import InputError
-from isp_mech.stats import benjamini_hochberg, bootstrap_interval
+from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval
 from isp_mech.tables import Run, Table, concat, table
 
 SHARES = {(True, True): "follows", (True, False): "overridden", (False, True): "contrary", (False, False): "lost"}
-LEVEL = 0.05  # of false discoveries
 HEAD = ["model", "n_params", "task"]
 
 

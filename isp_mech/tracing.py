@@ -23,9 +23,10 @@ from isp_mech.margins import Terms, margin_of
 from isp_mech.models import Batch, Model, Models, Norm, Record, members
 from isp_mech.packing import batches, check_batch_size
 from isp_mech.pairs import PairSet
+from isp_mech.sites import Site, all_sites
 from isp_mech.summaries import onset
-from isp_mech.tables import Run, Table, concat, make_run, table
-from isp_mech.watching import Prepared, alone_terms, prepare, residuals, watch_batch
+from isp_mech.tables import Run, Table, concat, table
+from isp_mech.watching import Prepared, alone_terms, prepare, residuals, run_of, watch_batch
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,11 @@ def trace_model(
         for rows, batch in batches(prepared.trees, batch_size):
             _look(model, norm, own, prepared, rows, batch, names, seen, scored)
             bar.update(len(rows))
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
+    run = run_of(
+        model,
         task=pairs.name,
         method="trace: lens, attention by role, direct effect",
         seed=seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={"packed": model.packs, "n_pairs": len(pairs), "lens": own.kind if own else "plain"},
         notes=_notes(model, seen),
     )
@@ -246,7 +244,7 @@ def _attention_table(head: dict, prepared: Prepared, attention: np.ndarray, name
 
 def _direct_table(head: dict, prepared: Prepared, seen: Seen, run: Run) -> Table:
     n_layers, n_heads = seen.heads.shape[1:]
-    layer, number, kind = site_columns(n_layers, n_heads)
+    layer, number, kind = site_columns(all_sites(n_layers, n_heads))
     values = np.concatenate([site_matrix(seen.heads, seen.mlps), seen.apart], 1)
     layer = np.concatenate([layer, np.full(len(PARTS), -1)])
     number = np.concatenate([number, np.full(len(PARTS), -1)])
@@ -263,15 +261,15 @@ def _direct_table(head: dict, prepared: Prepared, seen: Seen, run: Run) -> Table
     return table("effects", columns, run)
 
 
-def site_columns(n_layers: int, n_heads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Layer, head (-1 for an MLP) and kind of every site, in the order of ``sites.all_sites``."""
-    layer = np.repeat(np.arange(n_layers), n_heads + 1)
-    number = np.tile(np.append(np.arange(n_heads), -1), n_layers)
-    return layer, number, np.where(number < 0, "mlp", "head").astype(object)
+def site_columns(sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer, head (-1 where there is none) and kind of each site."""
+    numbers = [-1 if site.head is None else site.head for site in sites]
+    kinds = np.array([site.kind for site in sites], dtype=object)
+    return np.array([site.layer for site in sites]), np.array(numbers), kinds
 
 
 def site_matrix(heads: np.ndarray, mlps: np.ndarray) -> np.ndarray:
-    """(n, site) from heads (n, layer, head) and MLPs (n, layer), in the order of ``site_columns``."""
+    """(n, site) from heads (n, layer, head) and MLPs (n, layer), in the order of ``sites.all_sites``."""
     return np.concatenate([heads, mlps[:, :, None]], 2).reshape(len(heads), -1)
 
 

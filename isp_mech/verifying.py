@@ -22,15 +22,15 @@ from isp_mech.margins import Fork, plain_forks
 from isp_mech.models import Model, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet, Prompt
-from isp_mech.replacing import REPLACEMENTS, Outputs, check_sets, observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import check_sets, replaced_margins
 from isp_mech.scoring import Models
-from isp_mech.sites import Site, all_sites
-from isp_mech.stats import benjamini_hochberg, random_set_p, sign_flip_p
+from isp_mech.sites import REPLACEMENTS, Site, all_sites
+from isp_mech.stand_ins import Outputs, observe, replacement_outputs
+from isp_mech.stats import LEVEL, benjamini_hochberg, random_set_p, sign_flip_p
 from isp_mech.summaries import join_verification
-from isp_mech.tables import Table, make_run, table
-from isp_mech.watching import Prepared, prepare
+from isp_mech.tables import Table, table
+from isp_mech.watching import Prepared, prepare, run_of
 
-LEVEL = 0.05
 PLAIN_COST = 0.05  # plain accuracy that choosing may give up, as a share
 N_NEUTRAL = 60
 N_COST = 20  # random sets whose cost on plain prompts and neutral text is told
@@ -95,9 +95,7 @@ class Side:
     stand_in: Outputs
 
     def take(self, index: Sequence[int]) -> Side:
-        return Side(
-            [self.forks[i] for i in index], Outputs(self.stand_in.heads[list(index)], self.stand_in.mlps[list(index)])
-        )
+        return Side([self.forks[i] for i in index], self.stand_in.of(index, "cpu"))
 
 
 @dataclass(frozen=True)
@@ -124,14 +122,11 @@ def _verify_model(model: Model, chosen: SiteSets, pairs: PairSet, settings: Sett
     for split, pick, judge in _splits(chosen, model, pairs, settings):
         sites = _choose(chosen, bench, pairs, pick)
         rows += _judge(bench, sites, split, judge)
-    run = make_run(
-        model=model.name,
-        revision=model.revision,
+    run = run_of(
+        model,
         task=pairs.name,
         method="verify: sites replaced together, against matched random sets",
         seed=settings.seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={
             "replacement": settings.replacement,
             "share": settings.share,
@@ -153,9 +148,7 @@ def _bench(model: Model, pairs: PairSet, settings: Settings) -> Bench:
     on_plain = look(plain) if settings.replacement == "plain" else None
     stand_in = replacement_outputs(settings.replacement, on_conflict, plain=on_plain, seed=settings.seed)
     neutral = _neutral_forks(model, pairs, settings.seed)
-    everywhere = Outputs(
-        *(x.mean(0, keepdim=True).expand(len(neutral), *x.shape[1:]) for x in (stand_in.heads, stand_in.mlps))
-    )
+    everywhere = stand_in.map(lambda x: x.mean(0, keepdim=True).expand(len(neutral), *x.shape[1:]))
     return Bench(
         model, Side(conflict.forks, stand_in), Side(plain.forks, stand_in), Side(neutral, everywhere), settings
     )

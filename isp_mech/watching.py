@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from isp_mech.margins import Fork, Terms, forks, make_terms
 from isp_mech.models import Batch, Model, Record, Watch
 from isp_mech.packing import Place, Tree, plant
 from isp_mech.pairs import PairSet
+from isp_mech.tables import Run, make_run
 
 SIDES = ("conflict", "plain")
 
@@ -109,3 +111,26 @@ def alone_terms(prepared: Prepared, rows: Sequence[int], device: str) -> Terms:
                 assert query is not None
                 placed.append((row, place.path, replace(fork, answer=query, lure=None, shared=query.start), ()))
     return make_terms(placed, device)
+
+
+def run_of(
+    model: Model,
+    *,
+    task: str,
+    method: str,
+    seed: int | None,
+    settings: Mapping[str, Any],
+    notes: Iterable[str] = (),
+) -> Run:
+    """The Run of what was measured on one model."""
+    return make_run(
+        model=model.name,
+        revision=model.revision,
+        task=task,
+        method=method,
+        seed=seed,
+        dtype=model.dtype,
+        device=model.device,
+        settings=settings,
+        notes=notes,
+    )

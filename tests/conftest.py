@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 # shapes in annotations are checked in every test
 _SHAPED = (
-    "models packing encoding margins scoring watching direct tracing replacing approximating role_effects intervening "
+    "models packing encoding margins scoring watching direct tracing stand_ins replacing approximating intervening "
     "locating edge_gradients edges head_classes keeping verifying"
 )
 install_import_hook([f"isp_mech.{name}" for name in _SHAPED.split()], "beartype.beartype")

@@ -96,3 +96,19 @@ def plain_logprobs(model, ids: list[int]) -> torch.Tensor:
     """log-softmax at every position by the transformers model itself, one sequence, float32."""
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+
+HEAD_ORDER = [2, 0, 3, 1]  # in ``heads_permuted`` head i of layer 1 is the old head HEAD_ORDER[i]
+
+
+def heads_permuted():
+    """``make_hf("opt")``, the same function, with the heads of layer 1 in the order ``HEAD_ORDER``."""
+    made = make_hf("opt")
+    rows = torch.arange(32).view(4, 8)[HEAD_ORDER].flatten()
+    with torch.no_grad():
+        attention = made.model.decoder.layers[1].self_attn
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            part.weight.copy_(part.weight[rows].clone())
+            part.bias.copy_(part.bias[rows].clone())
+        attention.out_proj.weight.copy_(attention.out_proj.weight[:, rows].clone())
+    return made

@@ -11,8 +11,9 @@ from isp_mech.approximating import approximate_effects
 from isp_mech.errors import InputError
 from isp_mech.locating import locate
 from isp_mech.models import wrap_model
-from isp_mech.replacing import Outputs, observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import replaced_margins
 from isp_mech.sites import all_sites
+from isp_mech.stand_ins import Outputs, observe, replacement_outputs
 from isp_mech.watching import prepare
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_models import make_hf
+from small_models import HEAD_ORDER, heads_permuted, make_hf
 
 import isp_mech as im
 from isp_mech.approximating import approximate_effects
@@ -15,8 +15,9 @@ from isp_mech.errors import InputError
 from isp_mech.ladder.planted import plant_model, planted, planted_pairs
 from isp_mech.locating import locate
 from isp_mech.models import wrap_model
-from isp_mech.replacing import observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import replaced_margins
 from isp_mech.sites import Site, all_sites, parse_site
+from isp_mech.stand_ins import observe, replacement_outputs
 from isp_mech.watching import prepare
 
 SITES = all_sites(3, 4)
@@ -137,17 +138,9 @@ def test_the_notes_tell_how_far_the_gradients_are_from_exact_effects(make_model,
 
 
 def test_permuting_heads_permutes_the_edges(tokenizer, pairs):
-    order = [2, 0, 3, 1]  # new head i is the old head order[i]
-    hf = make_hf("opt")
-    rows = torch.arange(32).view(4, 8)[order].flatten()
-    with torch.no_grad():
-        attention = hf.model.decoder.layers[1].self_attn
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-            part.weight.copy_(part.weight[rows].clone())
-            part.bias.copy_(part.bias[rows].clone())
-        attention.out_proj.weight.copy_(attention.out_proj.weight[:, rows].clone())
+    hf = heads_permuted()
     frames = [edges(pairs, wrap_model(m, tokenizer, name="m"), SITES, steps=2).frame for m in (make_hf("opt"), hf)]
-    back = {f"a1.h{new}": f"a1.h{old}" for new, old in enumerate(order)}
+    back = {f"a1.h{new}": f"a1.h{old}" for new, old in enumerate(HEAD_ORDER)}
     before, after = frames[0], frames[1].replace({"from_site": back, "to_site": back})
     keys = ["from_site", "to_site"]
     a, b = (frame.set_index(keys)["effect"] for frame in (before, after))

@@ -10,7 +10,7 @@ import torch
 from induction_model import inducing, repeating_pairs
 from planted_models import letter_pairs, overridden
 from scipy.stats import rankdata
-from small_models import byte_tokenizer, make_hf
+from small_models import HEAD_ORDER, byte_tokenizer, heads_permuted, make_hf
 
 import isp_mech as im
 from isp_mech import head_classes as module
@@ -118,20 +118,12 @@ def test_the_scores_are_those_of_cached_activations(tokenizer, monkeypatch, arch
 
 
 def test_permuting_heads_permutes_the_table(tokenizer, pairs):
-    order = [2, 0, 3, 1]  # new head i is the old head order[i]
-    hf = make_hf("opt")
-    rows = torch.arange(32).view(4, 8)[order].flatten()
-    with torch.no_grad():
-        attention = hf.model.decoder.layers[1].self_attn
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-            part.weight.copy_(part.weight[rows].clone())
-            part.bias.copy_(part.bias[rows].clone())
-        attention.out_proj.weight.copy_(attention.out_proj.weight[:, rows].clone())
+    hf = heads_permuted()
     before, after = (head_classes(pairs, wrap_model(m, tokenizer, name="m")).frame for m in (make_hf("opt"), hf))
     numbers = before.select_dtypes("float").columns
     assert (before.loc[before["layer"] == 1, "copying"].std() > 0.01) and len(numbers) == 14
     moved = after["layer"] == 1
-    after = after.assign(head=after["head"].where(~moved, after["head"].map(dict(enumerate(order)))))
+    after = after.assign(head=after["head"].where(~moved, after["head"].map(dict(enumerate(HEAD_ORDER)))))
     after = after.sort_values(["layer", "head"], ignore_index=True)
     assert np.abs(before[numbers] - after[numbers]).max().max() < 1e-4
     assert before["class"].tolist() == after["class"].tolist()

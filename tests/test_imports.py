@@ -15,7 +15,7 @@ PACKAGE = Path(isp_mech.__file__).parent
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
     "errors sites tables storage runs stats summaries tasks pairs contrasts families fingerprints jobs literature "
-    "models packing encoding margins watching lenses direct tracing scoring replacing approximating role_effects "
+    "models packing encoding margins watching lenses direct tracing scoring stand_ins replacing approximating "
     "intervening locating edge_gradients edges head_classes keeping verifying scaling following flipping gathering "
     "measuring engines plans running showing figures report explaining cli"
 ).split()

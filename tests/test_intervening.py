@@ -10,8 +10,8 @@ from planted_models import letter_pairs, overridden
 from isp_mech.errors import InputError
 from isp_mech.intervening import knock_out, scale_sites
 from isp_mech.pairs import PairSet, compose
-from isp_mech.role_effects import role_tokens
 from isp_mech.sites import Site
+from isp_mech.stand_ins import role_tokens
 from isp_mech.watching import prepare
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_models import make_hf
+from small_models import HEAD_ORDER, heads_permuted, make_hf
 
 from isp_mech.encoding import role_names
 from isp_mech.models import Batch, Watch, alibi, loading, wrap_model
@@ -109,25 +109,15 @@ def test_without_packing_the_traces_are_the_same(make_model, tokenizer, pairs):
         assert max(gaps) < 1e-4
 
 
-ORDER = [2, 0, 3, 1]  # new head i is the old head ORDER[i]
-
-
 def test_permuting_heads_permutes_the_traces(tokenizer, pairs):
-    hf = make_hf("opt")
-    rows = torch.arange(32).view(4, 8)[ORDER].flatten()
-    with torch.no_grad():
-        attention = hf.model.decoder.layers[1].self_attn
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
-            part.weight.copy_(part.weight[rows].clone())
-            part.bias.copy_(part.bias[rows].clone())
-        attention.out_proj.weight.copy_(attention.out_proj.weight[:, rows].clone())
+    hf = heads_permuted()
     before = trace(pairs, wrap_model(make_hf("opt"), tokenizer, name="opt"))
     after = trace(pairs, wrap_model(hf, tokenizer, name="opt"))
     for name in ("attention", "effects"):
         frame = getattr(after, name).frame
         moved = (frame["layer"] == 1) & frame["head"].notna()
         back = frame["head"].copy()
-        back[moved] = frame["head"][moved].map(dict(enumerate(ORDER)))
+        back[moved] = frame["head"][moved].map(dict(enumerate(HEAD_ORDER)))
         object.__setattr__(getattr(after, name), "frame", frame.assign(head=back))
     assert max(largest_gaps(before, after).values()) < 1e-4
 

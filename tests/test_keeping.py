@@ -9,8 +9,9 @@ from planted_models import letter_pairs, overridden
 from isp_mech.errors import InputError
 from isp_mech.keeping import _rows, effects_by_pair, keep
 from isp_mech.locating import locate
-from isp_mech.replacing import observe, replaced_margins, replacement_outputs
+from isp_mech.replacing import replaced_margins
 from isp_mech.sites import all_sites
+from isp_mech.stand_ins import observe, replacement_outputs
 from isp_mech.watching import prepare
 
 

@@ -13,8 +13,9 @@ from small_models import make_hf
 from isp_mech.errors import InputError
 from isp_mech.locating import locate
 from isp_mech.models import wrap_model
-from isp_mech.replacing import REPLACEMENTS, Outputs, derangement, observe, replaced_margins, replacement_outputs
-from isp_mech.sites import Site, all_sites
+from isp_mech.replacing import replaced_margins
+from isp_mech.sites import REPLACEMENTS, Site, all_sites
+from isp_mech.stand_ins import Outputs, derangement, observe, replacement_outputs
 from isp_mech.tables import Table
 from isp_mech.watching import prepare
 

@@ -70,9 +70,8 @@ def lens_means(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     wide = rows.pivot(index="pair", columns=["depth", "layer", "order"], values="margin")
     wide = wide.sort_index(axis="columns").dropna()
     values = wide.to_numpy(float)
-    # rounded: matrix products sum in an order that differs between processes, and a figure's bytes must not
-    mean, low, high = (np.round(x, 9) for x in (values.mean(0), *bootstrap_interval(values, seed=0)))
-    return wide.columns.get_level_values("depth").to_numpy(float), mean, low, high
+    low, high = bootstrap_interval(values, seed=0)
+    return wide.columns.get_level_values("depth").to_numpy(float), values.mean(0), low, high
 
 
 @styled

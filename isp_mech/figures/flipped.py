@@ -23,9 +23,8 @@ from isp_mech.figures.style import (
     styled,
     tasks_of,
 )
+from isp_mech.stats import LEVEL
 from isp_mech.tables import Table
-
-LEVEL = 0.05
 
 
 def flips_panel(flips: Table, ax: Axes, *, task: str | None = None) -> Axes:

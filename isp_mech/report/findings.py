@@ -10,8 +10,8 @@ import pandas as pd
 from isp_mech.report.story import Story, named
 from isp_mech.report.wording import counted, interval, listed, models, percent, probability, sentence
 from isp_mech.scaling import Shape, shape_of_curve
+from isp_mech.stats import LEVEL
 
-LEVEL = 0.05
 SHARES = ("follows", "overridden", "contrary", "lost")
 _DOES = {
     "follows": ("follows the prompt", "follow the prompt"),

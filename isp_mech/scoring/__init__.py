@@ -25,9 +25,10 @@ from isp_mech.scoring import results
 from isp_mech.scoring.cases import LOGODDS, NOTHING_KNOWN, Case, ClassLogprobs, cases_of, class_logprobs
 from isp_mech.scoring.numeric import estimates
 from isp_mech.scoring.results import Scores, join
-from isp_mech.tables import Run, Setting, make_run, table
+from isp_mech.tables import Run, Setting, table
 from isp_mech.tasks import Task
 from isp_mech.tracing import trace_model
+from isp_mech.watching import run_of
 
 __all__ = ["Case", "ClassLogprobs", "Models", "Scores", "cases_of", "class_logprobs", "join", "score"]
 
@@ -120,14 +121,11 @@ def _run(
     packing = "trees after shared trunks" if model.packs else "trees" if model.takes_trees else "plain batches"
     if not model.takes_trees:
         notes = [*notes, f"{model.name}: its attention takes no mask of ours, so prompts ran as plain batches"]
-    return make_run(
-        model=model.name,
-        revision=model.revision,
+    return run_of(
+        model,
         task=source.name,
         method=f"{metric}, rule {rule}",
         seed=seed,
-        dtype=model.dtype,
-        device=model.device,
         settings={
             "rule": rule,
             "start_token": "none" if start is None else str(model.tokenizer.convert_ids_to_tokens(start)),

@@ -12,13 +12,13 @@ from planted_models import letter_pairs, overridden
 from isp_mech.errors import InputError
 from isp_mech.locating import locate
 from isp_mech.pairs import Pair, PairSet, compose
-from isp_mech.replacing import observe
-from isp_mech.role_effects import RoleOutputs, observe_role, role_margins, role_stand_in, role_tokens
+from isp_mech.replacing import replaced_margins
 from isp_mech.sites import all_sites
+from isp_mech.stand_ins import Outputs, observe, observe_role, replacement_outputs, role_tokens
 from isp_mech.watching import prepare
 
 
-def one_forward(model, fork, stand_in: RoleOutputs, site, pair: int, tokens) -> float:
+def one_forward(model, fork, stand_in: Outputs, site, pair: int, tokens) -> float:
     """The margin with one site replaced at the role's tokens, a plain forward for each completion."""
     total = 0.0
     for sign, query in ((1, fork.answer), (-1, fork.lure)):
@@ -56,8 +56,8 @@ def test_every_effect_is_that_of_a_forward_of_its_own(model, pairs, role):
     margins = observe(model, conflict).margins
     sites = all_sites(3, 4, stream=True)
     for kind in ("mean", "resample"):
-        stand_in = role_stand_in(kind, own, seed=2)
-        found = role_margins(model, conflict.forks, tokens, stand_in)
+        stand_in = replacement_outputs(kind, own, seed=2)
+        found = replaced_margins(model, conflict.forks, stand_in, [frozenset({site}) for site in sites], tokens=tokens)
         for i in range(3):
             want = [one_forward(model, conflict.forks[i], stand_in, site, i, tokens[i]) for site in sites]
             assert found[i] == pytest.approx(want, abs=1e-4), kind
@@ -120,7 +120,7 @@ def test_arguments_are_checked(make_model, pairs):
     with pytest.raises(InputError, match="needs the other pairs"):
         locate(pairs.take([0]), model, positions="question")
     with pytest.raises(InputError, match="'mode': expected one of mean, resample, plain, zero"):
-        role_stand_in("mode", RoleOutputs(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)))
+        replacement_outputs("mode", Outputs(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)))
 
 
 def test_a_role_up_to_the_decision_position_is_replaced_there_too(make_model):
