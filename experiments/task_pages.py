@@ -86,8 +86,8 @@ def strongest(frame: pd.DataFrame, model: str) -> str:
     if not len(found):
         return "none"
     row = found.loc[found["effect"].idxmin()]
-    name = f"m{row['layer']}" if row["kind"] == "mlp" else f"a{row['layer']}.h{row['head']}"
-    return f"{name} ({row['effect']:.2f})"
+    site = im.Site(row["layer"], row["kind"], row["head"] if row["kind"] == "head" else None)
+    return f"{site} ({row['effect']:.2f})"
 
 
 def after(frame: pd.DataFrame, model: str) -> str:

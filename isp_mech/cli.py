@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isp_mech import __version__
+from isp_mech import __version__, printing
 from isp_mech.errors import InputError, visible
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         print("drawing figures, writing the report", file=sys.stderr, flush=True)
     pairs = subject.pairs[:1] if isinstance(subject, PairSet) else ()
     report = tell(tables, draw(tables, out), out, examples=pairs)
-    _print_curve(tables)
+    printing.curve(tables)
     if not pairs:
         print("scored only: tracing, locating and verifying need pairs (`isp-mech tasks`, or a file of pairs)")
     print(f"report: {report}")
@@ -260,7 +260,7 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace) -> None:
     tables, _, out, _ = _measure_with(arguments, (arguments.name,))
-    {"score": _print_curve, "trace": _print_onset, "locate": _print_sites, "verify": _print_verification}[
+    {"score": printing.curve, "trace": printing.onset, "locate": printing.sites, "verify": printing.verification}[
         arguments.name
     ](tables)
     print(f"tables: {out / 'tables'}")
@@ -290,7 +290,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if not arguments.status:
         run_parts(parts, directory, engine=engine, progress=_progress(arguments))
     rows = [(folder, step, f"{done} of {n}") for folder, step, done, n in status(parts, directory)]
-    _print_columns([("results", "step", "done"), *rows])
+    printing.columns([("results", "step", "done"), *rows])
     if not arguments.status:
         print(f"figures and a page of one: isp-mech report {arguments.out}/{rows[0][0]}")
 
@@ -298,13 +298,13 @@ def _run(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace) -> None:
     from isp_mech.showing import provenance
 
-    _print_columns(list(provenance(arguments.file)))
+    printing.columns(list(provenance(arguments.file)))
 
 
 def _tasks(_: argparse.Namespace) -> None:
     from isp_mech.contrasts import task_lines
 
-    _print_columns(task_lines())
+    printing.columns(task_lines())
 
 
 def _ladder(arguments: argparse.Namespace) -> int:
@@ -323,84 +323,10 @@ def _families(_: argparse.Namespace) -> None:
         except InputError as error:
             rows.append((name, error.problems[0]))
             continue
-        shown = ", ".join(f"{size.name} ({_count(size.n_params)})" for size in members)
+        shown = ", ".join(f"{size.name} ({printing.count(size.n_params)})" for size in members)
         rows.append((name, shown))
-    _print_columns(rows)
+    printing.columns(rows)
     print("\nin brackets: parameters without embeddings; also a checkpoint folder or any hub id, repeated for a list")
-
-
-# --- what is printed ------------------------------------------------------------------------------
-
-
-def _count(n_params: int | None) -> str:
-    """
-    >>> _count(18_915_328), _count(850), _count(None)
-    ('18.9M', '850', '?')
-    """
-    if n_params is None:
-        return "?"
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n_params >= factor:
-            return f"{n_params / factor:.3g}{unit}"
-    return str(n_params)
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    rows = [[visible(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
-
-
-def _print_curve(tables: dict[str, Table]) -> None:
-    if "value_curve" in tables:
-        rows = [("model", "parameters", "metric", "mean", "95 % interval", "n")]
-        for row in tables["value_curve"].frame.sort_values("n_params").to_dict("records"):
-            interval = f"{row['value_lo']:.3g} to {row['value_hi']:.3g}"
-            count = _count(row["n_params"])
-            rows.append((row["model"], count, row["metric"], f"{row['value']:.4g}", interval, str(row["n"])))
-        _print_columns(rows)
-        if not len(tables["curve"]):
-            return
-    rows = [("model", "parameters", "side", "accuracy", "95 % interval", "n")]
-    for row in tables["curve"].frame.sort_values(["side", "n_params"]).to_dict("records"):
-        interval = f"{row['accuracy_lo']:.3f} to {row['accuracy_hi']:.3f}"
-        rows.append(
-            (row["model"], _count(row["n_params"]), row["side"], f"{row['accuracy']:.3f}", interval, str(row["n"]))
-        )
-    _print_columns(rows)
-
-
-def _print_onset(tables: dict[str, Table]) -> None:
-    rows = [("model", "parameters", "side", "override sets in at depth", "pairs with an onset")]
-    for row in tables["onset"].frame.sort_values(["side", "n_params"]).to_dict("records"):
-        onset = f"{row['onset']:.2f} ({row['onset_lo']:.2f} to {row['onset_hi']:.2f})" if row["n_onset"] else "nowhere"
-        rows.append((row["model"], _count(row["n_params"]), row["side"], onset, f"{row['n_onset']} of {row['n']}"))
-    _print_columns(rows)
-
-
-def _print_sites(tables: dict[str, Table], most: int = 5) -> None:
-    rows = [("model", "site", "effect (nats)", "95 % interval", "q")]
-    frame = tables["sites"].frame
-    for model in dict.fromkeys(frame.sort_values("n_params")["model"]):
-        strongest = frame[(frame["model"] == model) & (frame["effect"] < 0)].nsmallest(most, "effect")
-        for row in strongest.to_dict("records"):
-            site = f"a{row['layer']}.h{row['head']}" if row["kind"] == "head" else f"{row['kind'][0]}{row['layer']}"
-            interval = f"{row['effect_lo']:+.3f} to {row['effect_hi']:+.3f}"
-            rows.append((model, site, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"))
-    _print_columns(rows)
-    print(f"(the {most} sites of each model that push most towards the lure)")
-    for note in tables["sites"].run.notes:
-        print(note)
-
-
-def _print_verification(tables: dict[str, Table]) -> None:
-    rows = [("model", "sites", "half", "accuracy before", "after", "p against random sets")]
-    for row in tables["verification"].frame.sort_values("n_params", kind="stable").to_dict("records"):
-        p = "" if row["p_random"] != row["p_random"] else f"{row['p_random']:.3g}"
-        before, after = f"{row['accuracy_before']:.3f}", f"{row['accuracy_after']:.3f}"
-        rows.append((row["model"], row["sites"][:40], row["split"], before, after, p))
-    _print_columns(rows)
 
 
 if __name__ == "__main__":

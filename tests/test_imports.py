@@ -17,7 +17,7 @@ ORDER = (
     "errors sites tables storage runs stats summaries tasks pairs contrasts families fingerprints jobs literature "
     "models packing encoding margins watching lenses direct tracing scoring stand_ins replacing approximating "
     "intervening locating edge_gradients edges head_classes keeping verifying scaling following flipping gathering "
-    "measuring engines plans running showing figures report explaining cli"
+    "measuring engines plans running showing figures report explaining printing cli"
 ).split()
 
 
@@ -112,7 +112,7 @@ def _loaded_by(code):
 
 LIGHT = (
     "sites tables storage runs stats summaries tasks pairs contrasts families fingerprints jobs literature scaling "
-    "flipping gathering measuring engines plans running showing figures report explaining cli"
+    "flipping gathering measuring engines plans running showing figures report explaining printing cli"
 )
 
 

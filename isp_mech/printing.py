@@ -1,0 +1,89 @@
+"""What the command line prints of tables: a few columns each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from isp_mech.errors import visible
+from isp_mech.sites import Site
+
+if TYPE_CHECKING:
+    from isp_mech.tables import Table
+
+
+def count(n_params: int | None) -> str:
+    """A number of parameters in three digits.
+
+    >>> count(18_915_328), count(850), count(None)
+    ('18.9M', '850', '?')
+    """
+    if n_params is None:
+        return "?"
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n_params >= factor:
+            return f"{n_params / factor:.3g}{unit}"
+    return str(n_params)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of texts, one below the other, with nothing in them that acts on a terminal."""
+    rows = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+
+
+def curve(tables: Mapping[str, Table]) -> None:
+    """Accuracy by side and size; of other metrics their own mean."""
+    if "value_curve" in tables:
+        rows = [("model", "parameters", "metric", "mean", "95 % interval", "n")]
+        for row in tables["value_curve"].frame.sort_values("n_params").to_dict("records"):
+            interval = f"{row['value_lo']:.3g} to {row['value_hi']:.3g}"
+            mean, parameters = f"{row['value']:.4g}", count(row["n_params"])
+            rows.append((row["model"], parameters, row["metric"], mean, interval, str(row["n"])))
+        columns(rows)
+        if not len(tables["curve"]):
+            return
+    rows = [("model", "parameters", "side", "accuracy", "95 % interval", "n")]
+    for row in tables["curve"].frame.sort_values(["side", "n_params"]).to_dict("records"):
+        interval = f"{row['accuracy_lo']:.3f} to {row['accuracy_hi']:.3f}"
+        rows.append(
+            (row["model"], count(row["n_params"]), row["side"], f"{row['accuracy']:.3f}", interval, str(row["n"]))
+        )
+    columns(rows)
+
+
+def onset(tables: Mapping[str, Table]) -> None:
+    """Where in depth the override sets in, by side and size."""
+    rows = [("model", "parameters", "side", "override sets in at depth", "pairs with an onset")]
+    for row in tables["onset"].frame.sort_values(["side", "n_params"]).to_dict("records"):
+        depth = f"{row['onset']:.2f} ({row['onset_lo']:.2f} to {row['onset_hi']:.2f})" if row["n_onset"] else "nowhere"
+        rows.append((row["model"], count(row["n_params"]), row["side"], depth, f"{row['n_onset']} of {row['n']}"))
+    columns(rows)
+
+
+def sites(tables: Mapping[str, Table], most: int = 5) -> None:
+    """The sites of each model that push most towards the lure, and what their Run notes."""
+    rows = [("model", "site", "effect (nats)", "95 % interval", "q")]
+    frame = tables["sites"].frame
+    for model in dict.fromkeys(frame.sort_values("n_params")["model"]):
+        strongest = frame[(frame["model"] == model) & (frame["effect"] < 0)].nsmallest(most, "effect")
+        for row in strongest.to_dict("records"):
+            site = str(Site(row["layer"], row["kind"], row["head"] if row["kind"] == "head" else None))
+            interval = f"{row['effect_lo']:+.3f} to {row['effect_hi']:+.3f}"
+            rows.append((model, site, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"))
+    columns(rows)
+    print(f"(the {most} sites of each model that push most towards the lure)")
+    for note in tables["sites"].run.notes:
+        print(note)
+
+
+def verification(tables: Mapping[str, Table]) -> None:
+    """Accuracy before and after replacing, by model and half."""
+    rows = [("model", "sites", "half", "accuracy before", "after", "p against random sets")]
+    for row in tables["verification"].frame.sort_values("n_params", kind="stable").to_dict("records"):
+        p = "" if row["p_random"] != row["p_random"] else f"{row['p_random']:.3g}"
+        before, after = f"{row['accuracy_before']:.3f}", f"{row['accuracy_after']:.3f}"
+        rows.append((row["model"], row["sites"][:40], row["split"], before, after, p))
+    columns(rows)
