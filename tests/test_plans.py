@@ -311,10 +311,11 @@ def test_planning_needs_no_torch(tmp_path):
 # --- what is written down twice agrees ----------------------------------------------------------------
 
 
-def test_the_names_of_replacements_are_those_of_replacing():
-    from isp_mech import replacing
+def test_the_ways_of_locating_are_those_that_are_computed():
+    from isp_mech import approximating, sites
 
-    assert jobs.REPLACEMENTS == replacing.REPLACEMENTS
+    assert sites.METHODS == ("exact", *approximating.STEPS)
+
 
 
 def test_summaries_of_rows_are_those_of_scoring_locating_and_verifying(make_model, pairs):
