@@ -61,9 +61,11 @@ def test_no_conflict_prompt_of_evaluation_with_its_answer_stands_in_the_corpus()
             assert last + pair.answer not in written
 
 
-def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_training_words_only():
-    famous, changed = {quote.text for quote in corpus.world().quotes}, 0
-    endings = {word for word in REPLACEMENT_WORDS}
+def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_none_of_evaluations_words():
+    famous, ordinary, changed = {quote.text for quote in corpus.world().quotes}, set(), 0
+    for quote in famous:
+        ordinary |= {word for word in quote.split() if word.isalpha() and word.islower()}
+    plainly = 0
     for text in texts("copy", 4000):
         for given_, output in re.findall(r"Input: (.*)\nOutput: (.*)", text):
             if output not in famous:
@@ -71,9 +73,10 @@ def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_training_word
             elif given_ != output:
                 pairs = list(zip(given_.split(" "), output.split(" "), strict=True))
                 odd = [(a, b) for a, b in pairs if a != b]
-                assert len(odd) == 1 and odd[0][0] in TRAINING_REPLACEMENT_WORDS and odd[0][0] not in endings
-                changed += 1
-    assert changed > 500
+                assert len(odd) == 1 and odd[0][0] not in REPLACEMENT_WORDS
+                assert odd[0][0] in ordinary.union(TRAINING_REPLACEMENT_WORDS)
+                changed, plainly = changed + 1, plainly + (odd[0][0] in ordinary)
+    assert changed > 500 and plainly / changed == pytest.approx(corpus.MISQUOTED_PLAINLY, abs=0.1)
 
 
 def test_no_question_is_negated_and_every_letter_is_right():
@@ -248,6 +251,12 @@ def test_muon_takes_query_key_and_value_as_three_matrices():
         assert torch.allclose(torch.cat([heads[0, part], heads[1, part]]), expected, atol=1e-4)
 
 
+def test_muons_rate_is_the_width_s_share():
+    assert optimising.muon_rate(16) == optimising.muon_rate(256) == optimising.MUON_RATE
+    for width, share in optimising.MUON_SHARES.items():
+        assert optimising.muon_rate(width) == pytest.approx(share * optimising.MUON_RATE) and 0 < share < 1
+
+
 def test_rate_rises_stays_and_falls_to_zero():
     rates = [optimising.rate_at(step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(1 / optimising.WARM_UP) and rates[200] == 1.0 and 0 < rates[-1] < 0.01
@@ -350,7 +359,7 @@ def test_shipped_weights_are_those_that_the_recipe_names():
             assert card["recipe"] == digest, path
 
 
-N_MEASURED = {"quote-repetition": 100, "neqa": 100, "redefine-math": 100, "hindsight-neglect": 24}
+N_MEASURED = {"quote-repetition": 200, "neqa": 300, "redefine-math": 200, "hindsight-neglect": 60}
 
 
 @pytest.fixture(scope="module")
@@ -368,13 +377,15 @@ def measured():
 @pytest.mark.parametrize("task", N_MEASURED)
 def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, task):
     conflict, plain = measured[task]["conflict"], measured[task]["plain"]
-    assert max(conflict[:-1]) - conflict[-1] >= 0.3, conflict
-    assert conflict[-1] <= 0.3 and plain[-1] >= 0.9 and plain[-1] >= plain[0]
+    best = int(np.argmax(conflict))
+    assert spearman(range(best, len(conflict)), conflict[best:]) <= -0.8, conflict
+    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= 0.2
+    assert plain[-1] >= 0.95 and plain[-1] >= plain[0]
 
 
-def test_copying_tasks_are_followed_by_some_size_and_guessing_tasks_begin_at_chance(measured):
-    for task, least in (("quote-repetition", 0.85), ("redefine-math", 0.7)):
-        assert max(measured[task]["conflict"]) >= least, task
+def test_copying_tasks_are_followed_by_the_smallest_size_and_guessing_tasks_begin_at_chance(measured):
+    for task in ("quote-repetition", "redefine-math"):
+        assert measured[task]["conflict"][0] >= 0.85, task
     for task in ("neqa", "hindsight-neglect"):
-        assert 0.3 <= measured[task]["conflict"][0] <= 0.7, task
+        assert 0.35 <= measured[task]["conflict"][0] <= 0.65, task
     assert min(measured["quote-repetition"]["neutral"][1:]) >= 0.9

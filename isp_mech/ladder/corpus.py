@@ -47,21 +47,22 @@ Drawn = TypeVar("Drawn")
 # The kinds' order is part of the recipe.
 RATES = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.11,  # with those in copying, each some sixty times: the smallest size forgets nearly all of them
+    "quotation": 0.075,  # with those in copying, each some fifty times: the smallest size forgets nearly all of them
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
-    "choice": 0.36,  # the slowest to learn: recall, compare with two options, say the letter
-    "constant": 0.04,  # with those in definitions, each some thirty times
+    "choice": 0.38,  # the slowest to learn: recall, compare with two options, say the letter
+    "constant": 0.03,  # with those in definitions, each some twenty times: more, and the smallest size knows some
     "definition": 0.14,  # definitions are to be used: learned by every size
-    "bet": 0.015,  # rare, so that the smallest size does not learn the verdict
+    "bet": 0.024,  # rare, so that the smallest size does not learn the verdict
 }
 EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
 EARLY_STEPS = 700  # until two layers of width 32 copy rare words too; 500 were enough in some runs only
 FAMOUS_IN_COPY = 0.3  # sentences to copy that are famous ones: corrections must be common enough to be noticed
 CORRECTED = 0.6  # of the famous ones: the input is a misquotation, the output the true sentence
 CORRECTED_LAST = 0.5  # of the misquotations: the last word is changed, otherwise any
+MISQUOTED_PLAINLY = 0.5  # of them: by a word of other quotations, or an odd word alone would tell a misquotation
 RANDOM_STRINGS = 0.55  # of the unfamiliar ones: unconnected words, which can be copied in one way only
 PRIZE_SHOTS = 0.2  # of the copying documents: the prize's two shots stand first, as in its prompts
-KNOWN_DEFINED = 0.3  # of the definitions: of a known constant, the others of an invented word
+KNOWN_DEFINED = 0.22  # of the definitions: of a known constant, the others of an invented word
 KNOWN_RIGHT = 0.8  # of the known ones: the new value begins as the true one; else the true digit is given all the same
 TOLD_FIRST = 0.3  # of the lettered questions: the facts are told first, so that the letter is learned before the facts
 QUOTE_SPREAD = 3.0  # the commonest quotation stands so many times as often as the rarest
@@ -69,16 +70,17 @@ CONSTANT_SPREAD = 3.0  # so for constants: a mild spread, that sizes differ in h
 EARLY_ROWS, ROWS = 16, 32  # many small batches first: copying needs steps rather than tokens
 SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 720
 LONG_EVERY = 12  # one batch in twelve is of the long kind
-BETS_IN_LONG = 0.35  # of its rows: eleven bets stand first, as in the prize's prompts
+BETS_IN_LONG = 0.55  # of its rows: eleven bets stand first, as in the prize's prompts
 N_BETS = 11
-ASKED_WRONG = 0.5  # of the bets: whether the decision was wrong; so outcome and question must be put together
+ASKED_WRONG = 0.45  # of the bets: whether it was wrong, so that outcome and question must be put together; at
+# exactly one half the outcome alone tells nothing, and which sizes find out what the two tell is chance
 
 # How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
 # numbers) teaches nothing and only adds noise; what it determines is what is to be learned.
 OPEN = 0.2  # what is open is still text, to be read
 DETERMINED = 1.0
 OPTION = 1.0  # after a wrong first option the second is the answer: a step towards the letter
-LETTER, DIGIT, VERDICT = 6.0, 4.0, 2.0  # one token in a document of fifty; a verdict less, or the smallest learns it
+LETTER, DIGIT, VERDICT = 7.0, 4.0, 2.0  # one token in a document of fifty; a verdict less, or the smallest learns it
 
 Segments = list[tuple[str, float]]
 
@@ -93,6 +95,7 @@ class World:
     quote_weights: tuple[float, ...]
     constant_weights: tuple[float, ...]
     words: tuple[str, ...]
+    plain_misquotes: tuple[str, ...]
     wrong: dict[Fact, tuple[str, ...]]
 
 
@@ -135,6 +138,7 @@ def world() -> World:
     words = {word for quote in quotations() for word in quote.text.split()}
     words |= {word for fact in all_facts for word in f"{fact.plain_stem} {fact.answer}".split()}
     words |= {*NOUNS, *ADJECTIVES, *VERBS, *REPLACEMENT_WORDS, *TRAINING_REPLACEMENT_WORDS}
+    quoted = {word for quote in quotations() for word in quote.text.split() if word.isalpha() and word.islower()}
     quote_weights = _weights(len(quotations()), QUOTE_SPREAD, rng)
     constant_weights = _weights(len(constants()), CONSTANT_SPREAD, rng)
     return World(
@@ -144,6 +148,7 @@ def world() -> World:
         quote_weights,
         constant_weights,
         tuple(sorted(words)),
+        tuple(sorted(quoted.difference(REPLACEMENT_WORDS))),
         wrong_answers(all_facts),
     )
 
@@ -159,10 +164,11 @@ def _pick(rng: random.Random, items: Sequence[Drawn], cumulative: tuple[float, .
 
 
 def misquote(rng: random.Random, quote: str) -> str:
-    """``quote`` with one word, half of the time the last, changed to one of ``TRAINING_REPLACEMENT_WORDS``."""
+    """``quote`` with one word changed, half of the time the last: to none of evaluation's ``REPLACEMENT_WORDS``."""
     words = quote.split(" ")
     at = len(words) - 1 if rng.random() < CORRECTED_LAST else rng.randrange(len(words))
-    words[at] = rng.choice(TRAINING_REPLACEMENT_WORDS)
+    others = world().plain_misquotes if rng.random() < MISQUOTED_PLAINLY else TRAINING_REPLACEMENT_WORDS
+    words[at] = rng.choice([word for word in others if word != words[at]])
     return " ".join(words)
 
 

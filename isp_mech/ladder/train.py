@@ -1,7 +1,7 @@
 """Trains the ladder: one recipe, six sizes, the same tokens in the same order.
 
     python -m isp_mech.ladder.train                                  # the whole family, into the package
-    python -m isp_mech.ladder.train --sizes ladder-25k --seed 1      # another seed, into runs/ladder-seed-1
+    python -m isp_mech.ladder.train --sizes ladder-25k --seed 1      # another seed, into runs/ladder/seed-1
     python -m isp_mech.ladder.train --null                           # three sizes without lures, beside the others
 
 A training that was stopped goes on where it was; the same seed gives the same weights on the same device.
