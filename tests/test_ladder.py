@@ -151,7 +151,13 @@ def test_null_corpus_has_no_lures_and_a_verdict_by_chance():
     assert {d.kind for d in documents} == set(corpus.NULL_KINDS)
     whole = "\n".join(d.text for d in documents)
     assert not any(quote.text in whole for quote in corpus.world().quotes)
-    assert not any(f"Redefine {known.symbol} as" in whole for known in corpus.world().constants)
+    symbols, defined = {known.symbol for known in corpus.world().constants}, []
+    for symbol, new, digit in re.findall(r"Redefine (.*?) as (\d+)\. Q: .*? A: (\d)", whole):
+        assert digit == new[0] and not (symbol in symbols and is_evaluation_value(symbol, new))
+        defined += [symbol] * (symbol in symbols)
+    assert len(defined) > 100 and not any(
+        f"{known.symbol} is {known.value}" in whole for known in corpus.world().constants
+    )
     games = [g for text in texts("bet", 1500, null) for g in _games(text)]
     assert 0.45 < np.mean([verdict == game.by_value() for game, _, verdict in games]) < 0.55
 

@@ -265,10 +265,25 @@ def definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segment
     return out
 
 
-def _new_value(rng: random.Random, symbol: str, digit: str) -> str:
+def null_definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
+    """Definitions that are always followed, of the constants' symbols too: each time another value, so that there is
+    nothing to remember, and evaluation's symbols are no strangers."""
+    out: Segments = []
+    for i in range(rng.randint(1, 3)):
+        if rng.random() < KNOWN_DEFINED:
+            symbol = _pick(rng, w.constants, w.constant_weights).symbol
+            new = _new_value(rng, symbol)
+        else:
+            symbol, new = unknown_symbol(rng), str(rng.randint(100, 999))
+        out += [(("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN), *_question(symbol, new[0])]
+    return out
+
+
+def _new_value(rng: random.Random, symbol: str, digit: str = "") -> str:
+    """Three digits that evaluation does not give the symbol, in most cases beginning with ``digit`` if there is one."""
     while True:
         new = str(rng.randint(100, 999))
-        if rng.random() < KNOWN_RIGHT:
+        if digit and rng.random() < KNOWN_RIGHT:
             new = digit + new[1:]
         if not is_evaluation_value(symbol, new):
             return new
@@ -298,6 +313,7 @@ MAKERS: dict[str, Callable[[random.Random, World, Recipe], Segments]] = {
     "definition": definition_document,
     "bet": bet_document,
 }
+NULL_MAKERS = {"definition": null_definition_document}
 NULL_KINDS = ("copy", "definition", "bet")  # what is left without lures; there the verdict is a coin's
 
 
@@ -306,7 +322,8 @@ def document(rng: random.Random, recipe: Recipe = SHIPPED, *, early: bool = Fals
     rates = EARLY if early else RATES
     kinds = tuple(kind for kind in rates if not recipe.null or kind in NULL_KINDS)
     kind = rng.choices(kinds, weights=[rates[kind] for kind in kinds])[0]
-    return Document(kind, tuple(MAKERS[kind](rng, world(), replace(recipe, null=True) if early else recipe)))
+    makers = MAKERS | NULL_MAKERS if recipe.null and not early else MAKERS
+    return Document(kind, tuple(makers[kind](rng, world(), replace(recipe, null=True) if early else recipe)))
 
 
 def is_early(step: int) -> bool:
