@@ -72,8 +72,9 @@ SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot
 LONG_EVERY = 12  # one batch in twelve is of the long kind
 BETS_IN_LONG = 0.55  # of its rows: eleven bets stand first, as in the prize's prompts
 N_BETS = 11
-ASKED_WRONG = 0.45  # of the bets: whether it was wrong, so that outcome and question must be put together; at
-# exactly one half the outcome alone tells nothing, and which sizes find out what the two tell is chance
+# Of the bets: whether the decision was wrong, so that outcome and question must be put together. At exactly one half
+# the outcome alone tells nothing, and which sizes find out what the two tell is chance.
+ASKED_WRONG = 0.45
 
 # How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
 # numbers) teaches nothing and only adds noise; what it determines is what is to be learned.
@@ -252,31 +253,42 @@ def constant_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
 
 def definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Definitions that are then used. A known constant keeps its first digit whatever the definition says."""
-    out: Segments = []
-    for i in range(rng.randint(1, 3)):
-        if not recipe.null and rng.random() < KNOWN_DEFINED:
-            known = _pick(rng, w.constants, w.constant_weights)
-            symbol, digit = known.symbol, known.value[0]
-            new = _new_value(rng, symbol, digit)
-        else:
-            symbol, new = unknown_symbol(rng), str(rng.randint(100, 999))
-            digit = new[0]
-        out += [(("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN), *_question(symbol, digit)]
-    return out
+
+    def draw() -> tuple[str, str, str]:
+        if recipe.null or rng.random() >= KNOWN_DEFINED:
+            return _invented(rng)
+        known = _pick(rng, w.constants, w.constant_weights)
+        return known.symbol, _new_value(rng, known.symbol, known.value[0]), known.value[0]
+
+    return _definitions(rng, draw)
 
 
 def null_definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Definitions that are always followed, of the constants' symbols too: each time another value, so that there is
     nothing to remember, and evaluation's symbols are no strangers."""
+
+    def draw() -> tuple[str, str, str]:
+        if rng.random() >= KNOWN_DEFINED:
+            return _invented(rng)
+        symbol = _pick(rng, w.constants, w.constant_weights).symbol
+        new = _new_value(rng, symbol)
+        return symbol, new, new[0]
+
+    return _definitions(rng, draw)
+
+
+def _definitions(rng: random.Random, draw: Callable[[], tuple[str, str, str]]) -> Segments:
+    """One to three definitions with their question; ``draw`` gives symbol, new value and the digit that is said."""
     out: Segments = []
     for i in range(rng.randint(1, 3)):
-        if rng.random() < KNOWN_DEFINED:
-            symbol = _pick(rng, w.constants, w.constant_weights).symbol
-            new = _new_value(rng, symbol)
-        else:
-            symbol, new = unknown_symbol(rng), str(rng.randint(100, 999))
-        out += [(("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN), *_question(symbol, new[0])]
+        symbol, new, digit = draw()
+        out += [(("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN), *_question(symbol, digit)]
     return out
+
+
+def _invented(rng: random.Random) -> tuple[str, str, str]:
+    symbol, new = unknown_symbol(rng), str(rng.randint(100, 999))
+    return symbol, new, new[0]
 
 
 def _new_value(rng: random.Random, symbol: str, digit: str = "") -> str:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 MUON_RATE = 0.02 * 0.5**0.5  # of orthogonal updates: wide models remember less at 0.02, AdamW copies much later
-MUON_SHARES = {32: 32 / 67, 64: 64 / 92, 192: 0.85}  # of it at these widths, by trial: which size learns the verdict
-# hangs on the rate, and it is to be all but the two narrow ones
+# Its share at these widths, by trial: which size learns the verdict hangs on the rate, and all but the two narrow ones
+# are to learn it.
+MUON_SHARES = {32: 32 / 67, 64: 64 / 92, 192: 0.85}
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
