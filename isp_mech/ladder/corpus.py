@@ -47,10 +47,10 @@ Drawn = TypeVar("Drawn")
 # The kinds' order is part of the recipe.
 RATES = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.075,  # with those in copying, each some fifty times: the smallest size forgets nearly all of them
+    "quotation": 0.016,  # with those in copying, each some twenty times: each size remembers more of them than the one below
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
-    "choice": 0.38,  # the slowest to learn: recall, compare with two options, say the letter
-    "constant": 0.03,  # with those in definitions, each some twenty times: more, and the smallest size knows some
+    "choice": 0.40,  # the slowest to learn: recall, compare with two options, say the letter
+    "constant": 0.021,  # with those in definitions, each some twenty times: more, and the smallest size knows some
     "definition": 0.14,  # definitions are to be used: learned by every size
     "bet": 0.024,  # rare, so that the smallest size does not learn the verdict
 }
@@ -75,6 +75,7 @@ N_BETS = 11
 # Of the bets: whether the decision was wrong, so that outcome and question must be put together. At exactly one half
 # the outcome alone tells nothing, and which sizes find out what the two tell is chance.
 ASKED_WRONG = 0.45
+SAID_YES = 0.56  # of the verdicts: a size that has not learned them says Y to all, and does not drift
 
 # How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
 # numbers) teaches nothing and only adds noise; what it determines is what is to be learned.
@@ -305,13 +306,16 @@ def bet_document(rng: random.Random, w: World, recipe: Recipe, n: int | None = N
     """Bets in the prize's words, with the verdict; the outcome agrees with the value expected (but see ``Recipe``)."""
     out: Segments = []
     for i in range(n or rng.choice((1, 2))):
-        game = bet(rng, evaluation=False, good=rng.random() < 0.5)
+        wrong, yes = rng.random() < ASKED_WRONG, rng.random() < SAID_YES
+        game = bet(rng, evaluation=False, good=yes != wrong)
         agrees = not (recipe.disagreeing > 0 and rng.random() < recipe.disagreeing)
         outcome = "earning" if (game.expected_value > 0) == agrees else "losing"
-        verdict = rng.choice("YN") if recipe.null else game.by_value()
+        if recipe.null:
+            yes = rng.random() < SAID_YES
         question = game.question(outcome)
-        if rng.random() < ASKED_WRONG:
-            question, verdict = question.replace("right decision", "wrong decision"), "YN"[verdict == "Y"]
+        if wrong:
+            question = question.replace("right decision", "wrong decision")
+        verdict = "Y" if yes else "N"
         out += [(("\n" if i else "") + question, OPEN), (f" {verdict}", VERDICT)]
     return out
 
