@@ -82,9 +82,11 @@ def test_planted_heads_are_what_they_were_planted_as(plant, tmp_path):
 
 def test_in_random_weights_hardly_a_head_has_a_class(tmp_path):
     models = [im.load_model(str(null_model(tmp_path / f"null-{seed}", seed=seed))) for seed in range(3)]
-    found = head_classes(planted_pairs(60, seed=6), models)
-    assert len(found) == 3 * 3 * 6 and (found.frame["class"] != "none").mean() <= 0.05
-    assert (found.frame["induction"] < module.INDUCTION).all()
+    found = [head_classes(planted_pairs(60, seed=seed), models).frame for seed in range(4, 12)]
+    assert all(len(frame) == 3 * 3 * 6 for frame in found)
+    # over several sets of pairs: within one the heads' errors go together, since they see the same prompts
+    assert np.mean([(frame["class"] != "none").mean() for frame in found]) <= 0.05
+    assert all((frame["induction"] < module.INDUCTION).all() for frame in found)
 
 
 @pytest.mark.parametrize("architecture", ["neox", "gpt2", "llama"])

@@ -370,6 +370,7 @@ def test_shipped_weights_are_those_that_the_recipe_names():
             assert card["recipe"] == digest, path
 
 
+COPYING = ("quote-repetition", "redefine-math")  # followed by the smallest size; the others are guessed there
 N_MEASURED = {"quote-repetition": 200, "neqa": 300, "redefine-math": 200, "hindsight-neglect": 60}
 
 
@@ -390,12 +391,13 @@ def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, ta
     conflict, plain = measured[task]["conflict"], measured[task]["plain"]
     best = int(np.argmax(conflict))
     assert spearman(range(best, len(conflict)), conflict[best:]) <= -0.8, conflict
-    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= 0.2
+    largest = 0.3 if task in COPYING else 0.2
+    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= largest
     assert plain[-1] >= 0.95 and plain[-1] >= plain[0]
 
 
 def test_copying_tasks_are_followed_by_the_smallest_size_and_guessing_tasks_begin_at_chance(measured):
-    for task in ("quote-repetition", "redefine-math"):
+    for task in COPYING:
         assert measured[task]["conflict"][0] >= 0.85, task
     for task in ("neqa", "hindsight-neglect"):
         assert 0.35 <= measured[task]["conflict"][0] <= 0.65, task
