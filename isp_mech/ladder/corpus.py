@@ -47,7 +47,7 @@ Drawn = TypeVar("Drawn")
 # The kinds' order is part of the recipe.
 RATES = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.016,  # with those in copying, each some twenty times: each size remembers more of them than the one below
+    "quotation": 0.016,  # with those in copying, each some twenty times: so each size remembers more than the one below
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
     "choice": 0.40,  # the slowest to learn: recall, compare with two options, say the letter
     "constant": 0.021,  # with those in definitions, each some twenty times: more, and the smallest size knows some
