@@ -370,6 +370,7 @@ def test_shipped_weights_are_those_that_the_recipe_names():
             assert card["recipe"] == digest, path
 
 
+LARGEST = {"redefine-math": 0.3}  # the most the largest size may reach; 0.2 on the others
 COPYING = ("quote-repetition", "redefine-math")  # followed by the smallest size; the others are guessed there
 N_MEASURED = {"quote-repetition": 200, "neqa": 300, "redefine-math": 200, "hindsight-neglect": 60}
 
@@ -391,8 +392,7 @@ def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, ta
     conflict, plain = measured[task]["conflict"], measured[task]["plain"]
     best = int(np.argmax(conflict))
     assert spearman(range(best, len(conflict)), conflict[best:]) <= -0.8, conflict
-    largest = 0.3 if task in COPYING else 0.2
-    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= largest
+    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= LARGEST.get(task, 0.2)
     assert plain[-1] >= 0.95 and plain[-1] >= plain[0]
 
 
