@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ladder_card import correct_by_size
 
 import isp_mech as im
 from isp_mech.ladder import evaluating, train, weights_folder
@@ -41,12 +42,11 @@ def labelled(table: im.Table, rate: float) -> im.Table:
 
 def turn_over_size(items: pd.DataFrame) -> str:
     """Conflict accuracy of the largest size less the lowest smaller one's, with its interval over pairs."""
-    wide = items[items["side"] == "conflict"].pivot(index="item", columns="model", values="correct")
-    correct = wide[list(SIZES)].to_numpy(float)
+    sizes, correct = correct_by_size(items, "conflict")
     lowest = int(np.argmin(correct[:, :-1].mean(0)))
     rise = correct[:, -1] - correct[:, lowest]
     low, high = bootstrap_interval(rise, seed=SEED)
-    return f"{SIZES[-1]} less {SIZES[lowest]}: {rise.mean():.2f} ({low:.2f} to {high:.2f})"
+    return f"{sizes[-1]} less {sizes[lowest]}: {rise.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
 def turn_over_training(course: pd.DataFrame, task: str, size: str) -> str:
@@ -67,6 +67,7 @@ def main() -> None:
         dials = ["--negated", f"{rate}", "--disagreeing", f"{rate}"]
         if train.main([*dials, "--sizes", *SIZES, "--out", str(folder_of(rate))]):
             raise SystemExit(2)
+    courses = {rate: read_course(folder_of(rate)) for rate in RATES}
     for task in COUNTEREXAMPLES:
         curves, turns = [], []
         pairs = evaluating.held_out(im.contrast(task, n=2 * N, seed=SEED), N)
@@ -75,9 +76,7 @@ def main() -> None:
             scores = im.score(pairs, family, progress=True)
             curves.append(labelled(scores.curve, rate))
             turns.append(f"{rate:.0%} {COUNTEREXAMPLES[task]}: {turn_over_size(scores.items.frame)}")
-            if rate:
-                course = read_course(folder_of(rate)).frame
-                turns += [f"    {turn_over_training(course, task, size)}" for size in SIZES]
+            turns += [f"    {turn_over_training(courses[rate].frame, task, size)}" for size in SIZES]
         curve = im.concat(curves)
         figure = im.figures.scaling_curve(curve, sides=("conflict", "plain"), values=("accuracy",))
         im.figures.save(figure, OUT / f"curve-{task}", curve)
@@ -85,10 +84,8 @@ def main() -> None:
             print(f"{row.task:24} {row.model:14} {row.accuracy:.2f} ({row.accuracy_lo:.2f} to {row.accuracy_hi:.2f})")
         print("\n".join(turns))
     for rate in RATES[1:]:
-        training = read_course(folder_of(rate))
-        kept = replace(
-            training, frame=training.frame[training.frame["task"].isin(COUNTEREXAMPLES)].reset_index(drop=True)
-        )
+        rows = courses[rate].frame
+        kept = replace(courses[rate], frame=rows[rows["task"].isin(COUNTEREXAMPLES)].reset_index(drop=True))
         im.figures.save(im.figures.training_course(kept), OUT / f"training-{rate:g}", kept)
 
 

@@ -60,15 +60,17 @@ def accuracy_table(curve: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def correct_by_size(items: pd.DataFrame, side: str) -> tuple[list[str], np.ndarray]:
+    """Sizes, smallest first, and whether each is right on each pair: (pairs, sizes), 0 or 1."""
+    order = items[["model", "n_params"]].drop_duplicates().sort_values("n_params")["model"].tolist()
+    wide = items[items["side"] == side].pivot(index="item", columns="model", values="correct")
+    return order, wide[order].to_numpy(float)
+
+
 def falls(task: str, items: pd.DataFrame) -> str:
     """How conflict accuracy goes from the best size on, and the paired difference of largest and best smaller."""
-    order = items[["model", "n_params"]].drop_duplicates().sort_values("n_params")["model"].tolist()
-
-    def correct(side: str) -> np.ndarray:
-        wide = items[items["side"] == side].pivot(index="item", columns="model", values="correct")
-        return wide[order].to_numpy(float)
-
-    conflict, plain = correct("conflict"), correct("plain").mean(0)
+    order, conflict = correct_by_size(items, "conflict")
+    plain = correct_by_size(items, "plain")[1].mean(0)
     means = conflict.mean(0)
     best = int(np.argmax(means[:-1]))
     low, high = bootstrap_interval(conflict[:, -1] - conflict[:, best], seed=SEED)
