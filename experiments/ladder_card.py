@@ -21,8 +21,7 @@ N, SEED = 300, 2026
 OUT = Path("runs/ladder-card")
 FAMILIES = {
     "seed 0": weights_folder(),
-    "seed 1": Path("runs/ladder/seed-1"),
-    "seed 2": Path("runs/ladder/seed-2"),
+    **{f"seed {seed}": Path(f"runs/ladder/seed-{seed}") for seed in (1, 2, 3)},
     "null": weights_folder().with_name("null_weights"),
 }
 
