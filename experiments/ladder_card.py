@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 import isp_mech as im
-from isp_mech.ladder import weights_folder
+from isp_mech.ladder.corpus import Recipe
 from isp_mech.ladder.evaluating import TASKS
+from isp_mech.ladder.train import default_folder
 from isp_mech.stats import bootstrap_interval, spearman
 
 N, SEED = 300, 2026
 OUT = Path("runs/ladder-card")
 FAMILIES = {
-    "seed 0": weights_folder(),
-    **{f"seed {seed}": Path(f"runs/ladder/seed-{seed}") for seed in (1, 2, 3)},
-    "null": weights_folder().with_name("null_weights"),
+    **{f"seed {seed}": default_folder(Recipe(seed=seed)) for seed in (0, 1, 2, 3)},
+    "null": default_folder(Recipe(null=True)),
 }
 
 
