@@ -53,7 +53,7 @@ RATES = {
     "choice": 0.40,  # the slowest to learn: recall, compare with two options, say the letter
     "constant": 0.027,  # with those in definitions, each some twenty times: more, and the smallest size knows some
     "definition": 0.14,  # definitions are to be used: learned by every size
-    "bet": 0.15,  # while there are bets (see ``BETS_UNTIL``), many: wide sizes are to learn the verdict
+    "bet": 0.15,  # common as long as there are any, that wide sizes learn the verdict in time
 }
 EARLY_RATES = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
 EARLY_UNTIL = 700  # until two layers of width 32 copy rare words too; 500 steps were enough in some runs only
@@ -84,7 +84,7 @@ SAID_YES = 0.56  # of the verdicts: a size that has not learned them says Y to a
 OPEN = 0.2  # what is open is still text, to be read
 DETERMINED = 1.0
 OPTION = 1.0  # after a wrong first option the second is the answer: a step towards the letter
-LETTER, DIGIT, VERDICT = 7.0, 4.0, 2.0  # one token in a document of fifty; a verdict less, or the smallest learns it
+LETTER, DIGIT, VERDICT = 7.0, 4.0, 2.0  # one token in a document of fifty; a verdict is easier than a letter
 
 Segments = list[tuple[str, float]]
 
