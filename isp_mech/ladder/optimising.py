@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MUON_RATE = 0.02 * 32**0.5  # of orthogonal updates, by 1 / sqrt(width): a wide size forgets the verdict at a narrow's
-ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding's falls as 1 / width: its sums are over more terms
-LEVEL_UNTIL = 64  # up to this width the rates are the same
+MUON_RATE = 0.02 * 32**0.5  # of orthogonal updates, by sqrt(width): at a narrow size's rate a wide one loses the verdict
+ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
+UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
 COOL_DOWN = 0.6  # the share of steps in which the rates fall to zero
 MOMENTUM = 0.95
@@ -83,9 +83,9 @@ class Optimiser:
         self.others = [p for p in named.values() if id(p) not in hidden]
         rest = [p for p in self.others if all(p is not q for q in unembedding)]
         self.steps = steps
-        self.muon_rate = MUON_RATE / max(width, LEVEL_UNTIL) ** 0.5
+        self.muon_rate = MUON_RATE / width**0.5
         self.muon = Muon(matrices, width=width, head=head, half=half)
-        self.rates = (ADAM_RATE, ADAM_RATE * min(1.0, LEVEL_UNTIL / width))
+        self.rates = (ADAM_RATE, ADAM_RATE * min(1.0, UNEMBED_WIDTH / width))
         self.adam = torch.optim.AdamW(
             [{"params": rest}, {"params": unembedding}], lr=ADAM_RATE, betas=BETAS, weight_decay=0.0
         )
@@ -111,5 +111,5 @@ class Optimiser:
 def settings() -> tuple[Any, ...]:
     """Everything above that determines a training, for its hash."""
     return (
-        MUON_RATE, ADAM_RATE, LEVEL_UNTIL, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
+        MUON_RATE, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
     )  # fmt: skip
