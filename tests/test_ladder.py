@@ -180,10 +180,12 @@ def test_rates_are_met():
 
 def test_bets_come_in_their_phases_only_and_ask_for_the_right_decision_first():
     asked = {}
-    for name, step in {"early": 0, "right": corpus.EARLY_UNTIL, "main": corpus.RIGHT_UNTIL, "late": corpus.BETS_UNTIL}.items():
+    begins = {"early": 0, "right": corpus.EARLY_UNTIL, "main": corpus.RIGHT_UNTIL, "late": corpus.BETS_UNTIL}
+    for name, step in begins.items():
         long = next(later for later in range(step, step + 50) if name == "early" or corpus.is_long(later))
         rows = [*corpus.batch(step, TOKENIZER, END)[0], *corpus.batch(long, TOKENIZER, END)[0]]
-        asked[name] = re.findall(r"the (right|wrong) decision", " ".join(TOKENIZER.decode(row.tolist()) for row in rows))
+        text = " ".join(TOKENIZER.decode(row.tolist()) for row in rows)
+        asked[name] = re.findall(r"the (right|wrong) decision", text)
     assert not asked["early"] and not asked["late"]
     assert len(asked["right"]) > 30 and set(asked["right"]) == {"right"} and asked["main"].count("wrong") > 10
     assert [corpus.phase_of(step - 1) is not corpus.phase_of(step) for step in (700, 900, 1500)] == [True] * 3

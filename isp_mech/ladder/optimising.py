@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MUON_RATE = 0.02 * 32**0.5  # of orthogonal updates, by sqrt(width): at a narrow size's rate a wide one loses the verdict
+MUON_RATE = 0.02 * 32**0.5  # of orthogonal updates, by sqrt(width): a wide size loses the verdict at a narrow's
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
