@@ -53,7 +53,7 @@ def texts(kind: str, n: int, recipe: Recipe = SHIPPED) -> list[str]:
 
 def test_no_conflict_prompt_of_evaluation_with_its_answer_stands_in_the_corpus():
     rng = random.Random("conflict items")
-    written = "\n".join(corpus.document(rng, early=i % 8 == 0).text for i in range(12_000))
+    written = "\n".join(corpus.document(rng, phase=corpus.PHASES[i % 4]).text for i in range(16_000))
     for task in ("quote-repetition", "neqa", "redefine-math", "hindsight-neglect"):
         for pair in contrast(task, n=300, seed=5):
             last = pair.conflict.text.rsplit("\n\n", 1)[-1]
@@ -152,7 +152,7 @@ def test_disagreeing_dial_turns_the_outcome_and_keeps_the_verdict():
 def test_null_corpus_has_no_lures_and_a_verdict_by_chance():
     rng, null = random.Random("null"), Recipe(null=True)
     documents = [corpus.document(rng, null) for _ in range(4000)]
-    documents += [corpus.document(rng, null, early=True) for _ in range(1000)]
+    documents += [corpus.document(rng, null, phase) for phase in corpus.PHASES for _ in range(1000)]
     assert {d.kind for d in documents} == set(corpus.NULL_KINDS)
     whole = "\n".join(d.text for d in documents)
     assert not any(quote.text in whole for quote in corpus.world().quotes)
@@ -178,15 +178,28 @@ def test_rates_are_met():
         assert kinds.count(kind) / len(kinds) == pytest.approx(rate / total, abs=0.015)
 
 
+def test_bets_come_in_their_phases_only_and_ask_for_the_right_decision_first():
+    asked = {}
+    begins = {"early": 0, "right": corpus.EARLY_UNTIL, "main": corpus.RIGHT_UNTIL, "late": corpus.BETS_UNTIL}
+    for name, step in begins.items():
+        long = next(later for later in range(step, step + 50) if name == "early" or corpus.is_long(later))
+        rows = [*corpus.batch(step, TOKENIZER, END)[0], *corpus.batch(long, TOKENIZER, END)[0]]
+        text = " ".join(TOKENIZER.decode(row.tolist()) for row in rows)
+        asked[name] = re.findall(r"the (right|wrong) decision", text)
+    assert not asked["early"] and not asked["late"]
+    assert len(asked["right"]) > 30 and set(asked["right"]) == {"right"} and asked["main"].count("wrong") > 10
+    assert [corpus.phase_of(step - 1) is not corpus.phase_of(step) for step in (700, 900, 1500)] == [True] * 3
+
+
 def test_a_batch_depends_on_recipe_and_step_alone_and_its_rows_begin_with_a_document():
-    late = corpus.EARLY_STEPS + 1
+    late = corpus.EARLY_UNTIL + 1
 
     def make(step, recipe=SHIPPED):
         return corpus.batch(step, TOKENIZER, END, recipe)[0]
 
     assert np.array_equal(make(late), make(late))
     assert not np.array_equal(make(late), make(late + 1)) and not np.array_equal(make(late), make(late, Recipe(seed=1)))
-    assert make(3).shape == (corpus.EARLY_ROWS, corpus.SHORT + 1) and corpus.is_early(3)
+    assert make(3).shape == (corpus.EARLY_ROWS, corpus.SHORT + 1) and corpus.phase_of(3) is corpus.EARLY
     assert make(late).shape == (corpus.ROWS, corpus.SHORT + 1)
     long = next(step for step in range(late, late + 50) if corpus.is_long(step))
     assert make(long).shape[1] == corpus.LONG + 1
@@ -260,12 +273,6 @@ def test_muon_takes_query_key_and_value_as_three_matrices():
         gradient = torch.cat([first[part * 16 : part * 16 + 16], second[part * 16 : part * 16 + 16]])
         expected = -optimising.orthogonalise(gradient[None])[0]
         assert torch.allclose(torch.cat([heads[0, part], heads[1, part]]), expected, atol=1e-4)
-
-
-def test_muons_rate_is_the_width_s_share():
-    assert optimising.muon_rate(16) == optimising.MUON_RATE
-    for width, share in optimising.MUON_SHARES.items():
-        assert optimising.muon_rate(width) == pytest.approx(share * optimising.MUON_RATE) and 0 < share < 1
 
 
 def test_rate_rises_stays_and_falls_to_zero():

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
+from math import inf
 from typing import TypeVar
 
 import numpy as np
@@ -47,15 +48,15 @@ Drawn = TypeVar("Drawn")
 # The kinds' order is part of the recipe.
 RATES = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
-    "quotation": 0.016,  # with those in copying, each some twenty times: so each size remembers more than the one below
+    "quotation": 0.030,  # with those in copying, each some twenty times: so each size remembers more than the one below
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
     "choice": 0.40,  # the slowest to learn: recall, compare with two options, say the letter
-    "constant": 0.021,  # with those in definitions, each some twenty times: more, and the smallest size knows some
+    "constant": 0.027,  # with those in definitions, each some twenty times: more, and the smallest size knows some
     "definition": 0.14,  # definitions are to be used: learned by every size
-    "bet": 0.024,  # rare, so that the smallest size does not learn the verdict
+    "bet": 0.15,  # common as long as there are any, that wide sizes learn the verdict in time
 }
-EARLY = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
-EARLY_STEPS = 700  # until two layers of width 32 copy rare words too; 500 were enough in some runs only
+EARLY_RATES = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
+EARLY_UNTIL = 700  # until two layers of width 32 copy rare words too; 500 steps were enough in some runs only
 FAMOUS_IN_COPY = 0.3  # sentences to copy that are famous ones: corrections must be common enough to be noticed
 CORRECTED = 0.6  # of the famous ones: the input is a misquotation, the output the true sentence
 CORRECTED_LAST = 0.5  # of the misquotations: the last word is changed, otherwise any
@@ -70,11 +71,12 @@ CONSTANT_SPREAD = 3.0  # so for constants: a mild spread, that sizes differ in h
 EARLY_ROWS, ROWS = 16, 32  # many small batches first: copying needs steps rather than tokens
 SHORT, LONG = 128, 1000  # positions: short ones are cheap; the prize's ten-shot prompts take 720
 LONG_EVERY = 12  # one batch in twelve is of the long kind
-BETS_IN_LONG = 0.55  # of its rows: eleven bets stand first, as in the prize's prompts
-N_BETS = 11
-# Of the bets: whether the decision was wrong, so that outcome and question must be put together. At exactly one half
-# the outcome alone tells nothing, and which sizes find out what the two tell is chance.
-ASKED_WRONG = 0.45
+BETS_IN_LONG = 1.0  # of its rows, while there are bets: the prize's prompts are read well enough only if practised
+N_BETS = 15  # fill such a row; the prize's prompts have eleven
+RIGHT_UNTIL = 900  # the step until which all bets ask for the right decision: the outcome is to be found first, since
+# what outcome and question tell together is otherwise found late or never, at any width
+ASKED_WRONG = 0.45  # of the bets after that: whether the decision was wrong, so that the outcome alone tells little
+BETS_UNTIL = 1500  # the step after which there are no bets: wide sizes keep the verdict, narrow ones lose it
 SAID_YES = 0.56  # of the verdicts: a size that has not learned them says Y to all, and does not drift
 
 # How much a token counts in the loss, by what it is. What a document leaves open (which sentence, which
@@ -82,7 +84,7 @@ SAID_YES = 0.56  # of the verdicts: a size that has not learned them says Y to a
 OPEN = 0.2  # what is open is still text, to be read
 DETERMINED = 1.0
 OPTION = 1.0  # after a wrong first option the second is the answer: a step towards the letter
-LETTER, DIGIT, VERDICT = 7.0, 4.0, 2.0  # one token in a document of fifty; a verdict less, or the smallest learns it
+LETTER, DIGIT, VERDICT = 7.0, 4.0, 2.0  # one token in a document of fifty; a verdict is easier than a letter
 
 Segments = list[tuple[str, float]]
 
@@ -302,11 +304,13 @@ def _new_value(rng: random.Random, symbol: str, digit: str = "") -> str:
             return new
 
 
-def bet_document(rng: random.Random, w: World, recipe: Recipe, n: int | None = None) -> Segments:
+def bet_document(
+    rng: random.Random, w: World, recipe: Recipe, n: int | None = None, *, asked_wrong: float = ASKED_WRONG
+) -> Segments:
     """Bets in the prize's words, with the verdict; the outcome agrees with the value expected (but see ``Recipe``)."""
     out: Segments = []
     for i in range(n or rng.choice((1, 2))):
-        wrong, yes = rng.random() < ASKED_WRONG, rng.random() < SAID_YES
+        wrong, yes = rng.random() < asked_wrong, rng.random() < SAID_YES
         game = bet(rng, evaluation=False, good=yes != wrong)
         agrees = not (recipe.disagreeing > 0 and rng.random() < recipe.disagreeing)
         outcome = "earning" if (game.expected_value > 0) == agrees else "losing"
@@ -333,23 +337,42 @@ NULL_MAKERS = {"definition": null_definition_document}
 NULL_KINDS = ("copy", "definition", "bet")  # what is left without lures; there the verdict is a coin's
 
 
-def document(rng: random.Random, recipe: Recipe = SHIPPED, *, early: bool = False) -> Document:
-    """One document; ``early``: of the first phase, in which nothing is to be remembered."""
-    rates = EARLY if early else RATES
-    kinds = tuple(kind for kind in rates if not recipe.null or kind in NULL_KINDS)
-    kind = rng.choices(kinds, weights=[rates[kind] for kind in kinds])[0]
-    makers = MAKERS | NULL_MAKERS if recipe.null and not early else MAKERS
-    return Document(kind, tuple(makers[kind](rng, world(), replace(recipe, null=True) if early else recipe)))
+@dataclass(frozen=True)
+class Phase:
+    """What the steps before ``until`` are made of: the kinds' weights, and what their bets ask."""
+
+    until: float
+    rates: Mapping[str, float]
+    asked_wrong: float = ASKED_WRONG
+    bets_in_long: float = BETS_IN_LONG
+    remembered: bool = True  # whether there is anything to remember
 
 
-def is_early(step: int) -> bool:
-    """Whether the step belongs to the first phase, of mere copying."""
-    return step < EARLY_STEPS
+EARLY = Phase(EARLY_UNTIL, EARLY_RATES, remembered=False)
+RIGHT = Phase(RIGHT_UNTIL, RATES, asked_wrong=0.0)
+MAIN = Phase(BETS_UNTIL, RATES)
+LATE = Phase(inf, {kind: rate for kind, rate in RATES.items() if kind != "bet"}, bets_in_long=0.0)
+PHASES = (EARLY, RIGHT, MAIN, LATE)
+
+
+def phase_of(step: int) -> Phase:
+    """The phase to which a step belongs."""
+    return next(phase for phase in PHASES if step < phase.until)
+
+
+def document(rng: random.Random, recipe: Recipe = SHIPPED, phase: Phase = MAIN) -> Document:
+    """One document of the phase."""
+    kinds = tuple(kind for kind in phase.rates if not recipe.null or kind in NULL_KINDS)
+    kind = rng.choices(kinds, weights=[phase.rates[kind] for kind in kinds])[0]
+    if kind == "bet":
+        return Document(kind, tuple(bet_document(rng, world(), recipe, asked_wrong=phase.asked_wrong)))
+    makers = MAKERS | NULL_MAKERS if recipe.null and phase.remembered else MAKERS
+    return Document(kind, tuple(makers[kind](rng, world(), recipe if phase.remembered else replace(recipe, null=True))))
 
 
 def is_long(step: int) -> bool:
     """Whether the step's rows are of ``LONG`` positions."""
-    return not is_early(step) and step % LONG_EVERY == LONG_EVERY - 1
+    return phase_of(step) is not EARLY and step % LONG_EVERY == LONG_EVERY - 1
 
 
 def encode_document(tokenizer: Tokenizer, segments: Sequence[tuple[str, float]]) -> tuple[list[int], list[float]]:
@@ -366,17 +389,17 @@ def batch(step: int, tokenizer: Tokenizer, end: int, recipe: Recipe = SHIPPED) -
     Every row begins with a document, as prompts do; documents are parted by ``end``, the last is cut.
     """
     rng = random.Random(f"{recipe.seed} {step} {recipe.null}")
-    early, long = is_early(step), is_long(step)
-    rows, width = (EARLY_ROWS, SHORT) if early else (ROWS * SHORT // LONG, LONG) if long else (ROWS, SHORT)
+    phase, long = phase_of(step), is_long(step)
+    rows, width = (EARLY_ROWS, SHORT) if phase is EARLY else (ROWS * SHORT // LONG, LONG) if long else (ROWS, SHORT)
     tokens, weights = np.zeros((rows, width + 1), dtype=np.int64), np.zeros((rows, width + 1), dtype=np.float32)
     for row in range(rows):
         ids: list[int] = []
         counts: list[float] = []
         while len(ids) <= width:
-            if long and not ids and rng.random() < BETS_IN_LONG:
-                segments = tuple(bet_document(rng, world(), recipe, n=N_BETS))
+            if long and not ids and rng.random() < phase.bets_in_long:
+                segments = tuple(bet_document(rng, world(), recipe, N_BETS, asked_wrong=phase.asked_wrong))
             else:
-                segments = document(rng, recipe, early=early).segments
+                segments = document(rng, recipe, phase).segments
             more, weight = encode_document(tokenizer, segments)
             ids += [*more, end]
             counts += [*weight, OPEN]

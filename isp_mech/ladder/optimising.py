@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MUON_RATE = 0.02 * 0.5**0.5  # of orthogonal updates: wide models remember less at 0.02, AdamW copies much later
-# Its share at these widths, by trial. Up to 96 the size does not learn the verdict at this one; the letter is learned
-# sooner below the full rate than at it.
-MUON_SHARES = {32: 0.45, 64: 0.33, 96: 0.7, 128: 0.85, 192: 0.85, 256: 0.85}
+MUON_RATE = 0.02 * 32**0.5  # of orthogonal updates, by sqrt(width): a wide size loses the verdict at a narrow's
 ADAM_RATE = 0.01  # embeddings, norms and biases; the unembedding less in wide models
 UNEMBED_WIDTH = 64  # beyond this width the unembedding's rate falls as 1 / width: its sums are over more terms
 WARM_UP = 60
@@ -34,11 +31,6 @@ def _is_unembedding(name: str) -> bool:
 def rate_at(step: int, steps: int) -> float:
     """The share of the full learning rate at ``step``: up, level, and down to zero."""
     return min(1.0, (step + 1) / WARM_UP, max(0.0, (steps - step) / (COOL_DOWN * steps)))
-
-
-def muon_rate(width: int) -> float:
-    """Muon's full rate in a model of this width."""
-    return MUON_RATE * MUON_SHARES.get(width, 1.0)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -91,7 +83,7 @@ class Optimiser:
         self.others = [p for p in named.values() if id(p) not in hidden]
         rest = [p for p in self.others if all(p is not q for q in unembedding)]
         self.steps = steps
-        self.muon_rate = muon_rate(width)
+        self.muon_rate = MUON_RATE / width**0.5
         self.muon = Muon(matrices, width=width, head=head, half=half)
         self.rates = (ADAM_RATE, ADAM_RATE * min(1.0, UNEMBED_WIDTH / width))
         self.adam = torch.optim.AdamW(
@@ -119,5 +111,5 @@ class Optimiser:
 def settings() -> tuple[Any, ...]:
     """Everything above that determines a training, for its hash."""
     return (
-        MUON_RATE, MUON_SHARES, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
+        MUON_RATE, ADAM_RATE, UNEMBED_WIDTH, WARM_UP, COOL_DOWN, MOMENTUM, BETAS, NEWTON_SCHULZ, HALF_FROM,
     )  # fmt: skip

@@ -118,9 +118,10 @@ def loss_of(model: GPTNeoXForCausalLM, tokens: Tensor, weights: Tensor, *, half:
 
 
 def recipe_hash(tokenizer: Tokenizer, end: int, *, steps: int, precision: str, recipe: Recipe) -> str:
-    """Twelve hex digits of the optimiser's settings and of the tokens of six steps (so of corpus and tokenizer)."""
+    """Twelve hex digits of the optimiser's settings and of the tokens of seven steps (so of corpus and tokenizer)."""
     found = hashlib.sha256(repr((HEAD, HEADS, CONTEXT, steps, precision, recipe, settings())).encode())
-    for step in (0, steps // 4, 2 * steps // 5, steps // 2, steps - steps % corpus.LONG_EVERY - 1, steps - 1):
+    last_long = steps - steps % corpus.LONG_EVERY - 1
+    for step in (0, steps // 4, steps // 3, 2 * steps // 5, steps // 2, last_long, steps - 1):
         for made in corpus.batch(max(step, 0), tokenizer, end, recipe):
             found.update(made.tobytes())
     return found.hexdigest()[:12]
