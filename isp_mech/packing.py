@@ -72,7 +72,7 @@ class Tree:
     @property
     def is_chain(self) -> bool:
         """Whether no token has two children, so that causal attention says it all."""
-        return all(parent == i - 1 for i, parent in enumerate(self.parents))
+        return self.parents == list(range(-1, len(self) - 1))
 
     def extend(self, tokens: Sequence[int], parent: int = -1) -> tuple[int, ...]:
         """The nodes of ``tokens`` below ``parent``: those there are, and new ones for the rest."""
@@ -80,10 +80,18 @@ class Tree:
         for token in tokens:
             node = self._children.get((parent, token))
             if node is None:
-                node = self._children[parent, token] = self.branch(token, parent)
+                break
             nodes.append(node)
             parent = node
-        return tuple(nodes)
+        left = tokens[len(nodes) :]  # below a new node all are new
+        first, depth = len(self), self.depths[parent] + 1 if parent >= 0 else 0
+        new = range(first, first + len(left))
+        above = [parent, *new][: len(left)]
+        self._children.update(zip(zip(above, left, strict=True), new, strict=True))
+        self.tokens += left
+        self.parents += above
+        self.depths += range(depth, depth + len(left))
+        return (*nodes, *new)
 
     def branch(self, token: int, parent: int) -> int:
         """A new node below ``parent`` that nothing else will share."""
@@ -275,16 +283,23 @@ def check_batch_size(batch_size: int | str) -> None:
 
 def make_batch(trees: Sequence[Tree]) -> Batch:
     """The trees as rows of one ``Batch``, padded on the right; without a mask where all are chains."""
+    if all(tree.is_chain for tree in trees):
+        return chains([tree.tokens for tree in trees])
     length = max(map(len, trees))
     ids = np.zeros((len(trees), length), dtype=np.int64)
-    depth = np.tile(np.arange(length), (len(trees), 1))
-    chains = all(tree.is_chain for tree in trees)
-    visible = None if chains else np.tile(np.eye(length, dtype=bool), (len(trees), 1, 1))
+    depth = np.zeros_like(ids)
+    visible = np.tile(np.eye(length, dtype=bool), (len(trees), 1, 1))
     for row, tree in enumerate(trees):
         n = len(tree)
         ids[row, :n] = tree.tokens
         depth[row, :n] = tree.depths
-        depth[row, n:] = np.arange(n, length) if chains else 0
-        if visible is not None:
-            visible[row, :n, :n] = tree.visible()
-    return Batch(torch.from_numpy(ids), torch.from_numpy(depth), None if visible is None else torch.from_numpy(visible))
+        visible[row, :n, :n] = tree.visible()
+    return Batch(torch.from_numpy(ids), torch.from_numpy(depth), torch.from_numpy(visible))
+
+
+def chains(rows: Sequence[Sequence[int]]) -> Batch:
+    """Plain sequences of tokens as rows of one ``Batch``, padded on the right."""
+    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = tokens
+    return Batch(torch.from_numpy(ids), torch.arange(ids.shape[1]).repeat(len(rows), 1))

@@ -11,7 +11,7 @@ from small_models import HEAD_ORDER, heads_permuted, make_hf
 
 from isp_mech.encoding import role_names
 from isp_mech.models import Batch, Watch, alibi, loading, wrap_model
-from isp_mech.packing import Tree, batches, make_batch
+from isp_mech.packing import Tree, batches, chains, make_batch
 from isp_mech.tracing import trace
 from isp_mech.watching import prepare, watch_batch
 
@@ -55,6 +55,17 @@ def test_the_last_layer_at_few_tokens_gives_what_it_gives_at_all(model):
         assert len(a) == len(b) == 3
         assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b, strict=True)), name
     assert torch.allclose(whole.final, record.final, atol=1e-5)
+
+
+def test_keys_and_values_are_had_without_the_rest_of_the_last_layer(model):
+    nothing = torch.zeros(0, dtype=torch.long)
+    watch = Watch(nothing, nothing, keys=True)
+    batch = chains([range(7, 30, 2), range(8, 48, 2)])
+    _, whole = model.forward(batch, watch=watch)
+    normed, some = model.read(batch, nothing, nothing, watch=watch)
+    assert len(some.keys) == len(whole.keys) == model.anatomy.n_layers and len(normed) == 0
+    for a, b in zip([*some.keys, *some.values], [*whole.keys, *whole.values], strict=True):
+        assert torch.equal(a, b)
 
 
 def test_padding_may_stand_on_either_side(model):

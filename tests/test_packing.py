@@ -59,6 +59,21 @@ def test_a_shared_beginning_is_there_once():
     assert len(trees) == 1 and len(trees[0]) == 40 + 2 + 10
 
 
+@given(st.lists(TOKENS, min_size=1, max_size=6), st.data())
+@settings(deadline=None)
+def test_a_tree_grows_as_it_would_token_by_token(made, data):
+    whole, slow = Tree(), Tree()
+    for tokens in made:
+        parent = data.draw(st.integers(-1, len(whole) - 1))
+        nodes, at = [], parent
+        for token in tokens:
+            (at,) = slow.extend([token], at)
+            nodes.append(at)
+        assert whole.extend(tokens, parent) == tuple(nodes)
+        assert (whole.tokens, whole.parents, whole.depths) == (slow.tokens, slow.parents, slow.depths)
+        assert whole.is_chain == all(p == i - 1 for i, p in enumerate(whole.parents))
+
+
 def test_a_branch_is_shared_with_nothing():
     tree = Tree()
     tree.extend((1, 2))

@@ -11,9 +11,10 @@ import torch
 import transformers as hf
 from small_models import byte_tokenizer, make_hf, plain_logprobs
 
+from isp_mech.encoding import encode_both
 from isp_mech.models import wrap_model
 from isp_mech.pairs import Pair, PairSet, compose
-from isp_mech.scoring import cases_of, class_logprobs, score
+from isp_mech.scoring import Reader, cases_of, class_logprobs, score
 from isp_mech.tasks import Item, Task, read_task
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data" / "prize"
@@ -104,6 +105,29 @@ def test_a_model_without_a_mask_of_ours_scores_alike(tokenizer, pairs):
     cases = cases_of(pairs)
     for got, want in zip(class_logprobs(model, cases).logprobs, plain_scores(model, cases), strict=True):
         assert got == pytest.approx(want, abs=1e-4)
+
+
+def test_models_that_share_a_tokenizer_are_read_for_once(make_model, pairs, monkeypatch):
+    cases, read = cases_of(pairs), []
+
+    def encode(model, *args, **options):
+        read.append(model.name)
+        return encode_both(model, *args, **options)
+
+    monkeypatch.setattr("isp_mech.scoring.cases.encode_both", encode)
+    one, other = make_model("neox"), wrap_model(make_hf("neox", seed=1), byte_tokenizer(), name="other")
+    started = wrap_model(make_hf("neox"), byte_tokenizer(start_token=True), name="started")
+    alone = [class_logprobs(model, cases) for model in (one, other, started)]
+    read.clear()
+    reader = Reader(cases, "strict", False)
+    for model, want in zip((one, other, started), alone, strict=True):
+        found = class_logprobs(model, cases, reader=reader)
+        assert found.tokens == want.tokens
+        assert all(np.array_equal(a, b) for a, b in zip(found.logprobs, want.logprobs, strict=True))
+    assert read == [one.name, started.name]
+    read.clear()
+    score(pairs, [one, other, started])
+    assert read == [one.name, started.name]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

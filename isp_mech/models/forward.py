@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -232,11 +232,7 @@ def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
     """Within it, the blocks before ``layer`` are not run: ``layer`` is given ``hidden``."""
 
     def handing_over(value: Tensor | None) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            hidden = value if value is not None else args[0] if args else kwargs["hidden_states"]
-            return hidden if anatomy.given_mask else (hidden, None)  # Bloom's blocks give their weights too
-
-        return forward
+        return lambda *args, **kwargs: _handed_over(anatomy, value, args, kwargs)
 
     skipped = [block.block for block in anatomy.blocks[:layer]]
     for i, block in enumerate(skipped):
@@ -246,6 +242,13 @@ def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
     finally:
         for block in skipped:
             del block.forward  # the class's own again
+
+
+def _handed_over(anatomy: Anatomy, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A block's output without its run: ``hidden``, or what it was given."""
+    if hidden is None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+    return hidden if anatomy.given_mask else (hidden, None)  # Bloom's blocks give their weights too
 
 
 def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
@@ -288,7 +291,7 @@ def narrow_to(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], l
 def narrowed(anatomy: Anatomy, narrow: Narrow) -> Iterator[None]:
     """Within it, the last block gives its output at the tokens of ``narrow`` alone, and zeros elsewhere.
 
-    It runs twice: for all tokens as far as its keys and values, then for those few over them.
+    It runs twice: for all tokens as far as its keys and values, then for those few over them, if there are any.
     """
     block = anatomy.blocks[-1].block
     whole = block.forward
@@ -312,6 +315,8 @@ def narrowed(anatomy: Anatomy, narrow: Narrow) -> Iterator[None]:
         try:
             whole(*args, **kwargs)
         except KeysKnown:
+            if not narrow.nodes.shape[1]:
+                return _handed_over(anatomy, None, args, kwargs)
             out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
             return tuple(map(everywhere, out)) if isinstance(out, tuple) else everywhere(out)
         raise RuntimeError(f"{type(block).__name__} ran without our attention")

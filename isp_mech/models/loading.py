@@ -96,6 +96,14 @@ class Model:
             for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
         ]
 
+    @property
+    def reads_alike(self) -> tuple[object, ...]:
+        """What tells how this model reads texts: two models in which it is equal make the same tokens of them."""
+        kind, backend = type(self.tokenizer), getattr(self.tokenizer, "backend_tokenizer", None)
+        told = id(self.tokenizer) if backend is None else backend.to_str()
+        special = (*self.tokenizer.all_special_ids, getattr(self.tokenizer, "split_special_tokens", None))
+        return kind, told, special, self.max_tokens
+
     @cached_property
     def bridge(self) -> Any:
         """The model as a TransformerLens ``TransformerBridge``, for hooks by the field's names.

@@ -22,7 +22,7 @@ from isp_mech.models import Model, Models, in_float32, members
 from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.scoring import results
-from isp_mech.scoring.cases import LOGODDS, NOTHING_KNOWN, Case, ClassLogprobs, cases_of, class_logprobs
+from isp_mech.scoring.cases import LOGODDS, NOTHING_KNOWN, Case, ClassLogprobs, Reader, cases_of, class_logprobs
 from isp_mech.scoring.numeric import estimates
 from isp_mech.scoring.results import Scores, join
 from isp_mech.tables import Run, Setting, table
@@ -30,7 +30,7 @@ from isp_mech.tasks import Task
 from isp_mech.tracing import trace_model
 from isp_mech.watching import run_of
 
-__all__ = ["Case", "ClassLogprobs", "Models", "Scores", "cases_of", "class_logprobs", "join", "score"]
+__all__ = ["Case", "ClassLogprobs", "Models", "Reader", "Scores", "cases_of", "class_logprobs", "join", "score"]
 
 PRECISION_SAMPLE = 16  # prompts on which half precision is compared with float32
 NAMED = 20  # items that a note names
@@ -61,6 +61,7 @@ def score(
         raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
     cases = cases_of(pairs_or_task)
+    reader = Reader(cases, rule, metric in LOGODDS)
     per_model = []
     for model in members(models):
         if metric == "numeric":
@@ -73,7 +74,7 @@ def score(
                 model, pairs_or_task, scored=True, batch_size=batch_size, seed=seed, progress=progress
             )
         found = class_logprobs(
-            model, cases, rule=rule, last_token=metric in LOGODDS, known=known, batch_size=batch_size, progress=progress
+            model, cases, rule=rule, known=known, reader=reader, batch_size=batch_size, progress=progress
         )
         settings, notes = _precision(model, cases, found, rule, metric)
         if found.plan.halvings:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from isp_mech.encoding import Difference, encode_both
+from isp_mech.encoding import Asked, Difference, encode_both
 from isp_mech.models import Model
 from isp_mech.packing import Plan, Query
 from isp_mech.pairs import PairSet
@@ -71,6 +71,34 @@ class ClassLogprobs:
     plan: Plan
 
 
+Read = tuple[list[Asked], list[Difference]]
+
+
+@dataclass
+class Reader:
+    """Reads the cases for one model after the other, anew only where the tokenizer is another one."""
+
+    cases: Sequence[Case]
+    rule: str
+    last_token: bool
+    _latest: tuple[object, Read] | None = None
+
+    def read(self, model: Model) -> Read:
+        """The queries of every case by ``rule``, and where the other rule reads differently (see ``encode_both``)."""
+        reads_alike = model.reads_alike
+        if self._latest is None or self._latest[0] != reads_alike:
+            read = encode_both(
+                model,
+                [c.prompt for c in self.cases],
+                [c.classes for c in self.cases],
+                [c.name for c in self.cases],
+                rule=self.rule,
+                last_token=self.last_token,
+            )
+            self._latest = reads_alike, read
+        return self._latest[1]
+
+
 def class_logprobs(
     model: Model,
     cases: Sequence[Case],
@@ -78,22 +106,17 @@ def class_logprobs(
     rule: str = "strict",
     last_token: bool = False,
     known: Logprobs = NOTHING_KNOWN,
+    reader: Reader | None = None,
     batch_size: int | str = "auto",
     progress: bool = False,
 ) -> ClassLogprobs:
     """l_j of every completion of every case: float32 log-probabilities, whatever the packing and the batches.
 
     Where the rules differ, the other rule's reading is scored in the same forward. ``known`` has, by item and
-    side, what tracing found already: log p(answer) and log p(lure).
+    side, what tracing found already: log p(answer) and log p(lure). ``reader`` spares models that share a tokenizer
+    the reading; it must be of the same cases and rule.
     """
-    asked, differences = encode_both(
-        model,
-        [c.prompt for c in cases],
-        [c.classes for c in cases],
-        [c.name for c in cases],
-        rule=rule,
-        last_token=last_token,
-    )
+    asked, differences = (reader or Reader(cases, rule, last_token)).read(model)
     groups: list[list[Query]] = [list(a.queries) for a in asked]
     extra = []
     for found in differences:

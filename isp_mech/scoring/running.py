@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from isp_mech.models import Batch, Model, Trunk, Watch, is_out_of_memory, let_go, plan_tokens
-from isp_mech.packing import Bundle, Plan, Query, Tree, bundle, check_batch_size, make_batch
+from isp_mech.packing import Bundle, Plan, Query, Tree, bundle, chains, check_batch_size, make_batch
 
 LOGITS = 1 << 22  # logits in memory at once
 # vectors after the final norm (m, d_model); for each asked token, which of them predicts it, the token, the query
@@ -63,8 +63,10 @@ def _run_whole(model: Model, bundles: Sequence[Bundle], plan: Plan, use: Use, ba
         some = whole[: plan.alike(lengths, plan.fit(length, masked=masked))]
 
         def run(some: Sequence[tuple[Tree, np.ndarray]] = some) -> None:
-            hidden, _ = model.forward(make_batch([tree for tree, _ in some]))
-            _hand_over(hidden, [(row, 0, asked) for row, (_, asked) in enumerate(some)], use)
+            batch = make_batch([tree for tree, _ in some])
+            at, which, tokens, queries = _asked([(row, 0, asked) for row, (_, asked) in enumerate(some)], batch)
+            normed, _ = model.read(batch, *at)
+            use(normed, which, tokens, queries)
 
         if _fits(run, plan, len(some), length):
             whole = whole[len(some) :]
@@ -94,12 +96,9 @@ def _run_branches(model: Model, bundles: Sequence[Bundle], plan: Plan, use: Use,
 
 def grow(model: Model, trunks: Sequence[Sequence[int]]) -> Trunk:
     """The trunks, run once, one a row; what comes after them is said in ``own`` before a branch runs."""
-    trees = [Tree() for _ in trunks]
-    for tree, tokens in zip(trees, trunks, strict=True):
-        tree.extend(tokens)
-    batch = make_batch(trees)
+    batch = chains(trunks)
     nothing = torch.zeros(0, dtype=torch.long, device=model.device)
-    _, record = model.forward(batch, watch=Watch(nothing, nothing, keys=True))
+    _, record = model.read(batch, nothing, nothing, watch=Watch(nothing, nothing, keys=True))
     return Trunk.before([len(tokens) for tokens in trunks], record, batch, torch.ones(len(trunks), 1, 1, 1).bool())
 
 
@@ -120,17 +119,18 @@ def _run_some_branches(
              for copy in range(min(copies, len(trees)))]  # fmt: skip
 
     def run() -> None:
-        ids = torch.zeros(len(rows), copies, t, dtype=torch.long)
-        depths = torch.zeros_like(ids)
-        own = torch.eye(t, dtype=torch.bool).repeat(len(rows), copies, 1, 1)
+        ids = np.zeros((len(rows), copies, t), dtype=np.int64)
+        depths = np.zeros_like(ids)
+        own = np.tile(np.eye(t, dtype=bool), (len(rows), copies, 1, 1))
         for row, depth, copy, tree, _ in taken:
             n = len(tree)
-            ids[row, copy, :n] = torch.tensor(tree.tokens)
-            depths[row, copy, :n] = torch.tensor(tree.depths) + depth
-            own[row, copy, :n, :n] = torch.from_numpy(tree.visible())
-        here = replace(trunk, own=own.to(model.device))
-        hidden = model.branch(Batch(ids.flatten(1), depths.flatten(1)), here)
-        _hand_over(hidden, [(row, copy * t, asked) for row, _, copy, _, asked in taken], use)
+            ids[row, copy, :n] = tree.tokens
+            depths[row, copy, :n] = np.array(tree.depths) + depth
+            own[row, copy, :n, :n] = tree.visible()
+        batch = Batch(torch.from_numpy(ids).flatten(1), torch.from_numpy(depths).flatten(1))
+        hidden = model.branch(batch, replace(trunk, own=torch.from_numpy(own).to(model.device)))
+        at, which, tokens, queries = _asked([(row, copy * t, asked) for row, _, copy, _, asked in taken], batch)
+        use(hidden[at], which, tokens, queries)
 
     if _fits(run, plan, copies, t * len(rows)):
         for _, trees in rows:
@@ -151,14 +151,18 @@ def _fits(run: Callable[[], None], plan: Plan, taken: int, length: int) -> bool:
     return False
 
 
-def _hand_over(hidden: Tensor, placed: Sequence[tuple[int, int, np.ndarray]], use: Use) -> None:
-    """``placed``: row, where in the row the tree begins, and what is asked of it. A softmax is taken once a node."""
-    length = hidden.shape[1]
+def _asked(
+    placed: Sequence[tuple[int, int, np.ndarray]], batch: Batch
+) -> tuple[tuple[Tensor, Tensor], np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and nodes of the batch that predict something, each once, and of each asked token which of them it is that
+    predicts it, the token, and its query. ``placed``: row, where in the row the tree begins, what is asked of it."""
+    length = batch.ids.shape[1]
     at, tokens, queries = np.concatenate(
         [asked + np.array([[row * length + start], [0], [0]]) for row, start, asked in placed], axis=1
     )
     distinct, which = np.unique(at, return_inverse=True)
-    use(hidden.flatten(0, 1)[torch.from_numpy(distinct).to(hidden.device)], which, tokens, queries)
+    rows, nodes = map(torch.from_numpy, np.divmod(distinct, length))
+    return (rows, nodes), which, tokens, queries
 
 
 def token_logprobs(model: Model, normed: Tensor, which: np.ndarray, tokens: np.ndarray) -> np.ndarray:
