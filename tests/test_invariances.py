@@ -12,6 +12,7 @@ from small_models import HEAD_ORDER, heads_permuted, make_hf
 from isp_mech.encoding import role_names
 from isp_mech.models import Batch, Watch, alibi, loading, wrap_model
 from isp_mech.packing import Tree, batches, chains, make_batch
+from isp_mech.scoring.running import grow
 from isp_mech.tracing import trace
 from isp_mech.watching import prepare, watch_batch
 
@@ -66,6 +67,27 @@ def test_keys_and_values_are_had_without_the_rest_of_the_last_layer(model):
     assert len(some.keys) == len(whole.keys) == model.anatomy.n_layers and len(normed) == 0
     for a, b in zip([*some.keys, *some.values], [*whole.keys, *whole.values], strict=True):
         assert torch.equal(a, b)
+
+
+def test_copies_at_few_tokens_give_what_they_give_at_all(model):
+    trunks, t = [range(7, 31, 2), range(8, 48, 2)], 5
+    copy = Tree()
+    copy.extend([5, 6, 9])
+    copy.extend([5, 8, 2])
+    ids = torch.tensor([[*copy.tokens, *reversed(copy.tokens)]] * 2)
+    depth = torch.tensor([copy.depths * 2]) + torch.tensor([[len(tokens)] for tokens in trunks])
+    own = torch.from_numpy(copy.visible())[None, None].expand(2, 2, -1, -1)
+    trunk = dataclasses.replace(grow(model, trunks), own=own)
+    rows, nodes = torch.tensor([0, 0, 0, 1]), torch.tensor([2, 4, 8, 5])
+    widths = []
+    handle = model.anatomy.blocks[-1].attn_out.register_forward_pre_hook(lambda module, args: widths.append(args[0]))
+    try:
+        whole = model.branch(Batch(ids, depth), trunk)
+        few = model.read_copies(Batch(ids, depth), trunk, rows, nodes)
+    finally:
+        handle.remove()
+    assert [x.numel() // x.shape[-1] for x in widths] == [2 * 2 * t, 2 * 2 * 2]  # two tokens of one copy are wanted
+    assert torch.allclose(few, whole[rows, nodes], atol=1e-5)
 
 
 def test_padding_may_stand_on_either_side(model):

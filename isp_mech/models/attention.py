@@ -32,6 +32,7 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_w
     probe = ACTIVE.get()
     kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     if probe is not None and probe.trunk is not None:
+        _keep_if_narrow(probe, module.layer_idx, key, value)
         return _attend_over_trunk(probe, probe.trunk, module.layer_idx, query, key, value, kind), None
     if probe is not None and probe.narrow is not None and probe.narrow.keys is not None:
         return _attend_from_few(probe, query, kind), None
@@ -40,9 +41,8 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_w
         probe.record.values.append(value.contiguous())
     if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
         probe.record.attention.append(_attention_by_role(probe, query, key, kind))
-    if probe is not None and probe.narrow is not None and module.layer_idx == probe.narrow.layer:
-        probe.narrow.keys, probe.narrow.values = key, value
-        raise KeysKnown
+    if probe is not None:
+        _keep_if_narrow(probe, module.layer_idx, key, value)
     if probe is not None and probe.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
         gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
@@ -51,6 +51,14 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_w
     if softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
+
+
+def _keep_if_narrow(probe: Probe, layer: int, key, value) -> None:
+    """Ends the last layer's first run, of all tokens, where it is computed at few of them."""
+    narrow = probe.narrow
+    if narrow is not None and narrow.keys is None and layer == narrow.layer:
+        narrow.keys, narrow.values = key, value
+        raise KeysKnown
 
 
 def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
@@ -94,16 +102,21 @@ def _weights(query, key, seen, kind: Kind) -> Float[Tensor, "row head q pos"]:
 
 
 def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value, kind: Kind):
-    """Attention of copies: to the trunk's tokens, and to their own."""
-    n, t = query.shape[2], trunk.own.shape[-1]
-    reach, own = trunk.reach[:, None], trunk.own
+    """Attention of copies, or of few of their tokens: to the trunk's tokens, and to their own."""
+    t = trunk.own.shape[-1]
+    reach, own, depth = trunk.reach[:, None], trunk.own, probe.batch.depth.unflatten(1, (-1, t))
+    asking = depth
+    if probe.narrow is not None and probe.narrow.keys is not None:
+        assert probe.narrow.values is not None
+        key, value = probe.narrow.keys, probe.narrow.values
+        nodes = probe.narrow.nodes.unflatten(1, (depth.shape[1], -1)) % t  # row copy s
+        asking = depth.gather(2, nodes)
+        own = own.expand(-1, depth.shape[1], -1, -1).gather(2, nodes[..., None].expand(-1, -1, -1, t).to(own.device))
     if trunk.hidden is not None and layer in trunk.hidden_in:
         reach = reach & ~trunk.hidden[:, None]
     if kind.window is not None:
-        depth = probe.batch.depth
-        reach = reach & (depth[:, :, None] - trunk.depth[:, None, :] < kind.window)
-        each = depth.unflatten(1, (n // t, t))
-        own = own & (each[..., :, None] - each[..., None, :] < kind.window)
+        reach = reach & (asking.flatten(1)[:, :, None] - trunk.depth[:, None, :] < kind.window)
+        own = own & (asking[..., :, None] - depth[..., None, :] < kind.window)
     mine = (trunk.keys[layer], trunk.values[layer])
     reach, own = reach.to(query.device), own.to(query.device)
     return attend_over_trunk(query, key, value, mine, reach, own, kind.scale, kind.cap).contiguous()

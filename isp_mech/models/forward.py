@@ -287,6 +287,17 @@ def narrow_to(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], l
     return Narrow(torch.where(wanted.gather(1, order), order, order[:, :1]), column, layer)
 
 
+def narrow_copies(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int, t: int) -> Narrow:
+    """As ``narrow_to``, of copies of ``t`` tokens: equally many tokens of each copy, one copy's after the other's."""
+    n, copies = len(batch.ids), batch.ids.shape[1] // t
+    alone = Batch(batch.ids.view(n * copies, t), batch.depth.view(n * copies, t))
+    each = narrow_to(alone, rows * copies + nodes // t, nodes % t, layer)
+    first = torch.arange(copies, device=batch.ids.device)[:, None]
+    chosen = each.nodes.view(n, copies, -1) + t * first
+    column = each.column.view(n, copies, t) + chosen.shape[-1] * first
+    return Narrow(chosen.flatten(1), column.flatten(1), layer)
+
+
 @contextmanager
 def narrowed(anatomy: Anatomy, narrow: Narrow) -> Iterator[None]:
     """Within it, the last block gives its output at the tokens of ``narrow`` alone, and zeros elsewhere.

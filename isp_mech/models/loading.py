@@ -36,6 +36,7 @@ from isp_mech.models.forward import (
     Watch,
     hooks,
     mask_of,
+    narrow_copies,
     narrow_to,
     narrowed,
     starting_at,
@@ -222,13 +223,38 @@ class Model:
         layer ``start``, before which no edit may lie: there all copies are as ``trunk.resid`` has them.
         With ``gradients`` what comes out can be differentiated by the edits' values.
         """
+        return self._run_copies(self._own_copies(batch), trunk, start=start, edits=edits, gradients=gradients)
+
+    def read_copies(
+        self, batch: Batch, trunk: Trunk, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n d_model"]:
+        """What ``branch`` gives at the ``n`` tokens ``(rows, nodes)``; the last layer is computed at them alone."""
+        batch = self._own_copies(batch)
+        narrow = narrow_copies(batch, rows, nodes, self.anatomy.n_layers - 1, trunk.own.shape[-1])
+        fewer = 2 * narrow.nodes.numel() <= batch.ids.numel()
+        return self._run_copies(batch, trunk, narrow=narrow if fewer else None)[rows, nodes]
+
+    def _own_copies(self, batch: Batch) -> Batch:
         if not self.packs:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
-        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device))
+        return Batch(batch.ids.to(self.device), batch.depth.to(self.device))
+
+    def _run_copies(
+        self,
+        batch: Batch,
+        trunk: Trunk,
+        *,
+        start: int = 0,
+        edits: Sequence[Edit] = (),
+        gradients: bool = False,
+        narrow: Narrow | None = None,
+    ) -> Float[Tensor, "row pos d_model"]:
         copies = batch.ids.shape[1] // trunk.own.shape[-1]
-        token = ACTIVE.set(Probe(batch, None, Record(), None, trunk))
+        token = ACTIVE.set(Probe(batch, None, Record(), None, trunk, narrow))
         with ExitStack() as stack, torch.set_grad_enabled(gradients):
             stack.callback(ACTIVE.reset, token)
+            if narrow is not None:
+                stack.enter_context(narrowed(self.anatomy, narrow))
             if start:
                 stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
             for handle in hooks(self.anatomy, None, Record(), edits, batch):

@@ -128,9 +128,9 @@ def _run_some_branches(
             depths[row, copy, :n] = np.array(tree.depths) + depth
             own[row, copy, :n, :n] = tree.visible()
         batch = Batch(torch.from_numpy(ids).flatten(1), torch.from_numpy(depths).flatten(1))
-        hidden = model.branch(batch, replace(trunk, own=torch.from_numpy(own).to(model.device)))
         at, which, tokens, queries = _asked([(row, copy * t, asked) for row, _, copy, _, asked in taken], batch)
-        use(hidden[at], which, tokens, queries)
+        here = replace(trunk, own=torch.from_numpy(own).to(model.device))
+        use(model.read_copies(batch, here, *at), which, tokens, queries)
 
     if _fits(run, plan, copies, t * len(rows)):
         for _, trees in rows:
