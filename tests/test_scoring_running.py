@@ -103,7 +103,7 @@ def test_models_with_an_attention_of_their_own_are_packed_only_where_that_is_rig
 def short_of_memory(monkeypatch, most: int) -> list[int]:
     """Forwards of over ``most`` tokens run out of memory; returns the sizes of those that did not."""
     done = []
-    for name in ("forward", "branch"):
+    for name in ("_run", "_run_copies"):
         real = getattr(Model, name)
 
         def run(self, batch, *args, real=real, **kwargs):
@@ -142,10 +142,10 @@ def test_halved_batches_are_said(make_model, monkeypatch):
 
 
 def test_another_error_is_not_taken_for_memory(make_model, monkeypatch):
-    def fail(self, batch, **kwargs):
+    def fail(self, batch, *args, **kwargs):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(Model, "forward", fail)
+    monkeypatch.setattr(Model, "_run", fail)
     with pytest.raises(RuntimeError, match="something else"):
         query_logprobs(make_model("neox"), queries(4, 0))
 
