@@ -151,6 +151,11 @@ class Narrow:
     keys: Tensor | None = None
     values: Tensor | None = None
 
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether at most half of the tokens are computed: the layer's first part runs twice."""
+        return 2 * self.nodes.numel() <= self.column.numel()
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -179,7 +179,7 @@ class Model:
         if watch is not None:
             all_rows, all_nodes = torch.cat([rows, watch.rows]), torch.cat([nodes, watch.nodes])
         narrow = narrow_to(batch, all_rows, all_nodes, self.anatomy.n_layers - 1) if self.packs else None
-        if narrow is not None and 2 * narrow.nodes.numel() > batch.ids.numel():
+        if narrow is not None and not narrow.is_worth_it:
             narrow = None
         hidden, record = self._run(batch, watch, (), narrow)
         return hidden[rows, nodes], record
@@ -231,8 +231,7 @@ class Model:
         """What ``branch`` gives at the ``n`` tokens ``(rows, nodes)``; the last layer is computed at them alone."""
         batch = self._own_copies(batch)
         narrow = narrow_copies(batch, rows, nodes, self.anatomy.n_layers - 1, trunk.own.shape[-1])
-        fewer = 2 * narrow.nodes.numel() <= batch.ids.numel()
-        return self._run_copies(batch, trunk, narrow=narrow if fewer else None)[rows, nodes]
+        return self._run_copies(batch, trunk, narrow=narrow if narrow.is_worth_it else None)[rows, nodes]
 
     def _own_copies(self, batch: Batch) -> Batch:
         if not self.packs:

@@ -73,9 +73,7 @@ def score(
             traces, known = trace_model(
                 model, pairs_or_task, scored=True, batch_size=batch_size, seed=seed, progress=progress
             )
-        found = class_logprobs(
-            model, cases, rule=rule, known=known, reader=reader, batch_size=batch_size, progress=progress
-        )
+        found = class_logprobs(model, cases, known=known, reader=reader, batch_size=batch_size, progress=progress)
         settings, notes = _precision(model, cases, found, rule, metric)
         if found.plan.halvings:
             notes.append(f"{model.name}: memory ran out; batches were halved to {found.plan.tokens} tokens")

@@ -113,14 +113,15 @@ def class_logprobs(
     """l_j of every completion of every case: float32 log-probabilities, whatever the packing and the batches.
 
     Where the rules differ, the other rule's reading is scored in the same forward. ``known`` has, by item and
-    side, what tracing found already: log p(answer) and log p(lure). ``reader`` spares models that share a tokenizer
-    the reading; it must be of the same cases and rule.
+    side, what tracing found already: log p(answer) and log p(lure). ``reader``, of the same cases, spares models
+    that share a tokenizer the reading; what it asks for, by ``rule`` and ``last_token``, is then its own.
     """
-    asked, differences = (reader or Reader(cases, rule, last_token)).read(model)
+    reader = reader or Reader(cases, rule, last_token)
+    asked, differences = reader.read(model)
     groups: list[list[Query]] = [list(a.queries) for a in asked]
     extra = []
     for found in differences:
-        reading = found.prize if rule == "strict" else found.strict
+        reading = found.prize if reader.rule == "strict" else found.strict
         extra.append(len(groups[found.case]) if reading is not None else -1)
         groups[found.case] += [reading] if reading is not None else []
     given = [_in_order(case, known) for case in cases]
@@ -132,7 +133,7 @@ def class_logprobs(
     for found, place in zip(differences, extra, strict=True):
         values = by_group[found.case]
         mine, others = float(values[found.index]), float(values[place]) if place >= 0 else np.nan
-        told.append((found, mine, others) if rule == "strict" else (found, others, mine))
+        told.append((found, mine, others) if reader.rule == "strict" else (found, others, mine))
     return ClassLogprobs(
         [values[: len(c.classes)] for values, c in zip(by_group, cases, strict=True)],
         [[q.targets for q in a.queries] for a in asked],
