@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -187,6 +189,8 @@ def hooks(
 ) -> Iterator[Any]:
     """Registers, on the modules of one forward, what watches and what edits; yields the handles."""
     shape = tuple(batch.ids.shape)
+    if watch is not None and watch.keys and not len(watch.rows):
+        watch = None  # attention keeps the keys, and nothing else is wanted
 
     def grid(x: Tensor) -> Tensor:  # OPT runs its MLP on (row * pos, d); a view, so that edits reach it
         return x.view(*shape, x.shape[-1])
@@ -237,23 +241,27 @@ def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
     """Within it, the blocks before ``layer`` are not run: ``layer`` is given ``hidden``."""
 
     def handing_over(value: Tensor | None) -> Callable[..., Any]:
-        return lambda *args, **kwargs: _handed_over(anatomy, value, args, kwargs)
+        return lambda *args, **kwargs: _handed_over(anatomy.given_mask, value, args, kwargs)
 
     skipped = [block.block for block in anatomy.blocks[:layer]]
+    before = [vars(block).get("forward") for block in skipped]
     for i, block in enumerate(skipped):
         block.forward = handing_over(hidden if i == layer - 1 else None)
     try:
         yield
     finally:
-        for block in skipped:
-            del block.forward  # the class's own again
+        for block, forward in zip(skipped, before, strict=True):
+            if forward is None:
+                del block.forward  # the class's own again
+            else:
+                block.forward = forward
 
 
-def _handed_over(anatomy: Anatomy, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _handed_over(given_mask: bool, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """A block's output without its run: ``hidden``, or what it was given."""
     if hidden is None:
         hidden = args[0] if args else kwargs["hidden_states"]
-    return hidden if anatomy.given_mask else (hidden, None)  # Bloom's blocks give their weights too
+    return hidden if given_mask else (hidden, None)  # Bloom's blocks give their weights too
 
 
 def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
@@ -303,42 +311,49 @@ def narrow_copies(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"
     return Narrow(chosen.flatten(1), column.flatten(1), layer)
 
 
-@contextmanager
-def narrowed(anatomy: Anatomy, narrow: Narrow) -> Iterator[None]:
-    """Within it, the last block gives its output at the tokens of ``narrow`` alone, and zeros elsewhere.
+def narrow_on_demand(block: Any, given_mask: bool) -> None:
+    """Makes a model's last block, in a forward that says so, give its output at few tokens alone, and zeros elsewhere.
 
-    It runs twice: for all tokens as far as its keys and values, then for those few over them, if there are any.
+    It runs twice then: for all tokens as far as its keys and values, and for those few over them, if there are any.
     """
-    block = anatomy.blocks[-1].block
-    whole = block.forward
-    pos = narrow.column.shape[1]
+    own = vars(block).get("forward")
+    if getattr(own, "narrows", False):
+        return
 
-    def few(x: Any) -> Any:
-        if isinstance(x, tuple):
-            return tuple(few(part) for part in x)
-        if not isinstance(x, Tensor) or x.dim() not in (2, 3) or x.shape[1] != pos or pos == 1:
-            return x
-        x = x.expand(len(narrow.nodes), *x.shape[1:])
-        return x.gather(1, narrow.nodes if x.dim() == 2 else narrow.nodes[..., None].expand(-1, -1, x.shape[2]))
-
-    def everywhere(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        nodes = narrow.nodes[..., None].expand(-1, -1, x.shape[2])
-        return x.new_zeros(len(x), pos, x.shape[2]).scatter_(1, nodes, x)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        whole = own or partial(type(self).forward, self)
+        probe = ACTIVE.get()
+        if probe is None or probe.narrow is None:
+            return whole(*args, **kwargs)
         try:
             whole(*args, **kwargs)
         except KeysKnown:
-            if not narrow.nodes.shape[1]:
-                return _handed_over(anatomy, None, args, kwargs)
+            if not probe.narrow.nodes.shape[1]:
+                return _handed_over(given_mask, None, args, kwargs)
+            few = partial(_at_few, probe.narrow)
             out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
-            return tuple(map(everywhere, out)) if isinstance(out, tuple) else everywhere(out)
-        raise RuntimeError(f"{type(block).__name__} ran without our attention")
+            return tuple(_everywhere(probe.narrow, x) for x in out) if isinstance(out, tuple) else (
+                _everywhere(probe.narrow, out)
+            )
+        raise RuntimeError(f"{type(self).__name__} ran without our attention")
 
-    block.forward = forward
-    try:
-        yield
-    finally:
-        del block.forward  # the class's own again
+    forward.narrows = True  # type: ignore[attr-defined]
+    block.forward = MethodType(forward, block)
+
+
+def _at_few(narrow: Narrow, x: Any) -> Any:
+    """What a block is given, (row, pos) or (row, pos, d), at the few tokens; anything else as it is."""
+    pos = narrow.column.shape[1]
+    if isinstance(x, tuple):
+        return tuple(_at_few(narrow, part) for part in x)
+    if not isinstance(x, Tensor) or x.dim() not in (2, 3) or x.shape[1] != pos or pos == 1:
+        return x
+    x = x.expand(len(narrow.nodes), *x.shape[1:])
+    return x.gather(1, narrow.nodes if x.dim() == 2 else narrow.nodes[..., None].expand(-1, -1, x.shape[2]))
+
+
+def _everywhere(narrow: Narrow, x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    nodes = narrow.nodes[..., None].expand(-1, -1, x.shape[2])
+    return x.new_zeros(len(x), narrow.column.shape[1], x.shape[2]).scatter_(1, nodes, x)

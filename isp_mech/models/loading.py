@@ -37,12 +37,13 @@ from isp_mech.models.forward import (
     hooks,
     mask_of,
     narrow_copies,
+    narrow_on_demand,
     narrow_to,
-    narrowed,
     starting_at,
 )
 from isp_mech.models.kernels import use_fast_products
 from isp_mech.models.memory import bytes_per_token, free_bytes
+from isp_mech.models.rotary import use_fast_rotation
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -201,8 +202,6 @@ class Model:
         token = ACTIVE.set(Probe(batch, watch, record, seen, narrow=narrow))
         with ExitStack() as stack, torch.no_grad():
             stack.callback(ACTIVE.reset, token)
-            if narrow is not None:
-                stack.enter_context(narrowed(self.anatomy, narrow))
             for handle in hooks(self.anatomy, watch, record, edits, batch, narrow):
                 stack.callback(handle.remove)
             finds_mask = self.packs and not self.anatomy.given_mask
@@ -252,8 +251,6 @@ class Model:
         token = ACTIVE.set(Probe(batch, None, Record(), None, trunk, narrow))
         with ExitStack() as stack, torch.set_grad_enabled(gradients):
             stack.callback(ACTIVE.reset, token)
-            if narrow is not None:
-                stack.enter_context(narrowed(self.anatomy, narrow))
             if start:
                 stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
             for handle in hooks(self.anatomy, None, Record(), edits, batch):
@@ -345,8 +342,11 @@ def wrap_model(
     if not settled:
         use_fast_products(hf)
     use_our_attention(hf)
+    use_fast_rotation(hf)
     if anatomy.given_mask:
         hf.set_attn_implementation(ATTENTION)
+    if anatomy.takes_mask:
+        narrow_on_demand(anatomy.blocks[-1].block, anatomy.given_mask)
     model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
     if anatomy.takes_trees and not anatomy.takes_mask and not branches_come_out_right(model, ids):
         model = replace(model, anatomy=replace(anatomy, takes_trees=False))
@@ -359,7 +359,7 @@ def is_settled(hf: Any) -> bool:
     return bool(getattr(hf, "hf_device_map", None)) or getattr(hf, "hf_quantizer", None) is not None
 
 
-AUTO_TOKENS = {"cpu": 6144, "cuda": 1 << 15}  # enough to keep the device busy; more gains nothing
+AUTO_TOKENS = {"cpu": 4096, "cuda": 1 << 15}  # enough to keep the device busy; more gains nothing
 
 
 def plan_tokens(model: Model) -> int:
