@@ -10,9 +10,9 @@ import numpy as np
 
 from isp_mech.encoding import Asked, Difference, encode_both
 from isp_mech.models import Model
-from isp_mech.packing import Plan, Query
+from isp_mech.packing import Bundle, Plan, Query
 from isp_mech.pairs import PairSet
-from isp_mech.scoring.running import query_logprobs
+from isp_mech.scoring.running import bundle_logprobs, bundles_for
 from isp_mech.tasks import Task
 from isp_mech.tracing import Logprobs
 
@@ -71,7 +71,26 @@ class ClassLogprobs:
     plan: Plan
 
 
-Read = tuple[list[Asked], list[Difference]]
+@dataclass(frozen=True)
+class Reading:
+    """The cases' queries by one rule, where the other rule differs, and what is run: the groups of both.
+
+    ``other[i]`` is the place, in the group of difference i's case, of the query that the other rule asks there; -1
+    where it asks none.
+    """
+
+    asked: list[Asked]
+    differences: list[Difference]
+    groups: list[list[Query]]
+    other: list[int]
+    bundles: dict[tuple[bool, bool], list[Bundle]]  # by what the model packs
+
+    def bundles_for(self, model: Model) -> list[Bundle]:
+        """The groups, packed for ``model``: once for all models that pack alike."""
+        how = model.takes_trees, model.packs
+        if how not in self.bundles:
+            self.bundles[how] = bundles_for(model, self.groups)
+        return self.bundles[how]
 
 
 @dataclass
@@ -81,22 +100,31 @@ class Reader:
     cases: Sequence[Case]
     rule: str
     last_token: bool
-    _latest: tuple[object, Read] | None = None
+    _latest: tuple[object, Reading] | None = None
 
-    def read(self, model: Model) -> Read:
+    def read(self, model: Model) -> Reading:
         """The queries of every case by ``rule``, and where the other rule reads differently (see ``encode_both``)."""
         reads_alike = model.reads_alike
         if self._latest is None or self._latest[0] != reads_alike:
-            read = encode_both(
-                model,
-                [c.prompt for c in self.cases],
-                [c.classes for c in self.cases],
-                [c.name for c in self.cases],
-                rule=self.rule,
-                last_token=self.last_token,
-            )
-            self._latest = reads_alike, read
+            self._latest = reads_alike, self._read(model)
         return self._latest[1]
+
+    def _read(self, model: Model) -> Reading:
+        asked, differences = encode_both(
+            model,
+            [c.prompt for c in self.cases],
+            [c.classes for c in self.cases],
+            [c.name for c in self.cases],
+            rule=self.rule,
+            last_token=self.last_token,
+        )
+        groups: list[list[Query]] = [list(a.queries) for a in asked]
+        other = []
+        for found in differences:
+            query = found.prize if self.rule == "strict" else found.strict
+            other.append(len(groups[found.case]) if query is not None else -1)
+            groups[found.case] += [query] if query is not None else []
+        return Reading(asked, differences, groups, other, {})
 
 
 def class_logprobs(
@@ -117,26 +145,21 @@ def class_logprobs(
     that share a tokenizer the reading; what it asks for, by ``rule`` and ``last_token``, is then its own.
     """
     reader = reader or Reader(cases, rule, last_token)
-    asked, differences = reader.read(model)
-    groups: list[list[Query]] = [list(a.queries) for a in asked]
-    extra = []
-    for found in differences:
-        reading = found.prize if reader.rule == "strict" else found.strict
-        extra.append(len(groups[found.case]) if reading is not None else -1)
-        groups[found.case] += [reading] if reading is not None else []
+    reading = reader.read(model)
     given = [_in_order(case, known) for case in cases]
-    left = [group[len(values) :] for group, values in zip(groups, given, strict=True)]
-    flat, plan = query_logprobs(model, [group for group in left if group], batch_size=batch_size, progress=progress)
+    left = [group[len(values) :] for group, values in zip(reading.groups, given, strict=True)]
+    bundles = bundles_for(model, [group for group in left if group]) if known else reading.bundles_for(model)
+    flat, plan = bundle_logprobs(model, bundles, batch_size=batch_size, progress=progress)
     found_later = np.split(flat, np.cumsum([len(group) for group in left])[:-1])
     by_group = [np.concatenate(both) for both in zip(given, found_later, strict=True)]
     told: list[tuple[Difference, float, float]] = []
-    for found, place in zip(differences, extra, strict=True):
+    for found, place in zip(reading.differences, reading.other, strict=True):
         values = by_group[found.case]
         mine, others = float(values[found.index]), float(values[place]) if place >= 0 else np.nan
         told.append((found, mine, others) if reader.rule == "strict" else (found, others, mine))
     return ClassLogprobs(
         [values[: len(c.classes)] for values, c in zip(by_group, cases, strict=True)],
-        [[q.targets for q in a.queries] for a in asked],
+        [[q.targets for q in a.queries] for a in reading.asked],
         told,
         plan,
     )

@@ -18,7 +18,7 @@ from isp_mech.encoding import PRIZE_LIMIT
 from isp_mech.errors import InputError
 from isp_mech.models import Model
 from isp_mech.packing import Query
-from isp_mech.scoring.running import LOGITS, run_queries
+from isp_mech.scoring.running import LOGITS, bundles_for, run_bundles
 from isp_mech.tasks import Item
 
 SAMPLES, NEW_TOKENS, TEMPERATURE = 10, 7, 0.5
@@ -115,7 +115,7 @@ def _say_one_token(model: Model, samples: Sequence[Sample], batch_size: int | st
             below = (passed < torch.from_numpy(uniform[here])[:, None]).sum(-1)
             chosen[here] = below.clamp(max=passed.shape[1] - 1).numpy()
 
-    run_queries(model, groups, use, batch_size=batch_size, progress=progress)
+    run_bundles(model, bundles_for(model, groups), use, batch_size=batch_size, progress=progress)
     for at, token in zip(numbers, chosen.tolist(), strict=True):
         samples[at].new.append(token)
 
