@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,10 @@ def _is_unicode(text: str) -> bool:
 def _coerce_kind(values: pd.Series, kinds: tuple[type, ...], expected: str, skip: pd.Series | None = None) -> pd.Series:
     objects = values.astype(object)
     truths = (bool, np.bool_)
-    wrong = pd.Series(
-        [not isinstance(v, kinds) or (isinstance(v, truths) and bool not in kinds) for v in objects], dtype=bool
-    )
+    wanted = {t: issubclass(t, kinds) and (bool in kinds or not issubclass(t, truths)) for t in set(map(type, objects))}
+    if all(wanted.values()):
+        return objects
+    wrong = pd.Series([not wanted[type(v)] for v in objects], dtype=bool)
     if skip is not None:
         wrong &= ~skip
     if wrong.any():
@@ -105,6 +107,9 @@ def _coerce_kind(values: pd.Series, kinds: tuple[type, ...], expected: str, skip
 def _coerce_int(values: pd.Series, dtype: Any) -> pd.Series:
     if pd.api.types.is_integer_dtype(values.dtype) and not pd.api.types.is_unsigned_integer_dtype(values.dtype):
         return values.astype("Int64").astype(dtype)
+    if set(map(type, values)) == {int}:
+        with suppress(OverflowError):
+            return pd.Series(np.fromiter(values, np.int64, len(values))).astype(dtype)
     whole: list[int | None] = []
     for row, value in enumerate(values.astype(object)):
         if value is None or value is pd.NA or value != value:
