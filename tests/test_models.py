@@ -11,6 +11,7 @@ from torch import nn
 
 from isp_mech.errors import InputError
 from isp_mech.models import Batch, Watch, load_model, members, norm_of, wrap_model
+from isp_mech.models.rotary import rotate
 
 
 @pytest.fixture
@@ -191,3 +192,22 @@ def test_a_model_that_takes_no_mask_is_told_apart(tokenizer):
     ids = torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="takes chains of tokens only"):
         model.forward(Batch(ids, torch.arange(3)[None], torch.ones(1, 3, 3).tril().bool()))
+
+
+@pytest.mark.parametrize("d", [2, 4, 8])
+def test_rotation_in_place_is_transformers_own(d):
+    """Against the functions of GPT-NeoX and of Llama; dimensions after the first ``d`` stay as they are."""
+    from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb as neox
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama
+
+    torch.manual_seed(d)
+    q, k = torch.randn(2, 3, 4, 11, 8)
+    angles = torch.randn(3, 11, d // 2).repeat(1, 1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    want = neox(q, k, cos, sin)
+    both = torch.stack([q, k])
+    rotate(both, cos[:, None], sin[:, None])
+    assert torch.allclose(both, torch.stack(want), atol=1e-6)
+    assert torch.equal(both[..., d:], torch.stack([q, k])[..., d:])
+    if d == 8:
+        assert torch.allclose(both, torch.stack(llama(q, k, cos, sin)), atol=1e-6)

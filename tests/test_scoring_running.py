@@ -168,7 +168,7 @@ def test_the_plan_follows_shape_and_free_memory(make_model, monkeypatch):
     monkeypatch.setattr("isp_mech.models.loading.free_bytes", lambda device: 0)
     assert plan_tokens(model) == 1
     monkeypatch.setattr("isp_mech.models.loading.free_bytes", lambda device: 1 << 50)
-    assert plan_tokens(model) == 6144
+    assert plan_tokens(model) == 4096
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 9))
