@@ -241,12 +241,25 @@ def test_a_settled_model_is_neither_moved_nor_cast(tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox"])
-def test_fast_products_are_the_plain_ones(architecture, tokenizer):
-    """GPT-2 keeps its weights as (in, out); with gradients and in other types the model's own product is taken."""
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+def test_fast_products_are_the_plain_ones(architecture, capability, tokenizer, monkeypatch):
+    """GPT-2 keeps its weights as (in, out); with gradients and in other types the model's own product is taken, and
+    all along on a processor without AVX-512."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    products = set()
+
+    def product(*args):
+        products.add("oneDNN")
+        return real(*args)
+
+    real = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
     plain, ours = make_hf(architecture), wrap_model(make_hf(architecture), tokenizer, name="m")
     ids = torch.arange(1, 30)[None]
     with torch.no_grad():
         assert torch.allclose(ours.hf(ids).logits, plain(ids).logits, atol=1e-5)
+    assert products == ({"oneDNN"} if capability == "AVX512" else set())
+    products.clear()
     loss = ours.hf(ids, labels=ids).loss
     loss.backward()
-    assert loss.requires_grad and all(p.grad is not None for p in ours.hf.parameters())
+    assert loss.requires_grad and all(p.grad is not None for p in ours.hf.parameters()) and not products
