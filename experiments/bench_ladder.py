@@ -10,11 +10,11 @@ classes of one token, and less than longer ones need. Medians of rounds in turn,
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Sequence
 
 import torch
+from bench_scoring import in_turn
 from transformers import AutoModelForCausalLM
 
 import isp_mech as im
@@ -23,7 +23,7 @@ from isp_mech.models import Model, members
 from isp_mech.pairs import PairSet
 from isp_mech.scoring import cases_of, class_logprobs
 
-FEW, SEED, ROUNDS, ROWS = 60, 2026, 3, 8
+FEW, SEED, ROWS = 60, 2026, 8
 
 
 def plain_forwards(plain, prompts: Sequence[Sequence[int]]) -> None:
@@ -41,18 +41,13 @@ def ratio(task: str, pairs: PairSet, models: Sequence[Model], plain: Sequence) -
     """Median seconds over all sizes: ours, and plain forwards."""
     cases = cases_of(pairs)
     prompts = [e.ids for e in models[0].encode([case.prompt for case in cases])]
-    ours, theirs = [], []
-    for turn in range(ROUNDS + 1):
-        began = time.perf_counter()
-        for model in models:
-            class_logprobs(model, cases)
-        between = time.perf_counter()
-        for model in plain:
-            plain_forwards(model, prompts)
-        if turn:  # the first is a warm-up
-            ours.append(between - began)
-            theirs.append(time.perf_counter() - between)
-    return statistics.median(ours), statistics.median(theirs)
+    took = in_turn(
+        {
+            "ours": lambda: [class_logprobs(model, cases) for model in models],
+            "plain": lambda: [plain_forwards(model, prompts) for model in plain],
+        }
+    )
+    return took["ours"][1], took["plain"][1]
 
 
 def main() -> None:

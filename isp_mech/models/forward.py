@@ -332,9 +332,7 @@ def narrow_on_demand(block: Any, given_mask: bool) -> None:
                 return _handed_over(given_mask, None, args, kwargs)
             few = partial(_at_few, probe.narrow)
             out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
-            return tuple(_everywhere(probe.narrow, x) for x in out) if isinstance(out, tuple) else (
-                _everywhere(probe.narrow, out)
-            )
+            return _everywhere(probe.narrow, out)
         raise RuntimeError(f"{type(self).__name__} ran without our attention")
 
     forward.narrows = True  # type: ignore[attr-defined]
@@ -353,6 +351,9 @@ def _at_few(narrow: Narrow, x: Any) -> Any:
 
 
 def _everywhere(narrow: Narrow, x: Any) -> Any:
+    """What a block gives at the few tokens, with zeros at the others."""
+    if isinstance(x, tuple):
+        return tuple(_everywhere(narrow, part) for part in x)
     if not isinstance(x, Tensor):
         return x
     nodes = narrow.nodes[..., None].expand(-1, -1, x.shape[2])
