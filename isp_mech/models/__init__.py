@@ -8,9 +8,7 @@ name; nothing of size positions x positions or positions x vocabulary is kept.
 
 from isp_mech.models.anatomy import Anatomy, Norm, norm_of
 from isp_mech.models.bridging import read_jacobians
-from isp_mech.models.forward import Batch, Edit, Encoding, Record, Trunk, Watch
 from isp_mech.models.loading import (
-    Model,
     Models,
     check_device,
     in_float32,
@@ -22,7 +20,9 @@ from isp_mech.models.loading import (
     wrap_model,
 )
 from isp_mech.models.memory import is_out_of_memory, let_go
+from isp_mech.models.model import Model
 from isp_mech.models.wiring import Wires, wired
+from isp_mech.models.words import Batch, Edit, Encoding, Record, Trunk, Watch
 
 __all__ = [
     "Anatomy",

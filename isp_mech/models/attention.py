@@ -13,7 +13,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from isp_mech.models.anatomy import repeat_heads
 from isp_mech.models.branching import attend_over_trunk
-from isp_mech.models.forward import ACTIVE, KeysKnown, Probe, Trunk
+from isp_mech.models.forward import KeysKnown
+from isp_mech.models.words import ACTIVE, Probe, Trunk
 
 ATTENTION = "isp_mech"
 

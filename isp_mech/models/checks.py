@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from isp_mech.models.forward import Batch
+from isp_mech.models.words import Batch
 
 
 @runtime_checkable
