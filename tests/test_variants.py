@@ -113,6 +113,28 @@ def test_k_shots_disagree_and_all_are_judged_by_value(k):
         assert good != earned and (pair.answer, pair.lure) == (" NY"[:1] + "NY"[good], " " + "NY"[earned])
 
 
+def _shown(pair):
+    assert pair.plain.spans("shots") == pair.conflict.spans("shots")
+    return pair.conflict.spans("shots")
+
+
+def test_six_pairs_in_a_row_share_their_shots_and_no_others_do():
+    made = contrast(DROID, n=63, seed=8)
+    sets = [made.pairs[i : i + 6] for i in range(0, 63, 6)]
+    shown = [{_shown(pair) for pair in some} for some in sets]
+    assert [len(some) for some in shown] == [1] * 11 and len(set().union(*shown)) == 11
+    assert [sum(pair.answer == " Y" for pair in some) for some in sets[:-1]] == [3] * 10
+
+
+def test_own_shots_ask_about_the_same_bets():
+    base, own = contrast(DROID, n=60, seed=8), contrast(DROID, n=60, seed=8, variant="own-shots")
+    assert len({_shown(pair) for pair in own}) == 60
+    for one, other in zip(base, own, strict=True):
+        for a, b in ((one.plain, other.plain), (one.conflict, other.conflict)):
+            assert a.text.rsplit("Question: ", 1)[1] == b.text.rsplit("Question: ", 1)[1]
+        assert (one.answer, one.lure, one.answer_index) == (other.answer, other.lure, other.answer_index)
+
+
 def test_bad_numbers_of_disagreeing_shots():
     import random
 

@@ -40,7 +40,9 @@ AMOUNTS = (
 CHANCES = range(2, 31)  # of the unlikelier outcome, in percent
 CLEAR = 1.5  # gain and loss, weighted by their chances, differ at least by this factor
 N_SHOTS = 10
+SET = 6  # pairs that share their shots, three of them asking for Y: read once a set, and no set leans to one answer
 MOST_DISAGREEING = 5
+OWN_SHOTS = "own-shots"
 PREAMBLES = {  # the first in a reader's words, from the announcement's comments
     "persona": (
         "You are a smart, statistical assistant bot that can perform complex calculations to evaluate the outcomes of "
@@ -59,6 +61,7 @@ VARIANTS = {
     },
     "persona": "first a line that calls the model a statistical assistant",
     "clear-instructions": "first a line that says: judge by the expected value, not by the outcome",
+    OWN_SHOTS: "each pair after ten shots of its own, as each item of the prize's",
 }
 
 
@@ -225,6 +228,7 @@ def _reversible_games() -> tuple[tuple[int, int, int], ...]:
 def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs, drawn; ``Y`` and ``N`` are right equally often (exactly, for even ``n``).
 
+    Six pairs in a row (``SET``) share their ten shots, so that a scorer reads these once; the next six have others.
     Guessing is right half of the time. Bets are drawn, so a ``source`` is an ``InputError``. Every
     ``variant`` asks about the same bets after the same shots, but for what its line in ``VARIANTS`` says.
     """
@@ -232,6 +236,7 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, vari
     if source is not None:
         raise InputError(f"contrast {NAME!r}", [f"source {str(source)!r}: bets are drawn, expected no source"])
     disagreeing = int(variant.removeprefix("disagreeing-")) if variant.startswith("disagreeing-") else 0
+    shared = 1 if variant == OWN_SHOTS else SET
     rng = random.Random(f"{NAME} {seed}")
     outcomes = balanced(random.Random(f"{NAME} outcomes {seed}"))
     tellings = [(person, first) for person in NAMES for first in (True, False)]
@@ -245,7 +250,7 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, vari
         last, outcome = (told, "earning") if earned else (told.exchanged(), "losing")
 
         def make(i: int) -> Pair:
-            shown = shots(random.Random(f"{NAME} {seed} {i}"), disagreeing=disagreeing)
+            shown = shots(random.Random(f"{NAME} {seed} {i // shared}"), disagreeing=disagreeing)
             return hindsight_pair(f"{NAME}-{i}", shown, last, outcome, preamble=PREAMBLES.get(variant, ""))
 
         return make
