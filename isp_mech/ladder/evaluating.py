@@ -13,19 +13,25 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 from isp_mech.contrasts import contrast
+from isp_mech.contrasts.hindsight_neglect import OWN_SHOTS
 from isp_mech.contrasts.neqa import facts, is_evaluation_fact
 from isp_mech.pairs import PairSet
 
 Encode = Callable[[str], list[int]]
 
 TASKS = {"quote-repetition": 100, "neqa": 100, "redefine-math": 100, "hindsight-neglect": 30}
+VARIANTS = {"hindsight-neglect": OWN_SHOTS}  # thirty pairs: as many shots as there can be
 SEED = 11
 ROWS, LONG_ROWS, LONG = 64, 12, 300  # prompts at a time, short ones and those of over ``LONG`` tokens
 
 
 def evaluation_pairs(*, tasks: Mapping[str, int] = TASKS, seed: int = SEED) -> dict[str, PairSet]:
     """The pairs of every task. NeQA's are of the facts that no training may negate (see ``Recipe.negated``)."""
-    return {task: held_out(contrast(task, n=2 * n if task == "neqa" else n, seed=seed), n) for task, n in tasks.items()}
+    found = {}
+    for task, n in tasks.items():
+        drawn = contrast(task, n=2 * n if task == "neqa" else n, seed=seed, variant=VARIANTS.get(task, ""))
+        found[task] = held_out(drawn, n)
+    return found
 
 
 def held_out(pairs: PairSet, n: int) -> PairSet:
