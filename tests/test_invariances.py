@@ -10,7 +10,7 @@ import torch
 from small_models import HEAD_ORDER, heads_permuted, make_hf
 
 from isp_mech.encoding import role_names
-from isp_mech.models import Batch, Watch, alibi, loading, wrap_model
+from isp_mech.models import Batch, Watch, alibi, wrap_model
 from isp_mech.packing import Tree, batches, chains, make_batch
 from isp_mech.scoring.running import grow
 from isp_mech.tracing import trace
@@ -121,7 +121,7 @@ def test_the_masks_dtype_does_not_matter(make_model, pairs, monkeypatch, archite
     def of_bool(batch, dtype):
         return None if batch.visible is None else batch.visible[:, None]
 
-    monkeypatch.setattr(loading, "mask_of", of_bool)
+    monkeypatch.setattr("isp_mech.models.model.mask_of", of_bool)
     monkeypatch.setattr(alibi, "mask_of", of_bool)
     assert max(largest_gaps(plain, trace(pairs, model)).values()) < 1e-4
 

@@ -46,30 +46,36 @@ def held_out(pairs: PairSet, n: int) -> PairSet:
 @torch.no_grad()
 def accuracies(model: GPTNeoXForCausalLM, pairs: PairSet, encode: Encode, device: str) -> dict[str, float]:
     """``{side: share of pairs whose right completion is likelier than the wrong one}``."""
-    rows: list[tuple[str, list[int], int]] = []
+    read: dict[tuple[int, ...], int] = {}  # what a forward is given; both completions of one token ask for the same
+    asked: list[tuple[str, int, int, list[int]]] = []
     for pair in pairs:
         for side, prompt, right, wrong in pair.sides():
             start = encode(prompt.text)
-            rows += [(side, start + encode(end), len(start)) for end in (right, wrong)]
-    scores = np.zeros(len(rows))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][1]))
+            for end in map(encode, (right, wrong)):
+                row = read.setdefault((*start, *end[:-1]), len(read))
+                asked.append((side, row, len(start) - 1, end))
+    of_row: dict[int, list[int]] = {}
+    for i, (_, row, _, _) in enumerate(asked):
+        of_row.setdefault(row, []).append(i)
+    rows, scores = list(read), np.zeros(len(asked))
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     at = 0
     while at < len(order):
-        size = ROWS if len(rows[order[at]][1]) < LONG else LONG_ROWS
+        size = ROWS if len(rows[order[at]]) < LONG else LONG_ROWS
         chunk = order[at : at + size]
         at += size
-        longest = max(len(rows[i][1]) for i in chunk)
-        padded = torch.zeros(len(chunk), longest, dtype=torch.long)
-        for k, i in enumerate(chunk):
-            padded[k, : len(rows[i][1])] = torch.tensor(rows[i][1])
+        padded = torch.zeros(len(chunk), len(rows[chunk[-1]]), dtype=torch.long)
+        for k, row in enumerate(chunk):
+            padded[k, : len(rows[row])] = torch.tensor(rows[row])
         hidden = model.gpt_neox(padded.to(device)).last_hidden_state
-        for k, i in enumerate(chunk):
-            _, tokens, first = rows[i]
-            logprobs = model.lm_head(hidden[k, first - 1 : len(tokens) - 1]).log_softmax(-1).cpu()
-            scores[i] = logprobs[torch.arange(len(tokens) - first), torch.tensor(tokens[first:])].sum()
+        for k, row in enumerate(chunk):
+            for i in of_row[row]:
+                _, _, last, end = asked[i]
+                logprobs = model.lm_head(hidden[k, last : last + len(end)]).log_softmax(-1).cpu()
+                scores[i] = logprobs[torch.arange(len(end)), torch.tensor(end)].sum()
     won: dict[str, list[bool]] = {}
-    for i in range(0, len(rows), 2):
-        won.setdefault(rows[i][0], []).append(bool(scores[i] > scores[i + 1]))
+    for i in range(0, len(asked), 2):
+        won.setdefault(asked[i][0], []).append(bool(scores[i] > scores[i + 1]))
     return {side: float(np.mean(values)) for side, values in won.items()}
 
 
