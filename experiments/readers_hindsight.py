@@ -24,7 +24,7 @@ WORDINGS = {
     f"{TASK}:clear-instructions": "clear instructions",
 }
 RULES = {"by_answer": "expected value", "by_lure": "outcome", "by_neither": "neither"}
-N, SEED = 120, 0  # twenty sets of ten shots; more give narrower intervals
+N, SEED = 120, 0  # twelve sets of ten shots; more give narrower intervals
 OUT = Path("runs/readers")
 
 

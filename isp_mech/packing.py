@@ -24,6 +24,7 @@ from isp_mech.models import Batch
 MAX_TREE = 2048  # nodes of one tree: the mask grows with the square
 MAX_MASK = 1 << 26  # mask entries of one batch
 WORTH = 256  # tokens that trunks must save: two forwards more cost as much as so many tokens
+JOINED, MAX_JOINED = 0.4, 128  # after a trunk, groups alike in this share of their tokens are one tree, if no larger
 AUTO_TOKENS = 6144  # tokens of one batch on "auto": enough to keep two cores busy, small enough for any laptop
 
 
@@ -163,9 +164,9 @@ def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: boo
     """Every query of every group (an item's completions) in a tree, and the trees after trunks.
 
     A group is a tree of its own. Groups that begin alike, in an eighth of their tokens or more, share a
-    trunk where that saves the most tokens, and enough of them to be worth a forward. Without ``trunks``
-    nothing is shared between groups; without ``trees`` every query is a chain of its own, but for those
-    that differ in their last token alone.
+    trunk where that saves the most tokens, and enough of them to be worth a forward; after it, those that go
+    on alike share a tree. Without ``trunks`` nothing is shared between groups; without ``trees`` every query
+    is a chain of its own, but for those that differ in their last token alone.
     """
     numbers = np.cumsum([0, *map(len, groups)])
     if not trees:
@@ -197,7 +198,7 @@ def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: boo
     for members, length in zip(clusters, lengths, strict=True):
         if saved[len(members)] >= WORTH:
             trunk = groups[members[0]][0].tokens[:length]
-            out.append(_bundle(trunk, [numbered[g] for g in members]))
+            out.append(_bundle(trunk, _joined([numbered[g] for g in members], length)))
         else:
             out += [_bundle((), [numbered[g]]) for g in members]
     return out
@@ -208,6 +209,25 @@ def _same_path(group: Sequence[Query], first: int) -> list[list[tuple[int, Query
     for j, query in enumerate(group):
         paths.setdefault(query.tokens[:-1], []).append((first + j, query))
     return list(paths.values())
+
+
+def _joined(groups: Sequence[list[tuple[int, Query]]], cut: int) -> list[list[tuple[int, Query]]]:
+    """Groups, in the order of their tokens, joined where much after the trunk is alike: a pair's two sides, often."""
+    joined: list[list[tuple[int, Query]]] = []
+    before: tuple[int, ...] = ()
+    size = 0
+    for group in groups:
+        first = group[0][1].tokens
+        common = _common(before, first) - cut
+        own = len(first) - cut
+        if joined and common >= JOINED * own and size + own - common <= MAX_JOINED:
+            joined[-1] = joined[-1] + group
+            size += own - common
+        else:
+            joined.append(group)
+            size = own
+        before = first
+    return joined
 
 
 def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Query]]]) -> Bundle:

@@ -131,6 +131,26 @@ def test_what_many_begin_with_is_a_trunk():
     assert all(not b.trunk for b in bundle(made[:2]))  # 40 tokens saved are less than two forwards cost
 
 
+# after the trunk two sides have 7 of 13 tokens in common, 3 of 13, 71 of 143
+@pytest.mark.parametrize(("body", "tail", "n_trees"), [(6, 4, 10), (2, 8, 20), (70, 70, 20)])
+def test_groups_that_go_on_alike_after_a_trunk_share_a_tree_if_it_stays_small(body, tail, n_trees):
+    shots = tuple(range(100, 200))
+
+    def side(pair, word):
+        prompt = (*shots, pair, *range(50, 50 + body), word, *range(tail))
+        return [Query((*prompt, answer), len(prompt)) for answer in (3, 4)]
+
+    groups = [side(pair, word) for pair in range(10) for word in (8, 9)]
+    (one,) = bundle(groups)
+    assert one.trunk == shots and len(one.trees) == n_trees
+    for tree, asked in zip(one.trees, one.asked, strict=True):
+        assert len(tree) == 1 + body + (20 // n_trees) * (1 + tail)
+        for node, token, number in asked.T.tolist():
+            path = [tree.tokens[i] for i in np.flatnonzero(tree.visible()[node])]
+            assert (*shots, *path, token) == groups[number // 2][number % 2].tokens
+    assert sorted(n for asked in one.asked for n in asked[2]) == list(range(40))
+
+
 @given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), max_size=12))
 def test_what_two_have_in_common(a, b):
     n = _common(tuple(a), tuple(b))

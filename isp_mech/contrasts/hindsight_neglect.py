@@ -40,7 +40,7 @@ AMOUNTS = (
 CHANCES = range(2, 31)  # of the unlikelier outcome, in percent
 CLEAR = 1.5  # gain and loss, weighted by their chances, differ at least by this factor
 N_SHOTS = 10
-SET = 6  # pairs that share their shots, three of them asking for Y: read once a set, and no set leans to one answer
+SET = 10  # pairs that share their shots, five of them asking for Y: read once a set, and no set leans to one answer
 MOST_DISAGREEING = 5
 OWN_SHOTS = "own-shots"
 PREAMBLES = {  # the first in a reader's words, from the announcement's comments
@@ -228,7 +228,7 @@ def _reversible_games() -> tuple[tuple[int, int, int], ...]:
 def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs, drawn; ``Y`` and ``N`` are right equally often (exactly, for even ``n``).
 
-    Six pairs in a row (``SET``) share their ten shots, so that a scorer reads these once; the next six have others.
+    Ten pairs in a row (``SET``) share their ten shots, so that a scorer reads these once; the next ten have others.
     Guessing is right half of the time. Bets are drawn, so a ``source`` is an ``InputError``. Every
     ``variant`` asks about the same bets after the same shots, but for what its line in ``VARIANTS`` says.
     """
