@@ -101,10 +101,9 @@ def effect_panel(table: Table, ax: Axes, *, model: str, task: str | None = None,
             label="significant",
             zorder=3,
         )
-    step = 1 if n_heads <= 4 else 3 if n_heads <= 12 else max(4, n_heads // 4)
+    step = 1 if n_heads <= 2 else 2 if n_heads <= 4 else 3 if n_heads <= 12 else max(4, n_heads // 4)
     at_mlp = n_heads + GAP + 0.75
-    apart = 0.34 if n_heads <= 4 else 0.22  # of the panel: the narrowest have room for three numbers beside the MLP
-    heads = [h for h in range(0, n_heads, step) if at_mlp - h - 0.5 > apart * (at_mlp + 0.75)]
+    heads = [h for h in range(0, n_heads, step) if at_mlp - h - 0.5 > 0.22 * (at_mlp + 0.75)]
     ax.set_xticks([h + 0.5 for h in heads] + [at_mlp], [str(h) for h in heads] + ["MLP"])
     layers = range(0, n_layers, max(1, -(-n_layers // 8)))
     ax.set_yticks([layer + 0.5 for layer in layers], [str(layer) for layer in layers])
