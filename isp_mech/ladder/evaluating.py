@@ -46,36 +46,29 @@ def held_out(pairs: PairSet, n: int) -> PairSet:
 @torch.no_grad()
 def accuracies(model: GPTNeoXForCausalLM, pairs: PairSet, encode: Encode, device: str) -> dict[str, float]:
     """``{side: share of pairs whose right completion is likelier than the wrong one}``."""
-    read: dict[tuple[int, ...], int] = {}  # what a forward is given; both completions of one token ask for the same
-    asked: list[tuple[str, int, int, list[int]]] = []
+    sides: list[str] = []  # of every completion, right and wrong in turn
+    asked: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}  # after the same tokens, read once
     for pair in pairs:
         for side, prompt, right, wrong in pair.sides():
             start = encode(prompt.text)
             for end in map(encode, (right, wrong)):
-                row = read.setdefault((*start, *end[:-1]), len(read))
-                asked.append((side, row, len(start) - 1, end))
-    of_row: dict[int, list[int]] = {}
-    for i, (_, row, _, _) in enumerate(asked):
-        of_row.setdefault(row, []).append(i)
-    rows, scores = list(read), np.zeros(len(asked))
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    at = 0
-    while at < len(order):
-        size = ROWS if len(rows[order[at]]) < LONG else LONG_ROWS
-        chunk = order[at : at + size]
-        at += size
-        padded = torch.zeros(len(chunk), len(rows[chunk[-1]]), dtype=torch.long)
-        for k, row in enumerate(chunk):
-            padded[k, : len(rows[row])] = torch.tensor(rows[row])
+                asked.setdefault((*start, *end[:-1]), []).append((len(sides), len(start) - 1, end))
+                sides.append(side)
+    scores, rows = np.zeros(len(sides)), sorted(asked, key=len)
+    while rows:
+        size = ROWS if len(rows[0]) < LONG else LONG_ROWS
+        chunk, rows = rows[:size], rows[size:]
+        padded = torch.zeros(len(chunk), len(chunk[-1]), dtype=torch.long)
+        for k, tokens in enumerate(chunk):
+            padded[k, : len(tokens)] = torch.tensor(tokens)
         hidden = model.gpt_neox(padded.to(device)).last_hidden_state
-        for k, row in enumerate(chunk):
-            for i in of_row[row]:
-                _, _, last, end = asked[i]
+        for k, tokens in enumerate(chunk):
+            for i, last, end in asked[tokens]:
                 logprobs = model.lm_head(hidden[k, last : last + len(end)]).log_softmax(-1).cpu()
                 scores[i] = logprobs[torch.arange(len(end)), torch.tensor(end)].sum()
     won: dict[str, list[bool]] = {}
-    for i in range(0, len(asked), 2):
-        won.setdefault(asked[i][0], []).append(bool(scores[i] > scores[i + 1]))
+    for i in range(0, len(sides), 2):
+        won.setdefault(sides[i], []).append(bool(scores[i] > scores[i + 1]))
     return {side: float(np.mean(values)) for side, values in won.items()}
 
 
