@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from isp_mech.batching import check_batch_size
 from isp_mech.edge_gradients import EdgeEffects, edge_effects
 from isp_mech.errors import InputError
 from isp_mech.locating import CHECKED, Sites
 from isp_mech.models import Model, Models, members
-from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.replacing import check_sets, replaced_margins
 from isp_mech.sites import Site

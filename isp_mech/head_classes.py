@@ -30,10 +30,11 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from isp_mech.batching import batches, check_batch_size
 from isp_mech.encoding import start_token
 from isp_mech.errors import InputError
 from isp_mech.models import Model, Models, Watch, members, norm_of
-from isp_mech.packing import Tree, batches, check_batch_size
+from isp_mech.packing import Tree
 from isp_mech.pairs import PairSet
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Table, concat, table

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from isp_mech.batching import check_batch_size
 from isp_mech.encoding import OTHER, role_names
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, margin_of
 from isp_mech.models import Batch, Edit, Model, members
-from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.replacing import check_sets, prompts_to_copy, run_once, terms_of_batch
 from isp_mech.scoring import Models

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from isp_mech.batching import check_batch_size
 from isp_mech.errors import InputError
 from isp_mech.models import Model, members
-from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.replacing import replaced_margins
 from isp_mech.scoring import Models

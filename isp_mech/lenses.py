@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from isp_mech.batching import make_batch
 from isp_mech.errors import InputError
 from isp_mech.models import Model, Watch, read_jacobians
-from isp_mech.packing import Tree, make_batch
+from isp_mech.packing import Tree
 from isp_mech.watching import residuals
 
 HELD_OUT = 0.1  # share of the texts that the lens is judged on, and not trained on

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from isp_mech.batching import batches
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, Terms, make_terms, margin_of
 from isp_mech.models import Batch, Edit, Model, Trunk, Watch
-from isp_mech.packing import Tree, batches
+from isp_mech.packing import Tree
 from isp_mech.sites import Site, all_sites
 from isp_mech.stand_ins import Outputs
 

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from isp_mech.batching import batches
 from isp_mech.direct import directions, head_reading, reading
 from isp_mech.encoding import role_names, token_roles
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, margin_of
 from isp_mech.models import Model, Watch
-from isp_mech.packing import batches
 from isp_mech.sites import REPLACEMENTS
 from isp_mech.watching import Prepared, watch_batch
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from isp_mech.batching import batches, check_batch_size
 from isp_mech.direct import PARTS, direct_effects
 from isp_mech.encoding import role_names
 from isp_mech.lenses import Lens, lens_of
 from isp_mech.margins import Terms, margin_of
 from isp_mech.models import Batch, Model, Models, Norm, Record, members
-from isp_mech.packing import batches, check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.sites import Site, all_sites
 from isp_mech.summaries import onset

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isp_mech.batching import check_batch_size
 from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
 from isp_mech.keeping import effects_by_pair, halves
 from isp_mech.margins import Fork, plain_forks
 from isp_mech.models import Model, members
-from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet, Prompt
 from isp_mech.replacing import check_sets, replaced_margins
 from isp_mech.scoring import Models

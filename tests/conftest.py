@@ -11,8 +11,8 @@ from jaxtyping import install_import_hook
 
 # shapes in annotations are checked in every test
 _SHAPED = (
-    "models packing encoding margins scoring watching direct tracing stand_ins replacing approximating intervening "
-    "locating edge_gradients edges head_classes keeping verifying"
+    "models packing batching encoding margins scoring watching direct tracing stand_ins replacing approximating "
+    "intervening locating edge_gradients edges head_classes keeping verifying"
 )
 install_import_hook([f"isp_mech.{name}" for name in _SHAPED.split()], "beartype.beartype")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -15,7 +16,7 @@ PACKAGE = Path(isp_mech.__file__).parent
 # the flow of the house: a room knows those before it, never one after it
 ORDER = (
     "errors sites tables storage runs stats summaries tasks pairs contrasts families fingerprints jobs literature "
-    "models packing encoding margins watching lenses direct tracing scoring stand_ins replacing approximating "
+    "models packing batching encoding margins watching lenses direct tracing scoring stand_ins replacing approximating "
     "intervening locating edge_gradients edges head_classes keeping verifying scaling following flipping gathering "
     "measuring engines plans running showing figures report explaining printing cli"
 ).split()
@@ -104,10 +105,17 @@ def test_only_models_and_the_ladders_training_import_transformers():
 HEAVY = ("torch", "transformers", "transformer_lens")
 
 
-def _loaded_by(code):
-    program = f"{code}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+def _loaded_by(*modules):
+    """``{module: heavy packages there once it and those before it are imported}``, in one process."""
+    program = (
+        "import importlib, json, sys\nfound = {}\n"
+        f"for module in {modules!r}:\n"
+        "    importlib.import_module(module)\n"
+        f"    found[module] = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(json.dumps(found))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return done.stdout.strip().splitlines()[-1]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 LIGHT = (
@@ -116,13 +124,13 @@ LIGHT = (
 )
 
 
-@pytest.mark.parametrize("module", [None, *LIGHT.split()])
-def test_light_rooms_import_without_torch(module):
-    assert _loaded_by(f"import isp_mech.{module}" if module else "import isp_mech") == "[]"
+def test_light_rooms_import_without_torch():
+    rooms = ("isp_mech", *(f"isp_mech.{room}" for room in LIGHT.split()))
+    assert _loaded_by(*rooms) == {room: [] for room in rooms}
 
 
 def test_the_check_sees_torch_where_it_is():
-    assert _loaded_by("import isp_mech.models") == "['torch', 'transformers', 'transformer_lens']"
+    assert _loaded_by("isp_mech", "isp_mech.models") == {"isp_mech": [], "isp_mech.models": list(HEAVY)}
 
 
 def test_the_public_face():

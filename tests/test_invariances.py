@@ -9,9 +9,10 @@ import pytest
 import torch
 from small_models import HEAD_ORDER, heads_permuted, make_hf
 
+from isp_mech.batching import batches, chains, make_batch
 from isp_mech.encoding import role_names
 from isp_mech.models import Batch, Watch, alibi, wrap_model
-from isp_mech.packing import Tree, batches, chains, make_batch
+from isp_mech.packing import Tree
 from isp_mech.scoring.running import grow
 from isp_mech.tracing import trace
 from isp_mech.watching import prepare, watch_batch

@@ -104,7 +104,8 @@ def test_bfloat16_stays_near_float32(tokenizer):
 
 def test_a_packed_row_gives_what_each_branch_gives_alone(model):
     trunk, ends = [7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31], [[5, 6], [8], [5, 9, 2]]
-    from isp_mech.packing import Tree, make_batch
+    from isp_mech.batching import make_batch
+    from isp_mech.packing import Tree
 
     tree = Tree()
     paths = [tree.extend([*trunk, *end]) for end in ends]

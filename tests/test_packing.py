@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isp_mech.packing import Query, Tree, _common, batches, bundle, make_batch, plant
+from isp_mech.batching import batches, make_batch
+from isp_mech.packing import Query, Tree, _common, bundle, plant
 
 TOKENS = st.lists(st.integers(0, 3), min_size=2, max_size=9)
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import VOCABULARY, make_hf, plain_logprobs
 
+from isp_mech.batching import Plan
 from isp_mech.models import Model, memory, plan_tokens, wrap_model
-from isp_mech.packing import Plan, Query, bundle
+from isp_mech.packing import Query, bundle
 from isp_mech.scoring import score
 from isp_mech.scoring.running import query_logprobs
 from isp_mech.tasks import Item, Task

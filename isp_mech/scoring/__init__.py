@@ -16,10 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from isp_mech.batching import check_batch_size
 from isp_mech.encoding import start_token
 from isp_mech.errors import InputError
 from isp_mech.models import Model, Models, in_float32, members
-from isp_mech.packing import check_batch_size
 from isp_mech.pairs import PairSet
 from isp_mech.scoring import results
 from isp_mech.scoring.cases import LOGODDS, NOTHING_KNOWN, Case, ClassLogprobs, Reader, cases_of, class_logprobs

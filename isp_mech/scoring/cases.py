@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from isp_mech.batching import Plan
 from isp_mech.encoding import Asked, Difference, encode_both
 from isp_mech.models import Model
-from isp_mech.packing import Bundle, Plan, Query
+from isp_mech.packing import Bundle, Query
 from isp_mech.pairs import PairSet
 from isp_mech.scoring.running import bundle_logprobs, bundles_for
 from isp_mech.tasks import Task

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from isp_mech.batching import Plan, chains, check_batch_size, make_batch
 from isp_mech.models import Batch, Model, Trunk, Watch, is_out_of_memory, let_go, plan_tokens
-from isp_mech.packing import Bundle, Plan, Query, Tree, bundle, chains, check_batch_size, make_batch
+from isp_mech.packing import Bundle, Query, Tree, bundle
 from isp_mech.scoring.streams import Step, run_steps
 
 LOGITS = 1 << 22  # logits in memory at once
