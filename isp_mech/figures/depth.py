@@ -46,7 +46,7 @@ def lens_panel(lens: Table, ax: Axes, *, model: str, task: str | None = None, on
     task = task or tasks_of(frame)[0]
     frame = frame[(frame["task"] == task) & (frame["model"] == model)]
     ax.axhline(0, color=BLACK, linewidth=0.7)
-    for side in (s for s in LENS_SIDES if s in set(frame["side"])):
+    for side in (s for s in LENS_SIDES if s in set(frame["side"].unique())):
         depth, mean, low, high = lens_means(frame[frame["side"] == side])
         ax.fill_between(depth, low, high, color=SIDE_COLOURS[side], alpha=0.2, linewidth=0)
         ax.plot(depth, mean, color=SIDE_COLOURS[side], marker=".", markersize=3.5, label=side)
@@ -182,6 +182,10 @@ def attention_panel(
     """
     frame = frame_of(attention, "attention")
     means = attention_means(frame[(frame["task"] == (task or tasks_of(frame)[0])) & (frame["model"] == model)])
+    return _attention_map(means, ax, roles=roles, difference=difference, top=top)
+
+
+def _attention_map(means: pd.DataFrame, ax: Axes, *, roles: list[str], difference: bool, top: int) -> Axes:
     heads = top_heads(means, top)
     shown = (
         (attention_gap(means) if difference else weights_on(means, "conflict"))
@@ -211,9 +215,9 @@ def attention_by_role(
     frame = frame_of(attention, "attention")
     task = task or tasks_of(frame)[0]
     frame = frame[frame["task"] == task]
-    if "conflict" not in set(frame["side"]):
+    if "conflict" not in set(frame["side"].unique()):
         raise InputError("figure", [f"attention of {task!r}: found no conflict side"])
-    compared = "plain" in set(frame["side"])
+    compared = "plain" in set(frame["side"].unique())
     roles = _roles(frame)
     sizes = sizes_of(frame)
     heads = [min(top, len(frame.loc[frame["model"] == m, ["layer", "head"]].drop_duplicates())) for m, _ in sizes]
@@ -222,8 +226,9 @@ def attention_by_role(
         1 + compared, len(sizes), squeeze=False, sharey=True, sharex="col", gridspec_kw={"width_ratios": heads}
     )
     for j, ((model, _), label) in enumerate(zip(sizes, size_labels(sizes), strict=True)):
+        means = attention_means(frame[frame["model"] == model])
         for i in range(1 + compared):
-            attention_panel(attention, axes[i, j], model=model, roles=roles, task=task, difference=i == 1, top=top)
+            _attention_map(means, axes[i, j], roles=roles, difference=i == 1, top=top)
             axes[i, j].tick_params(labelbottom=i == compared, labelleft=j == 0)
         axes[0, j].set_title(label)
         axes[0, j].set_ylim(len(roles), 0)
@@ -240,5 +245,5 @@ def _roles(frame: pd.DataFrame) -> list[str]:
     """Roles by the weight they get on the conflict side, ``other`` last."""
     weights = frame[frame["side"] == "conflict"].groupby("role", observed=True)["weight"].sum()
     weights = weights.sort_values(ascending=False)
-    roles = [str(r) for r in weights.index] + sorted(set(frame["role"]) - set(weights.index))
+    roles = [str(r) for r in weights.index] + sorted(set(frame["role"].unique()) - set(weights.index))
     return [r for r in roles if r != "other"] + (["other"] if "other" in roles else [])

@@ -7,7 +7,8 @@ draws itself under it.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,18 @@ def save_as(figure: Figure, target, *, outlines: bool = False, **settings) -> No
         Figure.savefig(figure, target, **settings)
 
 
+@contextmanager
+def laid_out(figure: Figure) -> Iterator[None]:
+    """Within it the panels stay where they are: laid out once for several files, which takes as long as drawing."""
+    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+
+
 def new_figure(width: float, height: float) -> PaperFigure:
     """An empty figure of ``width`` x ``height`` inches whose panels lay themselves out without overlap."""
     return PaperFigure(figsize=(width, height), layout="constrained")
@@ -100,11 +113,10 @@ def save(figure: Figure, stem: str | Path, table: Table | None = None) -> tuple[
     """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for kind in ("pdf", "svg", "png"):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        save_as(figure, path, format=kind)
-        paths.append(path)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "svg", "png")]
+    with laid_out(figure):
+        for path in paths:
+            save_as(figure, path)
     if table is not None:
         path = stem.with_name(f"{stem.name}.parquet")
         table.save(path)
