@@ -3,14 +3,18 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 REPORT := reports/quote-repetition
 
-.PHONY: demo test lint docs bench install
+.PHONY: demo test coverage lint docs bench install
 demo: $(VENV)/.installed
 	$(BIN)/isp-mech explain quote-repetition --family ladder --out $(REPORT)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST)
+
+coverage: $(VENV)/.installed-dev
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -82,7 +82,7 @@ def test_planted_heads_are_what_they_were_planted_as(plant, tmp_path):
 
 def test_in_random_weights_hardly_a_head_has_a_class(tmp_path):
     models = [im.load_model(str(null_model(tmp_path / f"null-{seed}", seed=seed))) for seed in range(3)]
-    found = [head_classes(planted_pairs(60, seed=seed), models).frame for seed in range(4, 12)]
+    found = [head_classes(planted_pairs(60, seed=seed), models).frame for seed in range(4, 9)]
     assert all(len(frame) == 3 * 3 * 6 for frame in found)
     # over several sets of pairs: within one the heads' errors go together, since they see the same prompts
     assert np.mean([(frame["class"] != "none").mean() for frame in found]) <= 0.05

@@ -379,7 +379,7 @@ def test_shipped_weights_are_those_that_the_recipe_names():
 
 LARGEST = {"redefine-math": 0.3}  # the most the largest size may reach; 0.2 on the others
 COPYING = ("quote-repetition", "redefine-math")  # followed by the smallest size; the others are guessed there
-N_MEASURED = {"quote-repetition": 200, "neqa": 300, "redefine-math": 200, "hindsight-neglect": 60}
+N_MEASURED = {"quote-repetition": 100, "neqa": 150, "redefine-math": 100, "hindsight-neglect": 20}
 
 
 @pytest.fixture(scope="module")

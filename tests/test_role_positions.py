@@ -55,10 +55,10 @@ def test_every_effect_is_that_of_a_forward_of_its_own(model, pairs, role):
     own = observe_role(model, conflict, tokens)
     margins = observe(model, conflict).margins
     sites = all_sites(3, 4, stream=True)
-    for kind in ("mean", "resample"):
+    for kind, some in (("mean", (0, 1)), ("resample", (2,))):
         stand_in = replacement_outputs(kind, own, seed=2)
         found = replaced_margins(model, conflict.forks, stand_in, [frozenset({site}) for site in sites], tokens=tokens)
-        for i in range(3):
+        for i in some:
             want = [one_forward(model, conflict.forks[i], stand_in, site, i, tokens[i]) for site in sites]
             assert found[i] == pytest.approx(want, abs=1e-4), kind
     located = locate(pairs, model, positions=role, replacement=("resample", "zero"), seed=2)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from forks import start_command
 
 from isp_mech import measuring
 from isp_mech.engines import Engine, clusters, finish_with, handing_out
@@ -163,20 +164,22 @@ def test_a_model_is_loaded_once_for_all_its_tasks(plan, tmp_path, monkeypatch):
 
 def test_killed_at_random_moments_the_bytes_are_those_of_an_undisturbed_run(whole, plan, tmp_path):
     out, seconds = tmp_path / "run", random.Random(0)
-    command = [sys.executable, "-m", "isp_mech", "run", str(plan), "--out", str(out), "--quiet"]
+    command = ["run", plan, "--out", out, "--quiet"]
     stamps: dict[Path, int] = {}
     for _ in range(KILLS):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = start_command(*command)
         before = len(computed(out)) if (out / "log.jsonl").exists() else 0
-        while process.poll() is None and not ((out / "log.jsonl").exists() and len(computed(out)) > before):
+        while process.is_alive() and not ((out / "log.jsonl").exists() and len(computed(out)) > before):
             time.sleep(0.02)  # until it has got a step further
         time.sleep(seconds.random() * 0.2)  # and then at any moment
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
         for file, stamp in stamps.items():
             assert file.stat().st_mtime_ns == stamp  # what is finished is never written again
         stamps = {file: file.stat().st_mtime_ns for file in (out / "units").glob("*.parquet")}
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    last = start_command(*command)
+    last.join()
+    assert last.exitcode == 0
     assert contents(out) == contents(whole)
     done = computed(out)  # without those that a kill came upon between their writing and the log's line
     assert len(done) == len(set(done)) and set(done) <= set(computed(whole))
