@@ -212,7 +212,7 @@ def hub_size(hub_id: str) -> Size:
     """The size of a hub id; without ``n_params`` where the project does not know it."""
     found = _known(hub_id)
     if found is None:
-        return Size(hub_id.split("/")[-1], hub_id, None)
+        return Size(hub_id.rstrip("/").split("/")[-1] or hub_id, hub_id, None)
     _, known, n_params = found
     return Size(known.split("/")[-1], known, n_params)
 
@@ -257,7 +257,7 @@ def _listed(given: Sequence[str | Path]) -> Family:
             if is_folder(one):
                 folder = Path(one).expanduser()
                 sizes.append(Size(folder.resolve().name, str(one), count_parameters(folder)))
-            elif isinstance(one, Path) or str(one).startswith((".", "/", "~")) or not str(one):
+            elif isinstance(one, Path) or not one or one[0] in "./~" or one[-1] == "/":
                 raise InputError(str(one), ["no such folder, expected a transformers checkpoint"])
             else:
                 sizes.append(hub_size(str(one)))

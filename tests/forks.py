@@ -12,14 +12,16 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["isp_mech.measuring", "isp_mech.scoring", "isp_mech.verifying", "isp_mech.tracing"])
 
 
-def _command(words: tuple[str, ...]) -> None:
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
+def _command(words: tuple[str, ...], said: str) -> None:
+    with open(said, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
     sys.exit(main(list(words)))
 
 
-def start_command(*words: object) -> multiprocessing.process.BaseProcess:
-    """``isp-mech`` with these words, in a process of its own; its exit code is the command's."""
-    process = _CONTEXT.Process(target=_command, args=(tuple(map(str, words)),))
+def start_command(*words: object, said: str | os.PathLike[str] = os.devnull) -> multiprocessing.process.BaseProcess:
+    """``isp-mech`` with these words, in a process of its own; its exit code is the command's, and the file ``said`` has
+    all that it prints."""
+    process = _CONTEXT.Process(target=_command, args=(tuple(map(str, words)), os.fspath(said)))
     process.start()
     return process

@@ -201,6 +201,8 @@ def test_all_bad_folders_are_told_at_once(tmp_path):
     ]
     with pytest.raises(InputError, match="an empty list, expected at least one folder or hub id"):
         family([])
+    with pytest.raises(InputError, match="EleutherAI/: no such folder"):
+        family("EleutherAI/")
 
 
 # --- the ladder -----------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_a_count_is_whole(tmp_path):
     ]
 
 
-ODD = ["gpt2", "t", "0.5", "1", "nan", "1e400", "-1", "1_0", '"', "\r"]
+ODD = ["gpt2", "t", "0.5", "1", "nan", "1e400", "-1", "1_0", '"', "\r", "/", "a/"]
 CELLS = st.one_of(st.text(max_size=8), st.sampled_from(ODD))
 LINES = st.lists(st.lists(CELLS, min_size=3, max_size=5).map("\t".join), max_size=4).map("\n".join)
 

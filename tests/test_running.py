@@ -187,9 +187,13 @@ def test_killed_at_random_moments_the_bytes_are_those_of_an_undisturbed_run(whol
 
 def test_two_processes_on_one_directory_share_the_work(whole, plan, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "isp_mech", "run", str(plan), "--out", str(out), "--quiet"]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate()[1] for process in both] == [b"", b""] and [p.returncode for p in both] == [0, 0]
+    said = [tmp_path / "first", tmp_path / "second"]
+    both = [start_command("run", plan, "--out", out, "--quiet", said=file) for file in said]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    one, two = (file.read_text().splitlines() for file in said)  # the steps and a hint, and no warning
+    assert one == two and len(one) == 1 + 6 + 1 and "4 of 4" in one[1]
     assert contents(out) == contents(whole)
     assert sorted(computed(out)) == sorted(computed(whole))  # each once
 
