@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 MAX_TREE = 2048  # nodes of one tree: the mask grows with the square
+WIDEST = 2  # nor more nodes than so many prompts of its length: each would look past too much that is not its own
 WORTH = 256  # tokens that trunks must save: two forwards more cost as much as so many tokens
 JOINED, MAX_JOINED = 0.4, 128  # after a trunk, groups alike in this share of their tokens are one tree, if no larger
 
@@ -111,9 +112,9 @@ class Tree:
 def plant(groups: Sequence[Sequence[Query]], *, share: bool = True) -> tuple[list[Tree], list[list[Place]]]:
     """Trees that hold every query, and where each query went, in the given order.
 
-    The queries of a group (an item's completions) share a tree, and groups share one with others
-    where at least half of their tokens are in common. With ``share=False`` each query has a tree, a
-    plain chain, of its own. What a token sees, and so every result, is the same either way.
+    The queries of a group (an item's completions) share a tree, and groups share one with others where at least
+    half of their tokens are in common and the tree stays small. With ``share=False`` each query has a tree, a plain
+    chain, of its own. What a token sees, and so every result, is the same either way.
     """
     trees: list[Tree] = []
     places: list[list[Place]] = [[] for _ in groups]
@@ -122,7 +123,8 @@ def plant(groups: Sequence[Sequence[Query]], *, share: bool = True) -> tuple[lis
     for g in order:
         first = groups[g][0].tokens
         common = _common(before, first)
-        room = bool(trees) and len(trees[-1]) + sum(len(q.tokens) - common for q in groups[g]) <= MAX_TREE
+        most = min(MAX_TREE, WIDEST * len(first))
+        room = bool(trees) and len(trees[-1]) + sum(len(q.tokens) - common for q in groups[g]) <= most
         if not (share and room and 2 * common >= len(first)):
             trees.append(Tree())
         for i, query in enumerate(groups[g]):

@@ -1,28 +1,37 @@
 """Replacing sites: the margin with what sites write at the decision position, or at a role's tokens, replaced.
 
-What stands in is told in ``stand_ins.py``. Exact, and packed: the prompt runs once, and each set of sites is a copy of
-its last tokens that runs over the prompt's keys and values, from the first layer in which the set changes something.
+What stands in is told in ``stand_ins.py``. Exact, and packed: the prompt runs once, and its beginning once for all
+prompts that have it too; each set of sites is a copy of the prompt's last tokens that runs over its keys and values,
+from the first layer in which the set changes something.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from isp_mech.batching import batches
+from isp_mech.batching import AUTO_TOKENS, check_batch_size, make_batch
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, Terms, make_terms, margin_of
 from isp_mech.models import Batch, Edit, Model, Trunk, Watch
-from isp_mech.packing import Tree
+from isp_mech.packing import Query, Tree, plant
 from isp_mech.sites import Site, all_sites
 from isp_mech.stand_ins import Outputs
 
-Paths = tuple[tuple[int, ...], tuple[int, ...]]
 Tokens = Sequence[Sequence[int]]  # of each prompt, those at which sites are replaced
+
+
+class Paths(NamedTuple):
+    """Where a fork stands in a batch: its row, and the nodes of its prompt with the answer, and with the lure."""
+
+    row: int
+    answer: tuple[int, ...]
+    lure: tuple[int, ...]
 
 
 def replaced_margins(
@@ -75,11 +84,13 @@ def prompts_to_copy(
     progress: bool,
     firsts: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Batch, list[Paths]]]:
-    """Batches of prompts that end with their completions: which forks, their trees, the completions' nodes.
+    """Batches of prompts that end with their completions: which forks, their trees, where each fork stands.
 
     The forks of a batch have copies of equally many tokens, so that none are filled up: copies begin at the
-    decision position, or at the token ``firsts`` of each fork.
+    decision position, or at the token ``firsts`` of each fork. What their prompts begin with alike runs once, where
+    the model takes copies at all.
     """
+    check_batch_size(batch_size)
     trees, nodes = _ended_with_completions(model, forks)
     firsts = firsts if firsts is not None else [fork.shared - 1 for fork in forks]
     alike: dict[int, list[int]] = {}
@@ -87,10 +98,25 @@ def prompts_to_copy(
         alike.setdefault(len(tree) - first, []).append(i)
     with tqdm(total=len(trees), desc=f"{model.name}: {doing}", unit="prompt", disable=not progress, leave=False) as bar:
         for members in alike.values():
-            for found, batch in batches([trees[i] for i in members], batch_size):
-                rows = [members[i] for i in found]
-                yield rows, batch, [nodes[i] for i in rows]
+            left = sorted(members, key=lambda i: forks[i].answer.tokens)
+            while left:
+                rows, left = _as_many_as_fit(left, [len(trees[i]) for i in left], batch_size)
+                if model.packs:
+                    shared, places = plant([_completions(forks[i]) for i in rows])
+                    paths = [Paths(at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
+                    yield rows, make_batch(shared), paths
+                else:
+                    yield rows, make_batch([trees[i] for i in rows]), [Paths(r, *nodes[i]) for r, i in enumerate(rows)]
                 bar.update(len(rows))
+
+
+def _as_many_as_fit(forks: list[int], lengths: Sequence[int], batch_size: int | str) -> tuple[list[int], list[int]]:
+    """The first of ``forks`` that a batch takes, and the rest: their keys and values are kept for each apart."""
+    most = int(batch_size) if batch_size != "auto" else max(1, AUTO_TOKENS // lengths[0])
+    longest = np.maximum.accumulate(lengths[:most])
+    if batch_size == "auto":
+        most = max(1, int((longest * np.arange(1, len(longest) + 1) <= AUTO_TOKENS).sum()))
+    return forks[:most], forks[most:]
 
 
 def check_sets(sets: Sequence[frozenset[Site]], model: Model, *, stream: bool = False) -> None:
@@ -102,18 +128,24 @@ def check_sets(sets: Sequence[frozenset[Site]], model: Model, *, stream: bool = 
         raise InputError(model.name, [f"site {site}: expected a head or MLP of {shape}" for site in unknown])
 
 
-def _ended_with_completions(model: Model, forks: Sequence[Fork]) -> tuple[list[Tree], list[Paths]]:
+def _completions(fork: Fork) -> list[Query]:
+    return [query for query in (fork.answer, fork.lure) if query is not None]
+
+
+def _ended_with_completions(
+    model: Model, forks: Sequence[Fork]
+) -> tuple[list[Tree], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
     """A tree for each fork: its prompt to the decision position, then both completions; and their nodes."""
     trees, nodes = [], []
     for fork in forks:
         tree = Tree()
-        paths = [tree.extend(q.tokens[:-1]) if q is not None else () for q in (fork.answer, fork.lure)]
+        paths = [tree.extend(query.tokens[:-1]) for query in _completions(fork)]
         if not (model.takes_trees or tree.is_chain):
             raise InputError(
                 model.name, [f"{fork.owner}: completions of several tokens need an attention that takes a mask"]
             )
         trees.append(tree)
-        nodes.append((paths[0], paths[1]))
+        nodes.append((paths[0], paths[1] if len(paths) > 1 else ()))
     return trees, nodes
 
 
@@ -168,26 +200,29 @@ def run_once(
     The copies of all forks have equally many tokens: the decision position, or all from ``firsts`` on, and then
     the completions' tokens.
     """
-    n = len(forks)
     last = list(firsts) if firsts is not None else [fork.shared - 1 for fork in forks]
-    index = torch.tensor([[at, *sorted({*a[at + 1 :], *b[at + 1 :]})] for at, (a, b) in zip(last, nodes, strict=True)])
-    t = index.shape[1]
-    row = torch.arange(n)[:, None]
-    watch = Watch(row.expand(-1, t).flatten().to(model.device), index.flatten().to(model.device), keys=True)
+    index = torch.tensor([
+        [a[at], *sorted({*a[at + 1 :], *b[at + 1 :]})] for at, (_, a, b) in zip(last, nodes, strict=True)
+    ])  # fmt: skip
+    (n, t), rows = index.shape, torch.tensor([paths.row for paths in nodes])
+    row = rows[:, None].expand(-1, t)
+    watch = Watch(row.flatten().to(model.device), index.flatten().to(model.device), keys=True)
     hidden, record = model.forward(batch, watch=watch)
-    visible = batch.visible if batch.visible is not None else torch.ones(1, *[batch.ids.shape[1]] * 2).bool().tril()
-    seen = visible.expand(n, -1, -1)[row[:, :, None], index[:, :, None], index[:, None, :]]
+    seen = index[:, :, None] >= index[:, None, :]  # in a chain
+    if batch.visible is not None:
+        seen &= batch.visible[rows[:, None, None], index[:, :, None], index[:, None, :]]
     resid = [x.unflatten(0, (n, t)) for x in record.resid]
-    trunk = Trunk.before(last, record, batch, seen[:, None], resid)
+    before = [paths.answer[:at] for at, paths in zip(last, nodes, strict=True)]
+    trunk = Trunk.along(rows, before, record, batch, seen[:, None], resid)
     place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]
     placed = [
-        (r, [place[r].get(i, 0) for i in nodes[r][0]], fork, [place[r].get(i, 0) for i in nodes[r][1]])
-        for r, fork in enumerate(forks)
+        (r, [place[r].get(i, 0) for i in paths.answer], fork, [place[r].get(i, 0) for i in paths.lure])
+        for r, (fork, paths) in enumerate(zip(forks, nodes, strict=True))
     ]
     terms = make_terms(placed, model.device)
-    at = index.to(model.device)[terms.rows, terms.nodes]
-    margins = margin_of(model, hidden[terms.rows, at], terms).cpu().numpy()
-    return trunk, Batch(batch.ids.gather(1, index), batch.depth.gather(1, index)), terms, margins
+    own, at = (x.to(model.device)[terms.rows, terms.nodes] for x in (row, index))
+    margins = margin_of(model, hidden[own, at], terms).cpu().numpy()
+    return trunk, Batch(batch.ids[row, index], batch.depth[row, index]), terms, margins
 
 
 def copy_edits(sets: Sequence[frozenset[Site]], stand_in: Outputs, tokens: Tokens, t: int) -> list[Edit]:
@@ -235,5 +270,5 @@ def _each_alone(
 
 def terms_of_batch(model: Model, forks: Sequence[Fork], nodes: Sequence[Paths]) -> Terms:
     """The terms of whole prompts with their completions, one a row, as ``prompts_to_copy`` gives them."""
-    placed = [(r, a, fork, b) for r, (fork, (a, b)) in enumerate(zip(forks, nodes, strict=True))]
+    placed = [(row, a, fork, b) for fork, (row, a, b) in zip(forks, nodes, strict=True)]
     return make_terms(placed, model.device)

@@ -13,7 +13,8 @@ from small_models import make_hf
 from isp_mech.errors import InputError
 from isp_mech.locating import locate
 from isp_mech.models import wrap_model
-from isp_mech.replacing import replaced_margins
+from isp_mech.pairs import Pair, PairSet, compose
+from isp_mech.replacing import prompts_to_copy, replaced_margins
 from isp_mech.sites import REPLACEMENTS, Site, all_sites
 from isp_mech.stand_ins import Outputs, derangement, observe, replacement_outputs
 from isp_mech.tables import Table
@@ -185,4 +186,27 @@ def test_several_sites_at_once_are_those_of_a_forward_of_its_own_for_any_batch(m
     for i in range(3):
         want = [one_forward(model, forks[i], stand_in, sites, i) for sites in sets]
         assert found[i] == pytest.approx(want, abs=1e-4)
+    assert replaced_margins(model, forks, stand_in, sets, batch_size=1) == pytest.approx(found, abs=1e-4)
+
+
+def test_shots_that_prompts_share_run_once_and_every_margin_is_that_of_a_forward_of_its_own(model):
+    shots = [("".join(f"Q: What is the first digit of {n}? A: {n // 10}\n" for n in (46, 27, 31)), "shots")]
+    made = []
+    for i, (answer, lure) in enumerate([(" 4", " 3"), (" a man", " many men"), (" 4", " part"), (" 2", " 3")]):
+        question = (f"Q: What is the first digit of pi{'!' * (i % 2)}? A:", "question")
+        conflict = compose([*shots, (f"Redefine pi as {462 + i}. ", "definition"), question])
+        made.append(Pair(f"p{i}", compose([*shots, question]), conflict, answer, lure, "definition"))
+    forks = prepare(model, PairSet("shots", tuple(made)), ("conflict",)).forks
+    seen = observe(model, prepare(model, PairSet("shots", tuple(made)), ("conflict",)))
+    stand_in = replacement_outputs("resample", seen.outputs)
+    taken = [(rows, len(batch.ids)) for rows, batch, _ in prompts_to_copy(model, forks, "auto", "test", False)]
+    assert sorted(i for rows, _ in taken for i in rows) == [0, 1, 2, 3]
+    assert sum(n for _, n in taken) < 4  # some stand in one row
+    sets = [frozenset({site}) for site in all_sites(3, 4)]
+    found = replaced_margins(model, forks, stand_in, sets)
+    for i, fork in enumerate(forks):
+        want = [one_forward(model, fork, stand_in, sites, i) for sites in sets]
+        assert found[i] == pytest.approx(want, abs=1e-4)
+    for rows, batch, nodes in prompts_to_copy(model, forks, 1, "test", False):
+        assert (len(rows), len(batch.ids), [paths.row for paths in nodes]) == (1, 1, [0])
     assert replaced_margins(model, forks, stand_in, sets, batch_size=1) == pytest.approx(found, abs=1e-4)

@@ -96,6 +96,31 @@ class Trunk:
         keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
         return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
 
+    @classmethod
+    def along(
+        cls,
+        rows: Int[Tensor, " n"],
+        paths: Sequence[Sequence[int]],
+        record: Record,
+        batch: Batch,
+        own: Tensor,
+        resid: Sequence[Tensor] = (),
+    ) -> Trunk:
+        """What stands at the nodes of each of ``n`` paths, the i-th in row ``rows[i]`` of a forward that kept its keys
+        and values; paths may have nodes in common."""
+        ends = [len(path) for path in paths]
+        if rows.tolist() == list(range(len(batch.ids))) and all(list(p) == list(range(len(p))) for p in paths):
+            return cls.before(ends, record, batch, own, resid)
+        pos, device = max(1, *ends), record.keys[0].device
+        nodes = torch.tensor([[*path, *[0] * (pos - len(path))] for path in paths])
+        row = rows[:, None].expand(-1, pos)
+        keys, values = (
+            [x[row.to(x.device), :, nodes.to(x.device)].transpose(1, 2) for x in kept]
+            for kept in (record.keys, record.values)
+        )
+        reach = torch.arange(pos, device=device) < torch.tensor(ends, device=device)[:, None]
+        return cls(keys, values, reach, batch.depth[row, nodes].to(device), own.to(device), resid)
+
 
 @dataclass(frozen=True)
 class Edit:
