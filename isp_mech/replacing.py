@@ -19,7 +19,7 @@ from isp_mech.batching import AUTO_TOKENS, check_batch_size, make_batch
 from isp_mech.errors import InputError
 from isp_mech.margins import Fork, Terms, make_terms, margin_of
 from isp_mech.models import Batch, Edit, Model, Trunk, Watch
-from isp_mech.packing import Query, Tree, plant
+from isp_mech.packing import Tree, plant
 from isp_mech.sites import Site, all_sites
 from isp_mech.stand_ins import Outputs
 
@@ -91,22 +91,17 @@ def prompts_to_copy(
     the model takes copies at all.
     """
     check_batch_size(batch_size)
-    trees, nodes = _ended_with_completions(model, forks)
+    sizes = _nodes_of(model, forks)
     firsts = firsts if firsts is not None else [fork.shared - 1 for fork in forks]
     alike: dict[int, list[int]] = {}
-    for i, (first, tree) in enumerate(zip(firsts, trees, strict=True)):
-        alike.setdefault(len(tree) - first, []).append(i)
-    with tqdm(total=len(trees), desc=f"{model.name}: {doing}", unit="prompt", disable=not progress, leave=False) as bar:
+    for i, (first, size) in enumerate(zip(firsts, sizes, strict=True)):
+        alike.setdefault(size - first, []).append(i)
+    with tqdm(total=len(forks), desc=f"{model.name}: {doing}", unit="prompt", disable=not progress, leave=False) as bar:
         for members in alike.values():
             left = sorted(members, key=lambda i: forks[i].answer.tokens)
             while left:
-                rows, left = _as_many_as_fit(left, [len(trees[i]) for i in left], batch_size)
-                if model.packs:
-                    shared, places = plant([_completions(forks[i]) for i in rows])
-                    paths = [Paths(at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
-                    yield rows, make_batch(shared), paths
-                else:
-                    yield rows, make_batch([trees[i] for i in rows]), [Paths(r, *nodes[i]) for r, i in enumerate(rows)]
+                rows, left = _as_many_as_fit(left, [sizes[i] for i in left], batch_size)
+                yield rows, *_planted(model, [forks[i] for i in rows])
                 bar.update(len(rows))
 
 
@@ -128,25 +123,30 @@ def check_sets(sets: Sequence[frozenset[Site]], model: Model, *, stream: bool = 
         raise InputError(model.name, [f"site {site}: expected a head or MLP of {shape}" for site in unknown])
 
 
-def _completions(fork: Fork) -> list[Query]:
-    return [query for query in (fork.answer, fork.lure) if query is not None]
-
-
-def _ended_with_completions(
-    model: Model, forks: Sequence[Fork]
-) -> tuple[list[Tree], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """A tree for each fork: its prompt to the decision position, then both completions; and their nodes."""
-    trees, nodes = [], []
+def _nodes_of(model: Model, forks: Sequence[Fork]) -> list[int]:
+    """How many nodes each fork's prompt with both completions has. ``InputError`` names those that ``model`` cannot
+    take: whose completions are no chain."""
+    sizes, apart = [], []
     for fork in forks:
-        tree = Tree()
-        paths = [tree.extend(query.tokens[:-1]) for query in _completions(fork)]
-        if not (model.takes_trees or tree.is_chain):
-            raise InputError(
-                model.name, [f"{fork.owner}: completions of several tokens need an attention that takes a mask"]
-            )
-        trees.append(tree)
-        nodes.append((paths[0], paths[1] if len(paths) > 1 else ()))
-    return trees, nodes
+        lengths = [len(query.tokens) - 1 for query in (fork.answer, fork.lure) if query is not None]
+        common = min(fork.shared, *lengths) if len(lengths) > 1 else 0
+        sizes.append(sum(lengths) - common)
+        if not model.takes_trees and sizes[-1] > max(lengths):
+            apart.append(f"{fork.owner}: completions of several tokens need an attention that takes a mask")
+    if apart:
+        raise InputError(model.name, apart)
+    return sizes
+
+
+def _planted(model: Model, forks: Sequence[Fork]) -> tuple[Batch, list[Paths]]:
+    """The forks' prompts with their completions: in trees that they share, or a row each for a model without copies."""
+    trees: list[Tree] = []
+    paths = []
+    for some in [forks] if model.packs else [[fork] for fork in forks]:
+        made, places = plant([[q for q in (fork.answer, fork.lure) if q is not None] for fork in some])
+        paths += [Paths(len(trees) + at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
+        trees += made
+    return make_batch(trees), paths
 
 
 COPIES = 6144  # tokens of copies in one forward

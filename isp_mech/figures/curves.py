@@ -61,7 +61,7 @@ def curve_panel(
     """
     frame = frame_of(curve, "curve")
     frame = frame[frame["task"] == (task or tasks_of(frame)[0])]
-    for side in (s for s in SIDES if s in set(frame["side"].unique()) & set(sides)):
+    for side in (s for s in SIDES if s in set(frame["side"]) & set(sides)):
         rows = frame[frame["side"] == side].sort_values(["n_params", "model"])
         x, y = rows["n_params"].to_numpy(float), rows[value].to_numpy(float)
         low, high = (rows[f"{value}_{end}"].to_numpy(float) for end in ("lo", "hi"))
@@ -87,7 +87,7 @@ def curve_panel(
         for baseline in sorted(set(frame.loc[frame["side"].isin(sides), "baseline"].dropna())):
             ax.axhline(baseline, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1, label="guessing")
         agreement = human_agreement(str(task or tasks_of(frame)[0])) if people else None
-        if agreement is not None and {"conflict", "item"} & set(frame["side"].unique()) & set(sides):
+        if agreement is not None and {"conflict", "item"} & set(frame["side"]) & set(sides):
             ax.axhline(agreement, color=BLACK, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="people")
         ax.set_ylim(-0.03, 1.03)
     else:
@@ -119,8 +119,8 @@ def scaling_curve(
     """
     frame = frame_of(curve, "curve")
     tasks = tasks_of(frame)
-    if not set(frame["side"].unique()) & set(sides):
-        found = ", ".join(sorted(set(frame["side"].unique())))
+    if not set(frame["side"]) & set(sides):
+        found = ", ".join(sorted(set(frame["side"])))
         raise InputError("figure", [f"found sides {found}, expected one of {', '.join(sides)}"])
     values = [value for value in values if frame[value].notna().any()]
     beside = len(tasks) == 1 and width > 5

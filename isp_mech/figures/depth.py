@@ -46,7 +46,8 @@ def lens_panel(lens: Table, ax: Axes, *, model: str, task: str | None = None, on
     task = task or tasks_of(frame)[0]
     frame = frame[(frame["task"] == task) & (frame["model"] == model)]
     ax.axhline(0, color=BLACK, linewidth=0.7)
-    for side in (s for s in LENS_SIDES if s in set(frame["side"].unique())):
+    there = set(frame["side"].unique())
+    for side in (s for s in LENS_SIDES if s in there):
         depth, mean, low, high = lens_means(frame[frame["side"] == side])
         ax.fill_between(depth, low, high, color=SIDE_COLOURS[side], alpha=0.2, linewidth=0)
         ax.plot(depth, mean, color=SIDE_COLOURS[side], marker=".", markersize=3.5, label=side)
@@ -215,9 +216,10 @@ def attention_by_role(
     frame = frame_of(attention, "attention")
     task = task or tasks_of(frame)[0]
     frame = frame[frame["task"] == task]
-    if "conflict" not in set(frame["side"].unique()):
+    sides = set(frame["side"].unique())
+    if "conflict" not in sides:
         raise InputError("figure", [f"attention of {task!r}: found no conflict side"])
-    compared = "plain" in set(frame["side"].unique())
+    compared = "plain" in sides
     roles = _roles(frame)
     sizes = sizes_of(frame)
     heads = [min(top, len(frame.loc[frame["model"] == m, ["layer", "head"]].drop_duplicates())) for m, _ in sizes]

@@ -63,7 +63,7 @@ def observations_panel(
         if len(x) > 1:
             ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.plot(x, y, color=colour, marker=marker, markersize=3, label=name)
-    for baseline in sorted(set(frame["baseline"].dropna().unique())):
+    for baseline in sorted(set(frame["baseline"].dropna())):
         ax.axhline(baseline, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1, label="guessing")
     ax.set_ylim(-0.03, 1.03)
     ax.set_ylabel("accuracy")
@@ -136,7 +136,7 @@ def published_curves(
     frame = frame_of(observations, "observations")
     shown = list(tasks) if tasks is not None else tasks_of(frame)
     problems = [
-        f"task {task!r}: expected some of {', '.join(tasks_of(frame))}" for task in set(shown) - set(tasks_of(frame))
+        f"task {task!r}: expected some of {', '.join(tasks_of(frame))}" for task in set(shown) - set(frame["task"])
     ]
     if over not in OVER:
         problems.append(f"over {over!r}: expected one of {', '.join(OVER)}")

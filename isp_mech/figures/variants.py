@@ -35,7 +35,7 @@ def _side(curve: Table, side: str) -> pd.DataFrame:
     frame = frame_of(curve, "curve")
     rows = frame[frame["side"] == side]
     if not len(rows):
-        found = ", ".join(sorted(set(frame["side"].unique())))
+        found = ", ".join(sorted(set(frame["side"])))
         raise InputError("figure", [f"side {side!r}: expected one of {found}"])
     return rows
 
@@ -76,7 +76,7 @@ def variants_over_size(
     for i, (task, label, colour) in enumerate(zip(tasks, names, _shades(len(tasks)), strict=True)):
         rows = frame[frame["task"] == task].sort_values(["n_params", "model"])
         _line(ax, rows["n_params"].to_numpy(float), rows, "accuracy", color=colour, marker=MARKERS[i % 8], label=label)
-    baselines = set(frame["baseline"].unique())
+    baselines = set(frame["baseline"])
     if len(baselines) == 1 and np.isfinite(frame["baseline"].iloc[0]):
         ax.axhline(baselines.pop(), color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1, label="guessing")
     ax.set_ylim(-0.03, 1.03)
@@ -110,7 +110,7 @@ def dose_response(
         x, label = rows["dose"].to_numpy(float), size_label(n_params)
         _line(ax, x, rows, "accuracy", color=colour, marker=MARKERS[i % 8], label=label)
     ax.set_ylim(-0.03, 1.03)
-    ax.set_xticks(sorted(set(frame["dose"].unique())))
+    ax.set_xticks(sorted(set(frame["dose"])))
     ax.set_xlabel(plain(dose, int(18 * width)))
     ax.set_ylabel(f"{side} accuracy")
     ax.grid(axis="y")
