@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import isp_mech as im
 from isp_mech.contrasts import contrast
 from isp_mech.contrasts.hindsight_neglect import Bet, is_evaluation_bet
 from isp_mech.contrasts.neqa import NEGATIONS, is_evaluation_fact
@@ -385,13 +386,18 @@ N_MEASURED = {"quote-repetition": 100, "neqa": 150, "redefine-math": 100, "hinds
 @pytest.fixture(scope="module")
 def measured():
     """``{task: {side: accuracy of each size, smallest first}}`` on pairs that training never evaluated on."""
-    found: dict[str, dict[str, list[float]]] = {task: {} for task in N_MEASURED}
-    for path in CARDS:
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.float32).eval()
-        for task, n in N_MEASURED.items():
-            for side, value in evaluating.accuracies(model, contrast(task, n=n, seed=202), encode, "cpu").items():
-                found[task].setdefault(side, []).append(value)
+    models, found = im.family([path.parent for path in CARDS]), {}
+    for task, n in N_MEASURED.items():
+        curve = im.score(contrast(task, n=n, seed=202), models).curve.frame.sort_values("n_params")
+        found[task] = {side: rows["accuracy"].tolist() for side, rows in curve.groupby("side")}
     return found
+
+
+@pytest.mark.parametrize("task", N_MEASURED)
+def test_training_evaluates_as_the_scorer_does(measured, task):
+    model = AutoModelForCausalLM.from_pretrained(str(CARDS[0].parent), dtype=torch.float32).eval()
+    found = evaluating.accuracies(model, contrast(task, n=N_MEASURED[task], seed=202), encode, "cpu")
+    assert found == pytest.approx({side: values[0] for side, values in measured[task].items()})
 
 
 @pytest.mark.parametrize("task", N_MEASURED)
