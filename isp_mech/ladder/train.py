@@ -51,8 +51,8 @@ NULL_SIZES = ("ladder-25k", "ladder-100k", "ladder-335k")
 HEAD, HEADS = 16, 4  # dimensions of a head, all of them rotary, and the fewest heads: two heads of 16 copy badly
 CONTEXT = 2048  # the prize's ten-shot prompts take about 700 tokens
 STEPS = 2400
-LOG_EVERY = 50
-EVALUATE_EVERY = 200
+LOG_EVERY = 50  # steps, and then the state is saved: no more are lost where a training is stopped
+EVALUATE_EVERY = 200  # a multiple of it
 ATTENTION = "isp_mech_ladder"
 
 
@@ -194,20 +194,22 @@ def train_one(
         optimiser.step(step)
         course.step, course.tokens = step + 1, course.tokens + tokens[:, 1:].numel()
         course.losses = [*course.losses[1 - LOG_EVERY :], loss.item()]
-        if course.step % LOG_EVERY == 0 or course.step == steps:
-            mean = float(np.mean(course.losses))
-            course.note("loss", mean)
-            speed = (course.tokens - since) / (time.time() - began)
-            done = f"{course.step}/{steps} {course.tokens / 1e6:.2f}M"
-            print(f"{name} {done} loss {mean:.3f} {speed:.0f} tokens/s", flush=True)
-        if course.step % EVALUATE_EVERY == 0 or course.step == steps:
+        ended = course.step == steps
+        if course.step % LOG_EVERY and not ended:
+            continue
+        mean = float(np.mean(course.losses))
+        course.note("loss", mean)
+        speed = (course.tokens - since) / (time.time() - began)
+        done = f"{course.step}/{steps} {course.tokens / 1e6:.2f}M"
+        print(f"{name} {done} loss {mean:.3f} {speed:.0f} tokens/s", flush=True)
+        if course.step % EVALUATE_EVERY == 0 or ended:
             with products(torch.device(device).type, half):
                 rows = evaluating.evaluate(model, pairs, lambda text: tokenizer.encode(text).ids, device)
             for row in rows:
                 course.note("accuracy", row["accuracy"], row["task"], row["side"])
             print(f"{name} " + ", ".join(f"{key} {value:.2f}" for key, value in course.latest().items()), flush=True)
-            trained = {"model": model.state_dict(), "optimiser": optimiser.state()}
-            _save(state, {"identity": identity, "course": asdict(course), **trained})
+        trained = {"model": model.state_dict(), "optimiser": optimiser.state()}
+        _save(state, {"identity": identity, "course": asdict(course), **trained})
     _export(model, folder, identity, course)
     state.unlink(missing_ok=True)
     return folder
