@@ -322,6 +322,18 @@ def test_changed_words_are_new_to_the_quotation_and_to_training():
         quote_repetition.quote_pair("x", "The cat, they say, is grey", "Cat")
 
 
+@pytest.mark.parametrize("variant", ["", "changed-first", "changed-middle", "unknown"])
+def test_neither_word_begins_the_other(variant):
+    """Of " be" and " bench" the first is the likelier whatever the prompt says, where its token begins the other."""
+    for seed in (5, 100, 110, 777):  # without the rule each has such a pair, without a variant
+        for pair in contrast("quote-repetition", n=300, seed=seed, variant=variant):
+            both = [(pair.answer.strip(), pair.lure.strip())]
+            if pair.neutral is not None:
+                both.append((pair.neutral_answer.strip(), pair.neutral_lure.strip()))
+            for one, other in both:
+                assert not one.startswith(other) and not other.startswith(one)
+
+
 def test_neutral_sentences():
     rng = random.Random(1)
     sentences = [quote_repetition.unfamiliar_sentence(rng) for _ in range(5000)]

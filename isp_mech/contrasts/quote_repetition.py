@@ -296,7 +296,8 @@ def quote_pair(
         sentence = unfamiliar_sentence(rng)
         unfamiliar = gap(sentence, place)
     vowel = unfamiliar.word[0] in "aeiou"  # "a" or "an" may stand before it
-    others = sorted(noun for noun in set(NOUNS) - _words(sentence) if (noun[0] in "aeiou") == vowel)
+    nouns = sorted(set(NOUNS) - _words(sentence))
+    others = [n for n in nouns if (n[0] in "aeiou") == vowel and not _one_begins_the_other(n, unfamiliar.word)]
     return Pair(
         id,
         plain,
@@ -318,6 +319,11 @@ def _words(text: str) -> set[str]:
     return set(_listed(text))
 
 
+def _one_begins_the_other(a: str, b: str) -> bool:
+    """Then the shorter's tokens may begin the longer's, and it is the likelier one whatever the prompt says."""
+    return a.startswith(b) or b.startswith(a)
+
+
 def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs from the project's quotations, or from those of the file ``source``.
 
@@ -337,8 +343,10 @@ def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, vari
     rng = random.Random(f"{NAME} {seed}")
 
     def options(quote: Quotation) -> Iterator[str]:
-        own = _words(quote.text)
-        return (word for word in rng.sample(REPLACEMENT_WORDS, len(REPLACEMENT_WORDS)) if word not in own)
+        own, quoted = _words(quote.text), gap(quote.text, place)
+        assert quoted is not None  # of those chosen
+        true, drawn = quoted.word.lower(), rng.sample(REPLACEMENT_WORDS, len(REPLACEMENT_WORDS))
+        return (word for word in drawn if word not in own and not _one_begins_the_other(word, true))
 
     def make(i: int, quote: Quotation, changed: str) -> Pair:
         own = None if variant == "unknown" else random.Random(f"{NAME} {seed} {i}")  # it is neutral itself
