@@ -17,11 +17,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from isp_mech.locating import locate
+from isp_mech.causal.locate import locate
 from isp_mech.models import Model, wrap_model
-from isp_mech.pairs import Pair, PairSet, compose
 from isp_mech.scoring import cases_of, class_logprobs
-from isp_mech.tracing import trace
+from isp_mech.tasks import Pair, PairSet, compose
+from isp_mech.tracing.trace import trace
 
 THREADS = 1
 REPEATS = 5

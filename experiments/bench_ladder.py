@@ -18,10 +18,10 @@ from bench_scoring import in_turn
 from transformers import AutoModelForCausalLM
 
 import isp_mech as im
-from isp_mech.ladder.evaluating import TASKS
+from isp_mech.ladder.evaluation import TASKS
 from isp_mech.models import Model, members
-from isp_mech.pairs import PairSet
 from isp_mech.scoring import cases_of, class_logprobs
+from isp_mech.tasks import PairSet
 
 FEW, SEED, ROWS = 60, 2026, 8
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from bench_tracing import bridge_of, byte_model, byte_pairs
 
-from isp_mech.approximating import STEPS, approximate_effects
-from isp_mech.replacing import replaced_margins
+from isp_mech.causal.activation_patching import replaced_margins
+from isp_mech.causal.attribution_patching import STEPS, approximate_effects
+from isp_mech.causal.replacements import Outputs, observe
+from isp_mech.inference.contrast_prompts import prepare
 from isp_mech.sites import Site, all_sites
-from isp_mech.stand_ins import Outputs, observe
 from isp_mech.stats import spearman
-from isp_mech.watching import prepare
 
 THREADS, REPEATS = 1, 3
 LAYERS, HEADS = 12, 12

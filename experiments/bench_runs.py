@@ -22,7 +22,7 @@ tasks = ["neqa", "quote-repetition", "redefine-math", "hindsight-neglect", "heav
 [settings]
 n = 60
 """
-PROGRAM = "import sys; from isp_mech.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+PROGRAM = "import sys; from isp_mech.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
 
 
 def carried_out(plan: Path, run: Path) -> tuple[float, bool]:

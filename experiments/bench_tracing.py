@@ -33,9 +33,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 
 from isp_mech.models import Model, wrap_model
-from isp_mech.pairs import Pair, PairSet, compose
 from isp_mech.scoring import score
-from isp_mech.tracing import trace
+from isp_mech.tasks import Pair, PairSet, compose
+from isp_mech.tracing.trace import trace
 
 THREADS, REPEATS = 1, 5
 SHAPE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}

@@ -18,8 +18,8 @@ import pandas as pd
 from ladder_card import correct_by_size
 
 import isp_mech as im
-from isp_mech.ladder import evaluating, train, weights_folder
-from isp_mech.ladder.course import read_course
+from isp_mech.ladder import evaluation, train, weights_folder
+from isp_mech.ladder.training_course import read_course
 from isp_mech.stats import bootstrap_interval, wilson_interval
 
 SIZES = ("ladder-25k", "ladder-335k", "ladder-1.8m")
@@ -52,7 +52,7 @@ def turn_over_size(items: pd.DataFrame) -> str:
 def turn_over_training(course: pd.DataFrame, task: str, size: str) -> str:
     """The lowest conflict accuracy in the course of training, and that of the end."""
     rows = course[(course["model"] == size) & (course["task"] == task) & (course["side"] == "conflict")]
-    n = evaluating.TASKS[task]
+    n = evaluation.TASKS[task]
 
     def said(value: float) -> str:
         low, high = wilson_interval(round(value * n), n)
@@ -70,7 +70,7 @@ def main() -> None:
     courses = {rate: read_course(folder_of(rate)) for rate in RATES}
     for task in COUNTEREXAMPLES:
         curves, turns = [], []
-        pairs = evaluating.held_out(im.contrast(task, n=2 * N, seed=SEED), N)
+        pairs = evaluation.held_out(im.contrast(task, n=2 * N, seed=SEED), N)
         for rate in RATES:
             family = im.family([folder_of(rate) / size for size in SIZES])
             scores = im.score(pairs, family, progress=True)

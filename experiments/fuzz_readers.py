@@ -27,11 +27,13 @@ try:
 except ImportError:
     atheris = None
 
-with atheris.instrument_imports(include=["isp_mech.plans", "isp_mech.tasks"]) if atheris else contextlib.nullcontext():
-    from isp_mech import plans, tasks
-    from isp_mech.contrasts import files
-from isp_mech.errors import InputError
-from isp_mech.tables import checksum_of_bytes, make_run, table, table_of_bytes
+READERS = ["isp_mech.runs.plans", "isp_mech.tasks"]
+with atheris.instrument_imports(include=READERS) if atheris else contextlib.nullcontext():
+    from isp_mech import tasks
+    from isp_mech.contrasts import pair_files as files
+    from isp_mech.runs import plans
+from isp_mech.errors import InputError  # noqa: E402
+from isp_mech.tables import checksum_of_bytes, make_run, table, table_of_bytes  # noqa: E402
 
 RUN = make_run(model="m", task="t", method="fuzz")
 ROW = {"model": "m", "n_params": 1, "task": "t", "replacement_a": "a", "replacement_b": "b", "spearman": 0.5}

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import isp_mech.models  # noqa: F401  (before forking)
-from isp_mech.cli import main as isp_mech_main
+from isp_mech.cli.main import main as isp_mech_main
 
 SEED = 0
 LONGEST = 3.0  # seconds after which the latest kill comes

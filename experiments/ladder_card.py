@@ -14,7 +14,7 @@ import pandas as pd
 
 import isp_mech as im
 from isp_mech.ladder.corpus import Recipe
-from isp_mech.ladder.evaluating import TASKS
+from isp_mech.ladder.evaluation import TASKS
 from isp_mech.ladder.train import default_folder
 from isp_mech.stats import bootstrap_interval, spearman
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import isp_mech as im
-from isp_mech.ladder.course import read_course
+from isp_mech.ladder.training_course import read_course
 
 FOLDER = None  # the shipped family; or a folder that `isp-mech ladder train --out` wrote
 OUT = Path("runs/ladder-training")

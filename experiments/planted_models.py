@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 import isp_mech as im
-from isp_mech.ladder.planted import PLANTED, held_against, null_model, plant_model, planted_pairs
+from isp_mech.ladder.planted_models import PLANTED, held_against, null_model, plant_model, planted_pairs
 from isp_mech.sites import all_sites
 
 OUT = Path("runs/planted")

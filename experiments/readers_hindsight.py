@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import isp_mech as im
-from isp_mech.following import rules_followed
 from isp_mech.models import members
+from isp_mech.scaling.decision_rules import rules_followed
 
 FAMILY = ["ladder"]
 TASK = "hindsight-neglect"

@@ -19,7 +19,7 @@ import torch
 
 from isp_mech.models import wrap_model
 from isp_mech.scoring import class_logprobs
-from isp_mech.scoring.cases import Case
+from isp_mech.scoring.completion_logprobs import Case
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from prize_evaluator import logprob, prize_targets, strict_targets  # noqa: E402

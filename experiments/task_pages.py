@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 import isp_mech as im
-from isp_mech import summaries
-from isp_mech.intervening import knock_out
+from isp_mech.causal.attention_knockout import knock_out
+from isp_mech.scaling import summaries
 
 TASKS = ("quote-repetition", "redefine-math", "neqa", "hindsight-neglect")
 N, SEED, N_RANDOM = 300, 2026, 200

@@ -50,35 +50,35 @@ _HOME = {
     "Task": "tasks",
     "read_task": "tasks",
     "write_task": "tasks",
-    "Pair": "pairs",
-    "PairSet": "pairs",
-    "Prompt": "pairs",
-    "check_one_factor": "pairs",
+    "Pair": "tasks",
+    "PairSet": "tasks",
+    "Prompt": "tasks",
+    "check_one_factor": "tasks",
     "contrast": "contrasts",
     "contrast_names": "contrasts",
     "neqa_from_files": "contrasts.neqa",
-    "read_pairs": "contrasts.files",
-    "write_pairs": "contrasts.files",
+    "read_pairs": "contrasts.pair_files",
+    "write_pairs": "contrasts.pair_files",
     "Family": "families",
     "Size": "families",
     "family": "families",
     "family_names": "families",
-    "published": "literature",
+    "published": "scaling.published_results",
     "Model": "models",
     "load_model": "models",
     "score": "scoring",
     "trace": "tracing",
-    "train_lens": "lenses",
-    "load_lens": "lenses",
-    "locate": "locating",
-    "verify": "verifying",
+    "train_lens": "tracing",
+    "load_lens": "tracing",
+    "locate": "causal",
+    "verify": "causal",
     "shape_of_curve": "scaling",
-    "flips": "flipping",
-    "RunDirectory": "runs",
+    "flips": "scaling.item_flips",
+    "RunDirectory": "runs.run_directory",
     "write_report": "report",
-    "explain": "explaining",
+    "explain": "runs.explain",
 }
-_MODULES = ("figures",)
+_MODULES = ("causal", "figures", "scaling", "tracing")
 
 __all__ = [
     "Family",
@@ -95,6 +95,7 @@ __all__ = [
     "Table",
     "Task",
     "__version__",
+    "causal",
     "check_one_factor",
     "concat",
     "contrast",
@@ -113,9 +114,11 @@ __all__ = [
     "read_pairs",
     "read_table",
     "read_task",
+    "scaling",
     "score",
     "shape_of_curve",
     "trace",
+    "tracing",
     "train_lens",
     "verify",
     "write_pairs",
@@ -140,25 +143,22 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from isp_mech import figures
+    from isp_mech import causal, figures, scaling, tracing
+    from isp_mech.causal import locate, verify
     from isp_mech.contrasts import contrast, contrast_names
-    from isp_mech.contrasts.files import read_pairs, write_pairs
     from isp_mech.contrasts.neqa import neqa_from_files
+    from isp_mech.contrasts.pair_files import read_pairs, write_pairs
     from isp_mech.errors import InputError
-    from isp_mech.explaining import explain
     from isp_mech.families import Family, Size, family, family_names
-    from isp_mech.flipping import flips
-    from isp_mech.lenses import load_lens, train_lens
-    from isp_mech.literature import published
-    from isp_mech.locating import locate
     from isp_mech.models import Model, load_model
-    from isp_mech.pairs import Pair, PairSet, Prompt, check_one_factor
     from isp_mech.report import write_report
-    from isp_mech.runs import RunDirectory
+    from isp_mech.runs.explain import explain
+    from isp_mech.runs.run_directory import RunDirectory
     from isp_mech.scaling import shape_of_curve
+    from isp_mech.scaling.item_flips import flips
+    from isp_mech.scaling.published_results import published
     from isp_mech.scoring import score
     from isp_mech.sites import Site, parse_site
     from isp_mech.tables import Run, Table, concat, read_table
-    from isp_mech.tasks import Item, Task, read_task, write_task
-    from isp_mech.tracing import trace
-    from isp_mech.verifying import verify
+    from isp_mech.tasks import Item, Pair, PairSet, Prompt, Task, check_one_factor, read_task, write_task
+    from isp_mech.tracing import load_lens, trace, train_lens

@@ -10,16 +10,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 # shapes in annotations are checked in every test
-_SHAPED = (
-    "models packing batching encoding margins scoring watching direct tracing stand_ins replacing approximating "
-    "intervening locating edge_gradients edges head_classes keeping verifying"
-)
+_SHAPED = "models inference scoring tracing causal"
 install_import_hook([f"isp_mech.{name}" for name in _SHAPED.split()], "beartype.beartype")
 
 import pytest  # noqa: E402
 from small_models import ARCHITECTURES, byte_tokenizer, make_hf  # noqa: E402
 
-from isp_mech.pairs import Pair, PairSet, compose  # noqa: E402
+from isp_mech.tasks import Pair, PairSet, compose  # noqa: E402
 
 
 @pytest.fixture(scope="session")

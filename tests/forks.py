@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import sys
 
-from isp_mech.cli import main
+from isp_mech.cli.main import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["isp_mech.measuring", "isp_mech.scoring", "isp_mech.verifying", "isp_mech.tracing"])
+_CONTEXT.set_forkserver_preload(["isp_mech.runs.worker", "isp_mech.scoring", "isp_mech.causal"])
 
 
 def _command(words: tuple[str, ...], said: str) -> None:

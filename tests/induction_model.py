@@ -14,7 +14,7 @@ import transformers
 from small_models import VOCABULARY
 
 from isp_mech.models import Model, wrap_model
-from isp_mech.pairs import Pair, PairSet, compose
+from isp_mech.tasks import Pair, PairSet, compose
 
 WIDTH, D_HEAD, CODE = 128, 64, 16
 TOKEN, WAVES, BEFORE, OUT = ((0, 16), (32, 8), (48, 16), (80, 16))  # first coordinate and how many; negatives follow

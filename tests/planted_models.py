@@ -13,7 +13,7 @@ import torch
 from small_models import make_hf
 
 from isp_mech.models import Model, wrap_model
-from isp_mech.pairs import Pair, PairSet, compose
+from isp_mech.tasks import Pair, PairSet, compose
 
 ASKS, IS_DEFINITION, IS_CUE, DEFINES, CUES = range(5)
 U = (8, 9)  # u = e8 - e9, which a LayerNorm's centring leaves alone

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import isp_mech as im
-from isp_mech.cli import main
-from isp_mech.contrasts.files import write_pairs
+from isp_mech.cli.main import main
+from isp_mech.contrasts.pair_files import write_pairs
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e"
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -9,13 +9,13 @@ import pytest
 import torch
 from small_models import HEAD_ORDER, heads_permuted, make_hf
 
-from isp_mech.batching import batches, chains, make_batch
-from isp_mech.encoding import role_names
+from isp_mech.inference.batches import batches, chains, make_batch
+from isp_mech.inference.contrast_prompts import prepare, watch_batch
+from isp_mech.inference.logprobs import grow
+from isp_mech.inference.prefix_tree import Tree
+from isp_mech.inference.tokenization import role_names
 from isp_mech.models import Batch, Watch, alibi, wrap_model
-from isp_mech.packing import Tree
-from isp_mech.scoring.running import grow
-from isp_mech.tracing import trace
-from isp_mech.watching import prepare, watch_batch
+from isp_mech.tracing.trace import trace
 
 VALUES = (("lens", "margin"), ("attention", "weight"), ("effects", "direct_effect"))
 

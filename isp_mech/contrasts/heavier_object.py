@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_table, variant_name
+from isp_mech.contrasts.sampling import HERE, collect, in_rounds, read_table, variant_name
 from isp_mech.errors import InputError
-from isp_mech.pairs import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, PairSet, Prompt, compose
 
 NAME = "heavier-object"
 CITATION = "a reader's question on the Inverse Scaling Prize, round 1 (comments on its announcement, 2022)"

@@ -23,9 +23,9 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import balanced, collect, in_rounds, variant_name
+from isp_mech.contrasts.sampling import balanced, collect, in_rounds, variant_name
 from isp_mech.errors import InputError
-from isp_mech.pairs import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, PairSet, Prompt, compose
 
 NAME = "hindsight-neglect"
 CITATION = (

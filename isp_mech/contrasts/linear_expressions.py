@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import collect, in_rounds, variant_name
+from isp_mech.contrasts.sampling import collect, in_rounds, variant_name
 from isp_mech.errors import InputError
-from isp_mech.pairs import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, PairSet, Prompt, compose
 
 NAME = "linear-expressions"
 CITATION = (

@@ -29,9 +29,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from isp_mech.contrasts.drawing import HERE, balanced, collect, in_rounds, read_lines, read_table, variant_name
+from isp_mech.contrasts.sampling import HERE, balanced, collect, in_rounds, read_lines, read_table, variant_name
 from isp_mech.errors import InputError
-from isp_mech.pairs import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, PairSet, Prompt, compose
 
 Pieces = list[tuple[str, str]]
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_lines, read_table, variant_name
 from isp_mech.contrasts.fame import corpus_ranks, third
+from isp_mech.contrasts.sampling import HERE, collect, in_rounds, read_lines, read_table, variant_name
 from isp_mech.errors import InputError
-from isp_mech.pairs import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, PairSet, Prompt, compose
 
 NAME = "quote-repetition"
 CITATION = (

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from isp_mech.contrasts.drawing import HERE, collect, in_rounds, read_table, variant_name
 from isp_mech.contrasts.fame import corpus_ranks, third
 from isp_mech.contrasts.neqa import facts
 from isp_mech.contrasts.quote_repetition import (
@@ -29,8 +28,9 @@ from isp_mech.contrasts.quote_repetition import (
     VERBS,
     quotations,
 )
+from isp_mech.contrasts.sampling import HERE, collect, in_rounds, read_table, variant_name
 from isp_mech.errors import InputError
-from isp_mech.pairs import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, PairSet, Prompt, compose
 
 NAME = "redefine-math"
 CITATION = "Xudong Shen, redefine-math (Inverse Scaling Prize, round 1); McKenzie et al. 2023, arXiv 2306.09479"

@@ -9,16 +9,16 @@ yours. ``save`` writes PDF, SVG and PNG with the data beside. No torch, no pyplo
 
 from __future__ import annotations
 
-from isp_mech.figures.across import head_shares_over_size, story_over_size
-from isp_mech.figures.checks import verification, verification_panel
-from isp_mech.figures.curves import curve_panel, onset_over_size, scaling_curve, shares_over_size, shares_panel
-from isp_mech.figures.depth import attention_by_role, attention_panel, lens_over_depth, lens_panel
-from isp_mech.figures.flipped import flip_traces, flip_traces_panel, flips_over_size, flips_panel, steps_panel
-from isp_mech.figures.maps import direct_vs_total, effect_panel, override_map
-from isp_mech.figures.observed import observations_panel, published_curves
+from isp_mech.figures.item_flips import flip_traces, flip_traces_panel, flips_over_size, flips_panel, steps_panel
+from isp_mech.figures.lens_over_depth import attention_by_role, attention_panel, lens_over_depth, lens_panel
+from isp_mech.figures.override_map import direct_vs_total, effect_panel, override_map
+from isp_mech.figures.published_curves import observations_panel, published_curves
+from isp_mech.figures.scaling_curve import curve_panel, onset_over_size, scaling_curve, shares_over_size, shares_panel
+from isp_mech.figures.story_over_size import head_shares_over_size, story_over_size
 from isp_mech.figures.style import ONE_COLUMN, TWO_COLUMNS, PaperFigure, save, size_label
-from isp_mech.figures.training import training_course, training_panel
-from isp_mech.figures.variants import dose_response, rules_over_size, variants_over_size
+from isp_mech.figures.task_variants import dose_response, rules_over_size, variants_over_size
+from isp_mech.figures.training_course import training_course, training_panel
+from isp_mech.figures.verification import verification, verification_panel
 
 __all__ = [
     "ONE_COLUMN", "TWO_COLUMNS", "PaperFigure", "attention_by_role", "attention_panel", "curve_panel",

@@ -5,9 +5,6 @@ Model organisms: small GPT-NeoX models, made so that they carry the prize's phen
 
 from __future__ import annotations
 
-from pathlib import Path
+from isp_mech.ladder.embedded import weights_folder
 
-
-def weights_folder() -> Path:
-    """The folder that holds one transformers checkpoint folder for each size (``ladder-25k``, ...)."""
-    return Path(__file__).parent / "weights"
+__all__ = ["weights_folder"]

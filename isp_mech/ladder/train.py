@@ -34,9 +34,9 @@ from transformers import AttentionInterface, GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from isp_mech.errors import InputError
-from isp_mech.ladder import corpus, evaluating, weights_folder
+from isp_mech.ladder import corpus, evaluation, weights_folder
 from isp_mech.ladder.corpus import SHIPPED, Recipe
-from isp_mech.ladder.optimising import Optimiser, is_embedding, settings
+from isp_mech.ladder.optimizers import Optimiser, is_embedding, settings
 from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_tokenizer
 
 SIZES = {  # name: layers, width
@@ -185,7 +185,7 @@ def train_one(
         model.load_state_dict(saved["model"])
         optimiser.load(saved["optimiser"])
         course = Course(**saved["course"])
-    pairs = evaluating.evaluation_pairs(tasks=evaluating.TASKS)
+    pairs = evaluation.evaluation_pairs(tasks=evaluation.TASKS)
     since, began = course.tokens, time.time()
     for step in range(course.step, steps):
         tokens, weights = (torch.from_numpy(x).to(device) for x in corpus.batch(step, tokenizer, end, recipe))
@@ -204,7 +204,7 @@ def train_one(
         print(f"{name} {done} loss {mean:.3f} {speed:.0f} tokens/s", flush=True)
         if course.step % EVALUATE_EVERY == 0 or ended:
             with products(torch.device(device).type, half):
-                rows = evaluating.evaluate(model, pairs, lambda text: tokenizer.encode(text).ids, device)
+                rows = evaluation.evaluate(model, pairs, lambda text: tokenizer.encode(text).ids, device)
             for row in rows:
                 course.note("accuracy", row["accuracy"], row["task"], row["side"])
             print(f"{name} " + ", ".join(f"{key} {value:.2f}" for key, value in course.latest().items()), flush=True)
@@ -247,8 +247,8 @@ def _export(model: GPTNeoXForCausalLM, folder: Path, identity: dict[str, Any], c
         "loss": next(row["value"] for row in reversed(course.log) if row["measure"] == "loss"),
         **identity,
         "accuracy": course.latest(),
-        "accuracy_pairs": evaluating.TASKS,
-        "accuracy_seed": evaluating.SEED,
+        "accuracy_pairs": evaluation.TASKS,
+        "accuracy_seed": evaluation.SEED,
     }
     (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 

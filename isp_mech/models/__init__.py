@@ -6,8 +6,10 @@ forward takes a ``Batch`` of token trees, keeps what a ``Watch`` names and chang
 name; nothing of size positions x positions or positions x vocabulary is kept.
 """
 
-from isp_mech.models.anatomy import Anatomy, Norm, norm_of
-from isp_mech.models.bridging import read_jacobians
+from isp_mech.models.architecture import Anatomy, Norm, norm_of
+from isp_mech.models.bridge import read_jacobians
+from isp_mech.models.forward_types import Batch, Edit, Encoding, Record, Trunk, Watch
+from isp_mech.models.gradient_capture import Wires, wired
 from isp_mech.models.loading import (
     Models,
     check_device,
@@ -21,8 +23,6 @@ from isp_mech.models.loading import (
 )
 from isp_mech.models.memory import is_out_of_memory, let_go
 from isp_mech.models.model import Model
-from isp_mech.models.wiring import Wires, wired
-from isp_mech.models.words import Batch, Edit, Encoding, Record, Trunk, Watch
 
 __all__ = [
     "Anatomy",

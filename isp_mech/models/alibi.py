@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from isp_mech.models.attention import attend
-from isp_mech.models.words import ACTIVE, mask_of
+from isp_mech.models.forward_types import ACTIVE, mask_of
 
 
 def use_our_attention(hf: Any) -> None:

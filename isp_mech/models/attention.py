@@ -11,10 +11,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from isp_mech.models.anatomy import repeat_heads
-from isp_mech.models.branching import attend_over_trunk
-from isp_mech.models.forward import KeysKnown
-from isp_mech.models.words import ACTIVE, Probe, Trunk
+from isp_mech.models.architecture import repeat_heads
+from isp_mech.models.forward_types import ACTIVE, Probe, Trunk
+from isp_mech.models.hooks import KeysKnown
+from isp_mech.models.prefix_attention import attend_over_trunk
 
 ATTENTION = "isp_mech"
 

@@ -15,13 +15,13 @@ from transformers.utils.logging import disable_progress_bar
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
 from isp_mech.models.alibi import use_our_attention
-from isp_mech.models.anatomy import Anatomy, anatomy_of
+from isp_mech.models.architecture import Anatomy, anatomy_of
 from isp_mech.models.attention import ATTENTION
-from isp_mech.models.checks import branches_come_out_right, check_against_plain
-from isp_mech.models.forward import narrow_on_demand
-from isp_mech.models.kernels import use_fast_products
+from isp_mech.models.fast_linear import use_fast_products
+from isp_mech.models.hooks import narrow_on_demand
 from isp_mech.models.memory import bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Model
+from isp_mech.models.parity import branches_come_out_right, check_against_plain
 from isp_mech.models.rotary import use_fast_rotation
 
 logging.getLogger("transformers").setLevel(logging.ERROR)

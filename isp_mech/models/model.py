@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isp_mech.errors import InputError
-from isp_mech.models.anatomy import Anatomy
-from isp_mech.models.bridging import capture
-from isp_mech.models.checks import expect_equal
-from isp_mech.models.forward import hooks, narrow_copies, narrow_to, starting_at
-from isp_mech.models.words import ACTIVE, Batch, Edit, Encoding, Narrow, Probe, Record, Trunk, Watch, mask_of
+from isp_mech.models.architecture import Anatomy
+from isp_mech.models.bridge import capture
+from isp_mech.models.forward_types import ACTIVE, Batch, Edit, Encoding, Narrow, Probe, Record, Trunk, Watch, mask_of
+from isp_mech.models.hooks import hooks, narrow_copies, narrow_to, starting_at
+from isp_mech.models.parity import expect_equal
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

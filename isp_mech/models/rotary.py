@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isp_mech.models.attention import attend
-from isp_mech.models.words import ACTIVE
+from isp_mech.models.forward_types import ACTIVE
 
 
 def use_fast_rotation(hf: Any) -> None:

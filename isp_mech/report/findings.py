@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from isp_mech.report.story import Story, named
+from isp_mech.report.task_rows import Story, named
 from isp_mech.report.wording import counted, interval, listed, models, percent, probability, sentence
 from isp_mech.scaling import Shape, shape_of_curve
 from isp_mech.stats import LEVEL

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from isp_mech.report.story import Story, named
+from isp_mech.report.task_rows import Story, named
 from isp_mech.report.wording import counted, listed, percent, probability, sentence
 
 

@@ -12,11 +12,11 @@ a known curve gets each name; ``shapes`` and ``regressions`` take whole tables.
 
 from __future__ import annotations
 
-from isp_mech.scaling.deciding import NAMES
-from isp_mech.scaling.naming import Shape, Slope, shape, shape_of_curve
-from isp_mech.scaling.regressing import regressions
-from isp_mech.scaling.sides import shapes
-from isp_mech.scaling.simulating import chances
-from isp_mech.scaling.wording import AXES
+from isp_mech.scaling.curve_shape import Shape, Slope, shape, shape_of_curve
+from isp_mech.scaling.power import chances
+from isp_mech.scaling.regression import regressions
+from isp_mech.scaling.shape_decision import NAMES
+from isp_mech.scaling.shape_in_words import AXES
+from isp_mech.scaling.shape_table import shapes
 
 __all__ = ["AXES", "NAMES", "Shape", "Slope", "chances", "regressions", "shape", "shape_of_curve", "shapes"]

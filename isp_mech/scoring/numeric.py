@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isp_mech.encoding import PRIZE_LIMIT
 from isp_mech.errors import InputError
+from isp_mech.inference.logprobs import LOGITS, bundles_for, run_bundles
+from isp_mech.inference.prefix_tree import Query
+from isp_mech.inference.tokenization import PRIZE_LIMIT
 from isp_mech.models import Model
-from isp_mech.packing import Query
-from isp_mech.scoring.running import LOGITS, bundles_for, run_bundles
 from isp_mech.tasks import Item
 
 SAMPLES, NEW_TOKENS, TEMPERATURE = 10, 7, 0.5

@@ -13,10 +13,10 @@ made, saved as one parquet file that carries its Run and checksums, and read bac
 
 from __future__ import annotations
 
-from isp_mech.tables.provenance import Run, Setting, make_run
+from isp_mech.tables.atomic_write import write_whole
+from isp_mech.tables.run import Run, Setting, make_run
 from isp_mech.tables.schemas import SCHEMAS, Column
 from isp_mech.tables.table import Table, checksum_of_bytes, concat, read_table, table, table_of_bytes
-from isp_mech.tables.writing import write_whole
 
 __all__ = [
     "SCHEMAS",

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isp_mech.errors import InputError
-from isp_mech.tables.conform import conform
-from isp_mech.tables.provenance import Run, merge_runs
+from isp_mech.tables.atomic_write import write_whole
+from isp_mech.tables.run import Run, merge_runs
 from isp_mech.tables.schemas import SCHEMAS
-from isp_mech.tables.writing import write_whole
+from isp_mech.tables.validation import conform
 
 WHOLE = "isp_mech.sha256"  # in a file's metadata: of all its bytes, with this one blank
 BLANK = b"0" * 64

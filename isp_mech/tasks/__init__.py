@@ -10,7 +10,10 @@ Files are read with ``csv``, ``json`` and ``ast.literal_eval``: no type is guess
 
 from __future__ import annotations
 
-from isp_mech.tasks.files import read_task, write_task
 from isp_mech.tasks.items import METRICS, Item, Task
+from isp_mech.tasks.pairs import Pair, PairSet, Prompt, check_one_factor, compose
+from isp_mech.tasks.prize_files import read_task, write_task
 
-__all__ = ["METRICS", "Item", "Task", "read_task", "write_task"]
+__all__ = [
+    "METRICS", "Item", "Pair", "PairSet", "Prompt", "Task", "check_one_factor", "compose", "read_task", "write_task",
+]  # fmt: skip

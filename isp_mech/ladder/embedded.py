@@ -1,0 +1,13 @@
+"""The embedded family: its corpus, its tokenizer, its training, its weights and their card.
+
+Model organisms: small GPT-NeoX models, made so that they carry the prize's phenomenon. See ``docs/ladder.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def weights_folder() -> Path:
+    """The folder that holds one transformers checkpoint folder for each size (``ladder-25k``, ...)."""
+    return Path(__file__).parent / "weights"

@@ -1,0 +1,1 @@
+"""What is done is never done again: jobs, plans, the store, workers, and the pipeline behind ``explain``. No torch."""

@@ -1,0 +1,304 @@
+"""Plans: which families, tasks, steps and settings; a TOML file, read whole or refused with all that is wrong.
+
+    families = ["ladder", {family = "pythia", sizes = ["70m", "160m"], revisions = ["step3000", "step143000"]}]
+    tasks    = ["neqa", "quote-repetition:twin", {task = "mine.jsonl"}, {task = "redefine-math", n = 100}]
+    steps    = ["score", "trace", "locate", "verify"]      # default: all that a task allows
+
+    [settings]
+    n = 300
+    seed = 0
+
+Paths are relative to the plan. What is done is in the run directory's units; ``results/<family>/<task>`` holds the
+tables read over them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from isp_mech.contrasts import contrast, contrast_names
+from isp_mech.contrasts.pair_files import is_pairs_file, read_pairs
+from isp_mech.errors import InputError, visible
+from isp_mech.families import Family, Size, family_names
+from isp_mech.families import family as find_family
+from isp_mech.runs.fingerprints import weights_of
+from isp_mech.runs.jobs import STEPS, Part, Settings, part_of
+from isp_mech.tasks import PairSet
+from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.tasks import Task, read_task
+from isp_mech.tasks.prize_files import is_there
+from isp_mech.tasks.rows import show
+
+MAX_BYTES = 256 * 2**10
+MAX_PARTS = 10_000
+N_PAIRS = 300
+_TOP = ("families", "tasks", "steps", "settings")
+_FAMILY = ("family", "sizes", "revisions")
+_TASK = ("task", "n", "source")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a plan's file says: each of ``families`` with each of ``tasks``."""
+
+    where: str
+    families: tuple[Family, ...]
+    tasks: tuple[tuple[PairSet | Task, str], ...]  # and how the command line is told it
+    steps: tuple[str, ...]
+    settings: Settings
+
+    def parts(self, directory: RunDirectory) -> dict[str, Part]:
+        """Each task on each family, by the folder of its results. Models are fingerprinted, none is loaded."""
+        sizes = {_label(i, size): size for i, family in enumerate(self.families) for size in family.members}
+        weights = weights_of(sizes, directory)
+        parts: dict[str, Part] = {}
+        for i, family in enumerate(self.families):
+            own = {size.name: weights[_label(i, size)] for size in family.members}
+            for subject, origin in self.tasks:
+                steps = [s for s in self.steps if s == "score" or isinstance(subject, PairSet)]
+                part = part_of(subject, family, steps=steps, settings=self.settings, weights=own, origin=origin)
+                parts[_folder(family, subject, parts)] = part
+        return parts
+
+
+def _label(place: int, size: Size) -> str:
+    return f"{place} {size.name}"
+
+
+def _folder(family: Family, subject: PairSet | Task, taken: Mapping[str, Part]) -> str:
+    revisions = "-".join(dict.fromkeys(size.revision for size in family.members if size.revision))
+    models = plain_name(f"{family.name}-{revisions}" if revisions else family.name)
+    base = f"results/{models}/{plain_name(subject.name)}"
+    names = [base, *(f"{base}-{i}" for i in range(2, len(taken) + 2))]
+    return next(name for name in names if name not in taken)
+
+
+def plain_name(raw: str, otherwise: str = "task") -> str:
+    """``raw`` made fit for a folder's name: letters, digits, ``-_.``; it cannot lead anywhere.
+
+    >>> plain_name("neqa:twin"), plain_name("../../etc/x y"), plain_name("..")
+    ('neqa-twin', 'etc-x-y', 'task')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.]+", "-", raw).strip(".-")
+    if len(safe) > 80:
+        safe = f"{safe[:80]}-{hashlib.sha256(raw.encode()).hexdigest()[:8]}"
+    return safe or otherwise
+
+
+# --- tasks ----------------------------------------------------------------------------------------------
+
+
+def read_subject(
+    task: str | Path | PairSet | Task, *, n: int = N_PAIRS, seed: int = 0, source: str | Path | None = None
+) -> PairSet | Task:
+    """The pairs or the task that ``task`` names: a contrast (or a variant, ``neqa:twin``), a file of pairs or items."""
+    if isinstance(task, PairSet | Task):
+        return task
+    name, _, variant = str(task).partition(":")
+    if name in contrast_names():
+        return contrast(name, n=n, seed=seed, source=source, variant=variant)
+    if source is not None:
+        raise InputError(
+            "source", [f"{str(source)!r}: goes with a contrast's name, one of {', '.join(contrast_names())}"]
+        )
+    path = Path(task)
+    if is_pairs_file(path):
+        return read_pairs(path)
+    if is_there(path) or path.suffix or "/" in str(task):
+        return read_task(str(task))
+    raise InputError(
+        "task", [f"{str(task)!r}: expected one of {', '.join(contrast_names())}, or a file (.jsonl, .csv)"]
+    )
+
+
+def origin_of(task: Any, *, n: int = N_PAIRS, seed: int = 0, source: str | Path | None = None) -> str:
+    """The words that tell the command line of ``task``; none for one that was made in Python."""
+    if isinstance(task, PairSet | Task):
+        return ""
+    words = [str(task)]
+    if str(task).partition(":")[0] in contrast_names():
+        words += ["--n", str(n), "--seed", str(seed), *(["--source", str(source)] if source else [])]
+    return shlex.join(words)
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan of a TOML file. ``InputError`` lists everything wrong with it, and with the files it names."""
+    given = _load(Path(path))
+    here, problems = Path(path).parent, _Problems(str(path))
+    for name in given:
+        if name not in _TOP:
+            problems.add(f"{show(name)}: unknown, expected some of {', '.join(_TOP)}")
+    settings, n = _settings(given.get("settings", {}), problems)
+    steps = _texts(given.get("steps", list(STEPS)), "steps", problems)
+    for step in steps:
+        if step not in STEPS:
+            problems.add(f"steps: {show(step)}: expected some of {', '.join(STEPS)}")
+    families = [f for place, entry in _entries(given, "families", problems)
+                for f in _families(entry, place, here, problems)]  # fmt: skip
+    tasks = [t for place, entry in _entries(given, "tasks", problems)
+             for t in _task(entry, place, here, n, settings.seed, problems)]  # fmt: skip
+    if len(families) * len(tasks) > MAX_PARTS:
+        problems.add(f"{len(families)} families on {len(tasks)} tasks: expected at most {MAX_PARTS} of both together")
+    beyond = [step for step in steps if step != "score"]
+    if not problems.lines and "score" not in steps and beyond:
+        for subject, _ in tasks:
+            if isinstance(subject, Task):
+                problems.add(f"tasks: {visible(subject.name)}: {', '.join(beyond)} need contrasting pairs, and it is "
+                             "a plain task")  # fmt: skip
+    problems.tell()
+    return Plan(str(path), tuple(families), tuple(tasks), tuple(steps), settings)
+
+
+@dataclass
+class _Problems:
+    where: str
+    lines: list[str]
+
+    def __init__(self, where: str) -> None:
+        self.where, self.lines = where, []
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def of(self, place: str, error: ValueError) -> None:
+        subject, lines = getattr(error, "subject", ""), getattr(error, "problems", (str(error),))
+        self.lines += [f"{place}: {subject}: {line}" if subject else f"{place}: {line}" for line in lines]
+
+    def tell(self) -> None:
+        if self.lines:
+            raise InputError(self.where, list(dict.fromkeys(self.lines)))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(str(path), [f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+    if len(data) > MAX_BYTES:
+        raise InputError(str(path), [f"over {MAX_BYTES // 1024} kB: expected a plan, in TOML"])
+    try:
+        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            str(path), [f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8, expected TOML in UTF-8"]
+        ) from None
+    except RecursionError:
+        raise InputError(str(path), ["nested too deep: expected a plan, in TOML"]) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(str(path), [f"not TOML: {error}"]) from None
+
+
+def _settings(given: Any, problems: _Problems) -> tuple[Settings, int]:
+    """The settings, and the number of pairs; the defaults where they are wrong."""
+    names = [f.name for f in fields(Settings)]
+    values = {"threads": 1, **given} if isinstance(given, dict) else {}
+    if not isinstance(given, dict):
+        problems.add(f"settings: found {show(given)}, expected a table")
+    for name in values:
+        if name not in (*names, "n"):
+            problems.add(f"settings: {show(name)}: unknown, expected some of n, {', '.join(names)}")
+    n = values.pop("n", N_PAIRS)
+    if not isinstance(n, int) or isinstance(n, bool) or not 0 < n < 2**31:
+        problems.add(f"settings: n: found {show(n)}, expected a whole number of pairs, 1 or more")
+        n = N_PAIRS
+    kinds = values.get("replacement", "mean")
+    values["replacement"] = (kinds,) if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, str) and (not isinstance(kinds, list) or not all(isinstance(k, str) for k in kinds)):
+        problems.add(f"settings: replacement: found {show(kinds)}, expected a text, or a list of them")
+        del values["replacement"]
+    values = {k: tuple(v) if k == "replacement" else v for k, v in values.items() if k in names}
+    settings = Settings(**values)
+    wrong = settings.problems()
+    problems.lines += [f"settings: {line}" for line in wrong]
+    return (Settings() if wrong else settings), n
+
+
+def _entries(given: Mapping[str, Any], name: str, problems: _Problems) -> list[tuple[str, Any]]:
+    entries = given.get(name, [])
+    if not isinstance(entries, list) or not entries:
+        problems.add(f"{name}: found {show(entries)}, expected a list of at least one")
+        return []
+    return [(f"{name}[{i}]", entry) for i, entry in enumerate(entries)]
+
+
+def _texts(given: Any, place: str, problems: _Problems) -> list[str]:
+    if not isinstance(given, list) or not given or not all(isinstance(text, str) and text for text in given):
+        problems.add(f"{place}: found {show(given)}, expected a list of texts, at least one")
+        return []
+    return given
+
+
+def _fields(entry: Any, main: str, allowed: tuple[str, ...], place: str, problems: _Problems) -> dict[str, Any] | None:
+    """The entry as a table; None, and a complaint, where it is neither a text nor a table with the field ``main``."""
+    row = {main: entry} if isinstance(entry, str) else entry
+    if not isinstance(row, dict) or main not in row:
+        problems.add(f"{place}: found {show(entry)}, expected a text, or a table with {', '.join(allowed)}")
+        return None
+    unknown = [name for name in row if name not in allowed]
+    for name in unknown:
+        problems.add(f"{place}: {show(name)}: unknown, expected some of {', '.join(allowed)}")
+    return None if unknown else row
+
+
+def _families(entry: Any, place: str, here: Path, problems: _Problems) -> list[Family]:
+    row = _fields(entry, "family", _FAMILY, place, problems)
+    if row is None:
+        return []
+    before = len(problems.lines)
+    names = _texts([row["family"]] if isinstance(row["family"], str) else row["family"], f"{place}: family", problems)
+    sizes = _texts(row["sizes"], f"{place}: sizes", problems) if "sizes" in row else None
+    revisions = _texts(row["revisions"], f"{place}: revisions", problems) if "revisions" in row else [None]
+    if len(problems.lines) > before:
+        return []
+    found = [name if name.lower() in family_names() else _local(name, here, is_dir=True) for name in names]
+    try:
+        given = found[0] if len(found) == 1 else found
+        return [find_family(given, sizes=sizes, revision=revision) for revision in revisions]
+    except ValueError as error:
+        problems.of(place, error)
+        return []
+
+
+def _task(
+    entry: Any, place: str, here: Path, n: int, seed: int, problems: _Problems
+) -> list[tuple[PairSet | Task, str]]:
+    row = _fields(entry, "task", _TASK, place, problems)
+    if row is None:
+        return []
+    task, n, source = row["task"], row.get("n", n), row.get("source")
+    if not isinstance(task, str) or not task or not isinstance(source, str | None):
+        problems.add(f"{place}: found {show(row)}, expected texts for task and source")
+        return []
+    if not isinstance(n, int) or isinstance(n, bool) or not 0 < n < 2**31:
+        problems.add(f"{place}: n: found {show(n)}, expected a whole number of pairs, 1 or more")
+        return []
+    if task.partition(":")[0] not in contrast_names():
+        task = _local(task, here)
+    source = None if source is None else _local(source, here)
+    try:
+        return [(read_subject(task, n=n, seed=seed, source=source), origin_of(task, n=n, seed=seed, source=source))]
+    except ValueError as error:
+        problems.of(place, error)
+        return []
+
+
+def _local(name: str, here: Path, *, is_dir: bool = False) -> str:
+    """The path beside the plan, where there is something of that name; a folder's path is made absolute."""
+    try:
+        path = here / Path(name).expanduser()
+        if is_dir:
+            return str(path.resolve()) if path.is_dir() else name
+        return str(path) if path.exists() or re.search(r"\.[a-z]+$", name) else name
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have
+        return name

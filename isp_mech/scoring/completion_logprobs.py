@@ -1,0 +1,171 @@
+"""What is asked: the prompts with their completions, for every metric that compares or scores completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from isp_mech.inference.batches import Plan
+from isp_mech.inference.logprobs import bundle_logprobs, bundles_for
+from isp_mech.inference.prefix_tree import Bundle, Query
+from isp_mech.inference.tokenization import Asked, Difference, encode_both
+from isp_mech.models import Model
+from isp_mech.tasks import PairSet, Task
+from isp_mech.tracing.trace import Logprobs
+
+LOGODDS = ("logodds", "absolute_logodds")
+NOTHING_KNOWN: Logprobs = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt with its completions. ``right`` is the index of the one this prompt asks for;
+    ``answer`` and ``lure`` those between which the margin is taken (no ``lure``: the best other)."""
+
+    item: str
+    side: str
+    prompt: str
+    classes: tuple[str, ...]
+    right: int
+    answer: int
+    lure: int | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it: the item's id, with the side where there are several."""
+        return self.item if self.side == "item" else f"{self.item} ({self.side})"
+
+
+def cases_of(pairs_or_task: PairSet | Task) -> list[Case]:
+    """The prompts to score: conflict, plain and neutral of every pair; the items of a task, for log-odds
+    their two prompts. A numeric task has none."""
+    if isinstance(pairs_or_task, Task):
+        items = pairs_or_task.items
+        if pairs_or_task.metric == "numeric":
+            return []
+        if pairs_or_task.metric in LOGODDS:
+            both = [(i, side, str(getattr(i, side))) for i in items for side in ("prompt", "other_prompt")]
+            return [Case(i.id, side, prompt, tuple(i.classes), i.answer, i.answer) for i, side, prompt in both]
+        return [Case(i.id, "item", i.prompt, tuple(i.classes), i.answer, i.answer) for i in items]
+    cases = []
+    for pair in pairs_or_task:
+        for side, prompt, right, wrong in pair.sides():
+            first, second = (right, wrong) if (pair.answer_index == 0) == (side != "plain") else (wrong, right)
+            right_at = 0 if first == right else 1
+            answer_at = 1 - right_at if side == "plain" else right_at
+            cases.append(Case(pair.id, side, prompt.text, (first, second), right_at, answer_at, 1 - answer_at))
+    return cases
+
+
+@dataclass(frozen=True)
+class ClassLogprobs:
+    """Per case, each completion's log-probability (nats) and the tokens it was scored on; per difference of the
+    rules, its log-probability by ``strict`` and by ``prize`` (NaN where a rule does not apply)."""
+
+    logprobs: list[np.ndarray]
+    tokens: list[list[tuple[int, ...]]]
+    differences: list[tuple[Difference, float, float]]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The cases' queries by one rule, where the other rule differs, and what is run: the groups of both.
+
+    ``other[i]`` is the place, in the group of difference i's case, of the query that the other rule asks there; -1
+    where it asks none.
+    """
+
+    asked: list[Asked]
+    differences: list[Difference]
+    groups: list[list[Query]]
+    other: list[int]
+    bundles: dict[tuple[bool, bool], list[Bundle]]  # by what the model packs
+
+    def bundles_for(self, model: Model) -> list[Bundle]:
+        """The groups, packed for ``model``: once for all models that pack alike."""
+        how = model.takes_trees, model.packs
+        if how not in self.bundles:
+            self.bundles[how] = bundles_for(model, self.groups)
+        return self.bundles[how]
+
+
+@dataclass
+class Reader:
+    """Reads the cases for one model after the other, anew only where the tokenizer is another one."""
+
+    cases: Sequence[Case]
+    rule: str
+    last_token: bool
+    _latest: tuple[object, Reading] | None = None
+
+    def read(self, model: Model) -> Reading:
+        """The queries of every case by ``rule``, and where the other rule reads differently (see ``encode_both``)."""
+        reads_alike = model.reads_alike
+        if self._latest is None or self._latest[0] != reads_alike:
+            self._latest = reads_alike, self._read(model)
+        return self._latest[1]
+
+    def _read(self, model: Model) -> Reading:
+        asked, differences = encode_both(
+            model,
+            [c.prompt for c in self.cases],
+            [c.classes for c in self.cases],
+            [c.name for c in self.cases],
+            rule=self.rule,
+            last_token=self.last_token,
+        )
+        groups: list[list[Query]] = [list(a.queries) for a in asked]
+        other = []
+        for found in differences:
+            query = found.prize if self.rule == "strict" else found.strict
+            other.append(len(groups[found.case]) if query is not None else -1)
+            groups[found.case] += [query] if query is not None else []
+        return Reading(asked, differences, groups, other, {})
+
+
+def class_logprobs(
+    model: Model,
+    cases: Sequence[Case],
+    *,
+    rule: str = "strict",
+    last_token: bool = False,
+    known: Logprobs = NOTHING_KNOWN,
+    reader: Reader | None = None,
+    batch_size: int | str = "auto",
+    progress: bool = False,
+) -> ClassLogprobs:
+    """l_j of every completion of every case: float32 log-probabilities, whatever the packing and the batches.
+
+    Where the rules differ, the other rule's reading is scored in the same forward. ``known`` has, by item and
+    side, what tracing found already: log p(answer) and log p(lure). ``reader``, of the same cases, spares models
+    that share a tokenizer the reading; what it asks for, by ``rule`` and ``last_token``, is then its own.
+    """
+    reader = reader or Reader(cases, rule, last_token)
+    reading = reader.read(model)
+    given = [_in_order(case, known) for case in cases]
+    left = [group[len(values) :] for group, values in zip(reading.groups, given, strict=True)]
+    bundles = bundles_for(model, [group for group in left if group]) if known else reading.bundles_for(model)
+    flat, plan = bundle_logprobs(model, bundles, batch_size=batch_size, progress=progress)
+    found_later = np.split(flat, np.cumsum([len(group) for group in left])[:-1])
+    by_group = [np.concatenate(both) for both in zip(given, found_later, strict=True)]
+    told: list[tuple[Difference, float, float]] = []
+    for found, place in zip(reading.differences, reading.other, strict=True):
+        values = by_group[found.case]
+        mine, others = float(values[found.index]), float(values[place]) if place >= 0 else np.nan
+        told.append((found, mine, others) if reader.rule == "strict" else (found, others, mine))
+    return ClassLogprobs(
+        [values[: len(c.classes)] for values, c in zip(by_group, cases, strict=True)],
+        [[q.targets for q in a.queries] for a in reading.asked],
+        told,
+        plan,
+    )
+
+
+def _in_order(case: Case, known: Logprobs) -> np.ndarray:
+    """What is known of a case's classes, in their order; empty where nothing is."""
+    found = known.get((case.item, case.side))
+    return np.zeros(0) if found is None else np.array(found if case.answer == 0 else found[::-1], dtype=float)

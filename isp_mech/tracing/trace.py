@@ -1,0 +1,278 @@
+"""Traces: lens, attention by role and direct effects, kept by the very forward that scores.
+
+All three are defined on the margin between answer and lure (``margins.py``), so completions of several
+tokens count in full. Per pair only vectors at the decision position and at the completions' own tokens
+are kept, and of attention one row per head, summed over roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from isp_mech.inference.batches import batches, check_batch_size
+from isp_mech.inference.contrast_prompts import Prepared, alone_terms, prepare, residuals, run_of, watch_batch
+from isp_mech.inference.margin import Terms, margin_of
+from isp_mech.inference.tokenization import role_names
+from isp_mech.models import Batch, Model, Models, Norm, Record, members
+from isp_mech.scaling.summaries import onset
+from isp_mech.sites import Site, all_sites
+from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tasks import PairSet
+from isp_mech.tracing.direct_logit_attribution import PARTS, direct_effects
+from isp_mech.tracing.tuned_lens import Lens, lens_of
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Tables ``lens``, ``attention``, ``effects`` (direct effects, which sum to the margin per pair and
+    side) and ``onset``."""
+
+    lens: Table
+    attention: Table
+    effects: Table
+    onset: Table
+
+
+def trace(
+    pairs: PairSet,
+    models: Models,
+    *,
+    lens: Lens | Sequence[Lens] | None = None,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Traces:
+    """Lens, attention by role, direct effects and override onset of every model, on both sides.
+
+    ``margin`` is log p(answer) - log p(lure) in nats on either side: positive follows the conflict
+    prompt, so on the plain side a negative margin is right. The last lens row equals the output's
+    margin and the direct effects sum to it; a remainder over 1 % of the margin's size is told in the
+    Run's notes. ``lens`` reads the stream in place of the plain lens (``train_lens``, ``load_lens``): one
+    for each model; only sublayers that it reads, and the last, are in the table. Onset intervals (95 %,
+    bootstrap over pairs) come from ``seed``.
+    """
+    check_batch_size(batch_size)
+    return join(
+        [
+            trace_model(m, pairs, lens=lens, batch_size=batch_size, seed=seed, progress=progress)[0]
+            for m in members(models)
+        ]
+    )
+
+
+def join(parts: Sequence[Traces]) -> Traces:
+    """The traces of several models as one."""
+    return Traces(*(concat([getattr(part, field.name) for part in parts]) for field in fields(Traces)))
+
+
+Logprobs = Mapping[tuple[str, str], tuple[float, float]]
+
+
+def trace_model(
+    model: Model,
+    pairs: PairSet,
+    *,
+    lens: Lens | Sequence[Lens] | None = None,
+    scored: bool = False,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[Traces, Logprobs]:
+    """One model's traces and, with ``scored``, by pair and side, log p(answer) and log p(lure) in nats, summed
+    over all tokens of each, from the same forwards. Empty otherwise."""
+    own = lens_of(lens, model)
+    prepared = prepare(model, pairs)
+    names = role_names([f.prompt for f in prepared.forks])
+    seen = _empty(model, len(prepared.forks), len(names), own)
+    norm = model.anatomy.norm()
+    with tqdm(
+        total=len(prepared.trees), desc=f"{model.name}: trace", unit="prompt", disable=not progress, leave=False
+    ) as bar:
+        for rows, batch in batches(prepared.trees, batch_size):
+            _look(model, norm, own, prepared, rows, batch, names, seen, scored)
+            bar.update(len(rows))
+    run = run_of(
+        model,
+        task=pairs.name,
+        method="trace: lens, attention by role, direct effect",
+        seed=seed,
+        settings={"packed": model.packs, "n_pairs": len(pairs), "lens": own.kind if own else "plain"},
+        notes=_notes(model, seen),
+    )
+    columns = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
+    read = _lens_table(columns, prepared, seen.lens, seen.sublayers, run)
+    traces = Traces(
+        read,
+        _attention_table(columns, prepared, seen.attention if model.packs else seen.attention[:, :0], names, run),
+        _direct_table(columns, prepared, seen, run),
+        onset(read, seed=seed),
+    )
+    pairs_sides = zip(prepared.pairs, prepared.sides, strict=True)
+    return traces, {key: (float(a), float(b)) for key, (a, b) in zip(pairs_sides, seen.logprobs, strict=True) if scored}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of every fork: margins (n,), lens (n, sublayer), attention (n, layer, head, role), direct
+    effects of heads (n, layer, head), of MLPs (n, layer) and of the rest (n, part), log-probabilities (n, 2)."""
+
+    sublayers: tuple[int, ...]
+    margins: np.ndarray
+    lens: np.ndarray
+    attention: np.ndarray
+    heads: np.ndarray
+    mlps: np.ndarray
+    apart: np.ndarray
+    logprobs: np.ndarray
+
+
+def _empty(model: Model, n: int, n_roles: int, lens: Lens | None) -> Seen:
+    layers, heads = model.anatomy.n_layers, model.anatomy.n_heads
+    sublayers = (*(range(2 * layers) if lens is None else sorted(lens.sublayers)), 2 * layers)
+    shapes = ((), (len(sublayers),), (layers, heads, n_roles), (layers, heads), (layers,), (len(PARTS),), (2,))
+    return Seen(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
+
+
+def _look(
+    model: Model,
+    norm: Norm,
+    lens: Lens | None,
+    prepared: Prepared,
+    rows: Sequence[int],
+    batch: Batch,
+    names: Sequence[str],
+    seen: Seen,
+    scored: bool,
+) -> None:
+    """One forward, and what is seen of its forks."""
+    look = watch_batch(model, prepared, rows, batch, names)
+    terms, owners = look.terms, look.owners
+    n = len(terms.rows)
+    alone = alone_terms(prepared, rows, model.device) if scored else terms
+    reads = [torch.cat(x) for x in ((terms.rows, alone.rows), (terms.nodes, alone.nodes))]
+    normed, record = model.read(batch, *reads, watch=look.watch)
+    with torch.no_grad():
+        margin = margin_of(model, normed[:n], terms)
+        seen.margins[owners] = margin.cpu()
+        seen.lens[owners] = _read(model, norm, lens, record, terms, seen.sublayers).cpu()
+        found = direct_effects(model, norm, record, normed[:n], terms, margin)
+        for into, values in zip((seen.heads, seen.mlps, seen.apart), found, strict=True):
+            into[owners] = values.cpu()
+        if record.attention:
+            seen.attention[owners] = torch.stack(record.attention, 1).cpu()
+        if scored:
+            seen.logprobs[owners] = margin_of(model, normed[n:], alone).view(-1, 2).cpu()
+
+
+def _read(
+    model: Model, norm: Norm, lens: Lens | None, record: Record, terms: Terms, sublayers: Sequence[int]
+) -> Tensor:
+    """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
+    stream = residuals(record)
+    last = len(stream) - 1
+    read = [stream[i] if lens is None or i == last else lens(i, stream[i]) for i in sublayers]
+    return torch.stack([margin_of(model, norm(x), terms) for x in read], 1)
+
+
+def _notes(model: Model, seen: Seen) -> list[str]:
+    notes = []
+    size = max(float(np.abs(seen.margins).mean()), 1e-6)
+    gap = float(np.abs(seen.lens[:, -1] - seen.margins).max())
+    if gap > 1e-3 * max(1.0, size):
+        notes.append(f"{model.name}: the last lens row and the output's margin differ by up to {gap:.2g} nats")
+    remainder = np.abs(seen.apart[:, PARTS.index("remainder")]).mean()
+    if remainder > 0.01 * size:
+        notes.append(f"{model.name}: direct effects leave {remainder / size:.1%} of the margin unexplained")
+    if not model.packs:
+        notes.append(
+            f"{model.name}: its attention takes no mask of ours, so prompts were run one by one "
+            "and attention by role is not shown"
+        )
+    return notes
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+# ---------------------------------------------------------------------------------------------
+
+
+def depths(n_layers: int) -> np.ndarray:
+    """Relative depth of every lens row: 0 at the embedding, (layer + 1/2) / layers after attention,
+    (layer + 1) / layers after the MLP."""
+    return np.arange(2 * n_layers + 1) / (2 * n_layers)
+
+
+def _crossed(head: dict, prepared: Prepared, shape: tuple[int, ...]) -> tuple[dict, list[np.ndarray]]:
+    """Columns of one row per (fork, *shape): the leading ones, and the index along each axis."""
+    index = [i.ravel() for i in np.indices((len(prepared.forks), *shape))]
+    columns: dict = {
+        k: np.repeat(np.array([v], dtype=object if isinstance(v, str) else None), len(index[0]))
+        for k, v in head.items()
+    }
+    columns["pair"] = np.array(prepared.pairs, dtype=object)[index[0]]
+    columns["side"] = np.array(prepared.sides, dtype=object)[index[0]]
+    return columns, index[1:]
+
+
+def _lens_table(head: dict, prepared: Prepared, lens: np.ndarray, sublayers: Sequence[int], run: Run) -> Table:
+    columns, (at,) = _crossed(head, prepared, lens.shape[1:])
+    at = np.array(sublayers)[at]
+    columns["layer"] = (at - 1) // 2
+    columns["sublayer"] = np.where(at == 0, "embed", np.where(at % 2 == 1, "attn", "mlp")).astype(object)
+    columns["depth"] = depths(max(sublayers) // 2)[at].astype(np.float32)
+    columns["margin"] = lens.ravel()
+    return table("lens", columns, run)
+
+
+def _attention_table(head: dict, prepared: Prepared, attention: np.ndarray, names: Sequence[str], run: Run) -> Table:
+    columns, (layer, number, role) = _crossed(head, prepared, attention.shape[1:])
+    columns |= {
+        "layer": layer,
+        "head": number,
+        "role": np.array(names, dtype=object)[role],
+        "weight": attention.ravel(),
+    }
+    return table("attention", columns, run)
+
+
+def _direct_table(head: dict, prepared: Prepared, seen: Seen, run: Run) -> Table:
+    n_layers, n_heads = seen.heads.shape[1:]
+    layer, number, kind = site_columns(all_sites(n_layers, n_heads))
+    values = np.concatenate([site_matrix(seen.heads, seen.mlps), seen.apart], 1)
+    layer = np.concatenate([layer, np.full(len(PARTS), -1)])
+    number = np.concatenate([number, np.full(len(PARTS), -1)])
+    kind = np.concatenate([kind, np.array(PARTS, dtype=object)])
+    columns, (at,) = _crossed(head, prepared, values.shape[1:])
+    columns |= {
+        "layer": layer[at],
+        "kind": kind[at],
+        "head": optional_heads(number[at]),
+        "replacement": np.full(len(at), "", dtype=object),
+        "effect": np.full(len(at), np.nan, dtype=np.float32),
+        "direct_effect": values.ravel(),
+    }
+    return table("effects", columns, run)
+
+
+def site_columns(sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer, head (-1 where there is none) and kind of each site."""
+    numbers = [-1 if site.head is None else site.head for site in sites]
+    kinds = np.array([site.kind for site in sites], dtype=object)
+    return np.array([site.layer for site in sites]), np.array(numbers), kinds
+
+
+def site_matrix(heads: np.ndarray, mlps: np.ndarray) -> np.ndarray:
+    """(n, site) from heads (n, layer, head) and MLPs (n, layer), in the order of ``sites.all_sites``."""
+    return np.concatenate([heads, mlps[:, :, None]], 2).reshape(len(heads), -1)
+
+
+def optional_heads(number: np.ndarray):
+    """Head numbers as a column in which -1 is missing."""
+    return pd.array([None if i < 0 else int(i) for i in number], dtype="Int64")

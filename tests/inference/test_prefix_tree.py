@@ -1,0 +1,158 @@
+"""Packing: what a token sees, and so every result, is the same however prompts are packed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isp_mech.inference.batches import batches, make_batch
+from isp_mech.inference.prefix_tree import Query, Tree, _common, bundle, plant
+
+TOKENS = st.lists(st.integers(0, 3), min_size=2, max_size=9)
+
+
+@st.composite
+def groups(draw):
+    made = []
+    for _ in range(draw(st.integers(1, 5))):
+        prompt = draw(TOKENS)
+        completions = draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1, max_size=3))
+        made.append([Query((*prompt, *c), len(prompt)) for c in completions])
+    return made
+
+
+@given(groups(), st.booleans())
+@settings(deadline=None)
+def test_every_path_spells_its_query_and_sees_nothing_else(made, share):
+    trees, places = plant(made, share=share)
+    for group, at in zip(made, places, strict=True):
+        for query, place in zip(group, at, strict=True):
+            tree = trees[place.tree]
+            assert tuple(tree.tokens[n] for n in place.path) == query.tokens[:-1]
+            assert [tree.depths[n] for n in place.path] == list(range(len(query.tokens) - 1))
+            seen = np.flatnonzero(tree.visible()[place.path[-1]])
+            assert list(seen) == list(place.path)
+    assert share or all(tree.is_chain for tree in trees)
+
+
+@given(groups(), st.sampled_from(["auto", 1, 2, 7]))
+@settings(deadline=None)
+def test_batches_hold_every_tree_once(made, batch_size):
+    trees, _ = plant(made)
+    seen = []
+    for rows, batch in batches(trees, batch_size):
+        assert batch.ids.shape[0] == len(rows) and (batch_size == "auto" or len(rows) <= batch_size)
+        for row, t in enumerate(rows):
+            n = len(trees[t])
+            assert batch.ids[row, :n].tolist() == trees[t].tokens
+            assert batch.depth[row, :n].tolist() == trees[t].depths
+        seen += rows
+    assert sorted(seen) == list(range(len(trees)))
+
+
+def test_a_shared_beginning_is_there_once():
+    shots = tuple(range(100, 140))
+    made = [[Query((*shots, 1, 2, 5 + i, 3), 43), Query((*shots, 1, 2, 5 + i, 4), 43)] for i in range(10)]
+    trees, _ = plant(made)
+    assert len(trees) == 1 and len(trees[0]) == 40 + 2 + 10
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=6), st.data())
+@settings(deadline=None)
+def test_a_tree_grows_as_it_would_token_by_token(made, data):
+    whole, slow = Tree(), Tree()
+    for tokens in made:
+        parent = data.draw(st.integers(-1, len(whole) - 1))
+        nodes, at = [], parent
+        for token in tokens:
+            (at,) = slow.extend([token], at)
+            nodes.append(at)
+        assert whole.extend(tokens, parent) == tuple(nodes)
+        assert (whole.tokens, whole.parents, whole.depths) == (slow.tokens, slow.parents, slow.depths)
+        assert whole.is_chain == all(p == i - 1 for i, p in enumerate(whole.parents))
+
+
+def test_a_branch_is_shared_with_nothing():
+    tree = Tree()
+    tree.extend((1, 2))
+    first, second = tree.branch(2, 0), tree.branch(2, 0)
+    assert first != second and tree.extend((1, 2)) == (0, 1)
+    assert tree.visible()[second].tolist() == [True, False, False, True]
+
+
+def test_chains_need_no_mask():
+    chain, forked = Tree(), Tree()
+    chain.extend((1, 2, 3))
+    forked.extend((1, 2))
+    forked.extend((1, 3))
+    assert make_batch([chain]).visible is None
+    visible = make_batch([chain, forked]).visible
+    assert visible is not None and visible[0].tolist() == torch.ones(3, 3).tril().bool().tolist()
+
+
+@pytest.mark.parametrize("size", [0, -1, "many", True])
+def test_a_bad_batch_size_is_named(size):
+    with pytest.raises(ValueError, match="expected 'auto' or a whole number of at least 1"):
+        next(batches([Tree([1], [-1], [0])], size))
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_query_has_tokens_on_both_sides(start):
+    with pytest.raises(ValueError, match="expected at least one token on either side"):
+        Query((1, 2, 3), start)
+
+
+@given(groups(), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_every_query_is_asked_once_after_its_own_tokens(made, trees, trunks):
+    bundles = bundle(made, trees=trees, trunks=trunks)
+    flat = [query for group in made for query in group]
+    seen: dict[int, list[tuple[int, ...]]] = {}
+    for b in bundles:
+        assert trunks or not b.trunk
+        for tree, asked in zip(b.trees, b.asked, strict=True):
+            assert trees or tree.is_chain
+            for node, token, number in asked.T:
+                path = [tree.tokens[n] for n in np.flatnonzero(tree.visible()[node])]
+                seen.setdefault(number, []).append((*b.trunk, *path, int(token)))
+    assert sorted(seen) == list(range(len(flat)))
+    for number, found in seen.items():
+        query = flat[number]
+        assert found == [query.tokens[: i + 1] for i in range(query.start, len(query.tokens))]
+
+
+def test_what_many_begin_with_is_a_trunk():
+    shots = tuple(range(100, 140))
+    made = [[Query((*shots, i, 2, 3), 42), Query((*shots, i, 2, 4), 42)] for i in range(10)]
+    (one,) = bundle(made)
+    assert one.trunk == shots and len(one.trees) == 10 and all(len(tree) == 2 for tree in one.trees)
+    assert all(not b.trunk for b in bundle(made[:2]))  # 40 tokens saved are less than two forwards cost
+
+
+# after the trunk two sides have 7 of 13 tokens in common, 3 of 13, 71 of 143
+@pytest.mark.parametrize(("body", "tail", "n_trees"), [(6, 4, 10), (2, 8, 20), (70, 70, 20)])
+def test_groups_that_go_on_alike_after_a_trunk_share_a_tree_if_it_stays_small(body, tail, n_trees):
+    shots = tuple(range(100, 200))
+
+    def side(pair, word):
+        prompt = (*shots, pair, *range(50, 50 + body), word, *range(tail))
+        return [Query((*prompt, answer), len(prompt)) for answer in (3, 4)]
+
+    groups = [side(pair, word) for pair in range(10) for word in (8, 9)]
+    (one,) = bundle(groups)
+    assert one.trunk == shots and len(one.trees) == n_trees
+    for tree, asked in zip(one.trees, one.asked, strict=True):
+        assert len(tree) == 1 + body + (20 // n_trees) * (1 + tail)
+        for node, token, number in asked.T.tolist():
+            path = [tree.tokens[i] for i in np.flatnonzero(tree.visible()[node])]
+            assert (*shots, *path, token) == groups[number // 2][number % 2].tokens
+    assert sorted(n for asked in one.asked for n in asked[2]) == list(range(40))
+
+
+@given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), max_size=12))
+def test_what_two_have_in_common(a, b):
+    n = _common(tuple(a), tuple(b))
+    assert a[:n] == b[:n] and (n == min(len(a), len(b)) or a[n] != b[n])
