@@ -39,7 +39,7 @@ RUN = make_run(model="m", task="t", method="fuzz")
 ROW = {"model": "m", "n_params": 1, "task": "t", "replacement_a": "a", "replacement_b": "b", "spearman": 0.5}
 GOOD = {
     ".jsonl": b'{"prompt": "Q: 1? A:", "classes": [" Y", " N"], "answer_index": 0}\n',
-    ".csv": b"prompt,classes,answer_index\n\"Q, \"\"1\"\"?\",\"[' A', ' B']\",0\n",
+    ".csv": b'prompt,classes,answer_index\n"Q, ""1""?","[\' A\', \' B\']",0\n',
     ".pairs": b'{"format": "isp_mech pairs 1", "name": "x"}\n{"id": "0", "answer": " 4", "lure": " 3", "factor": "d", '
     b'"plain": {"text": "Q", "roles": {}}, "conflict": {"text": "D. Q", "roles": {"d": [[0, 3]]}}}\n',
     ".toml": b'families = ["ladder", {family = "pythia", sizes = ["70m"], revisions = ["step0"]}]\n'

@@ -1,6 +1,6 @@
 """What locating finds in planted models, where the sites are known, and in models with nothing in them.
 
-    python experiments/planted_models.py          # runs/planted/planted.csv, nulls.csv
+python experiments/planted_models.py          # runs/planted/planted.csv, nulls.csv
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """How often curves of known shape get each name, by sizes, items and amplitude: the table in docs/scaling.md.
 
-    python experiments/shape_power.py         # writes runs/shape-power/named.tsv and table.md
+python experiments/shape_power.py         # writes runs/shape-power/named.tsv and table.md
 """
 
 from __future__ import annotations

@@ -189,9 +189,7 @@ def family(
         if "/" not in str(given) and not is_folder(given):
             raise InputError(
                 "family",
-                [
-                    f"{given!r}: expected one of {', '.join(family_names())}, a checkpoint folder, a hub id owner/name"
-                ],
+                [f"{given!r}: expected one of {', '.join(family_names())}, a checkpoint folder, a hub id owner/name"],
             )
         found = _listed([given])
     else:

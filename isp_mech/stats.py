@@ -75,7 +75,7 @@ def _mean_draws(table: Floats, indices: NDArray[np.int64]) -> Floats:
     step = max(1, _BLOCK // n)
     blocks = []
     for start in range(0, len(indices), step):
-        block = indices[start:start + step]
+        block = indices[start : start + step]
         flat = block + n * np.arange(len(block))[:, None]
         counts = np.bincount(flat.ravel(), minlength=n * len(block)).reshape(len(block), n)
         blocks.append(counts.astype(np.float64) @ table / n)

@@ -13,6 +13,7 @@ import isp_mech
 
 PACKAGE = Path(isp_mech.__file__).parent
 
+
 def _modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts

@@ -166,8 +166,11 @@ def test_spearman_and_its_exact_p(pairs):
         assert math.isnan(rho) and math.isnan(stats.spearman_exact_p(a, b))
         return
     assert rho == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
-    every = [scipy.stats.pearsonr(stats.ranks(a), order).statistic
-             for order in itertools.permutations(stats.ranks(b))] if len(a) <= 5 else []
+    every = (
+        [scipy.stats.pearsonr(stats.ranks(a), order).statistic for order in itertools.permutations(stats.ranks(b))]
+        if len(a) <= 5
+        else []
+    )
     if every:
         assert stats.spearman_exact_p(a, b) == pytest.approx(np.mean(np.abs(every) >= abs(rho) - 1e-9))
 
@@ -212,12 +215,15 @@ def test_least_squares_by_hand_and_by_scipy():
     assert exact.coefficient == pytest.approx([0, 2]) and exact.p[1] < 1e-12
 
 
-@pytest.mark.parametrize(("x", "y", "said"), [
-    ([[1.0, 2.0]], [1.0, 2.0], r"predictors of shape \(1, 2\), values of shape \(2,\)"),
-    ([[1.0], [math.nan]], [1.0, 2.0], "expected finite"),
-    ([[1.0, 0.0], [0.0, 1.0]], [1.0, 2.0], "2 rows and 2 predictors: expected more rows"),
-    ([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], [1.0, 2.0, 3.0], "one column is a sum of the others"),
-])
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        ([[1.0, 2.0]], [1.0, 2.0], r"predictors of shape \(1, 2\), values of shape \(2,\)"),
+        ([[1.0], [math.nan]], [1.0, 2.0], "expected finite"),
+        ([[1.0, 0.0], [0.0, 1.0]], [1.0, 2.0], "2 rows and 2 predictors: expected more rows"),
+        ([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], [1.0, 2.0, 3.0], "one column is a sum of the others"),
+    ],
+)
 def test_least_squares_refuses_what_has_no_answer(x, y, said):
     with pytest.raises(ValueError, match=said):
         stats.least_squares(x, y)

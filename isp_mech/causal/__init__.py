@@ -1,7 +1,7 @@
 """Where a prompt is overridden: what changes when a site is replaced, scaled or cut off, and whether that restores it.
 
-    sites = locate(pairs, family)
-    check = verify(sites, pairs, family)
+sites = locate(pairs, family)
+check = verify(sites, pairs, family)
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ def make_run(
     notes: Iterable[str] = (),
 ) -> Run:
     """A Run with the versions of the packages installed and the commit of the library's checkout filled in."""
-    return Run(
-        model, revision, task, method, seed, dtype, device, _versions(), _commit(), dict(settings), tuple(notes)
-    )
+    return Run(model, revision, task, method, seed, dtype, device, _versions(), _commit(), dict(settings), tuple(notes))
 
 
 def _plain(value: Setting) -> Setting:
@@ -149,7 +147,10 @@ def merge_runs(runs: Sequence[Run]) -> Run:
     )
     return Run(
         **{**texts, "model": texts["model"] or "", "task": texts["task"] or ""},
-        seed=seeds[0] if len(seeds) == 1 else None, versions=versions, settings=settings, notes=tuple(notes),
+        seed=seeds[0] if len(seeds) == 1 else None,
+        versions=versions,
+        settings=settings,
+        notes=tuple(notes),
     )
 
 

@@ -114,9 +114,14 @@ def concat(tables: Sequence[Table]) -> Table:
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
     return Table(names[0], frame, merge_runs([t.run for t in tables]))
 
+
 _ARROW = {
-    "string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "Int64": pa.int64(),
-    "float32": pa.float32(), "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int64": pa.int64(),
+    "Int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
 }
 
 
@@ -125,7 +130,8 @@ def _to_arrow(made: Table, key: str) -> pa.Table:
     # NaN is kept as NaN in floats; missing Int64 is null
     arrays = [
         pa.array(made.frame[c.name].to_numpy(), type=_ARROW[c.dtype], from_pandas=False)
-        if c.dtype.startswith("float") else pa.array(made.frame[c.name], type=_ARROW[c.dtype])
+        if c.dtype.startswith("float")
+        else pa.array(made.frame[c.name], type=_ARROW[c.dtype])
         for c in schema
     ]
     arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]

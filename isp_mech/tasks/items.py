@@ -19,15 +19,17 @@ _NEQA = f"Zhou and Zhang, NeQA {_ROUND_ONE}"
 _QUOTE = f"Cavanagh, Gritsevskiy and Kauffman, quote-repetition {_ROUND_ONE}"
 _REDEFINE = f"Xudong Shen, redefine-math {_ROUND_ONE}"
 _HINDSIGHT = f"'The Floating Droid', hindsight-neglect {_ROUND_ONE}"
-CITATIONS: Mapping[str, str] = MappingProxyType({
-    "neqa": _NEQA,
-    "quote-repetition": _QUOTE,
-    "resisting-correction": _QUOTE,
-    "redefine-math": _REDEFINE,
-    "redefine": _REDEFINE,
-    "hindsight-neglect": _HINDSIGHT,
-    "hindsight-neglect-10shot": _HINDSIGHT,
-})
+CITATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "neqa": _NEQA,
+        "quote-repetition": _QUOTE,
+        "resisting-correction": _QUOTE,
+        "redefine-math": _REDEFINE,
+        "redefine": _REDEFINE,
+        "hindsight-neglect": _HINDSIGHT,
+        "hindsight-neglect-10shot": _HINDSIGHT,
+    }
+)
 
 
 def is_text(value: Any) -> bool:

@@ -191,8 +191,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [v for part in level if isinstance(part, (list, dict))
-                 for v in (part.values() if isinstance(part, dict) else part)]
+        level = [
+            v
+            for part in level
+            if isinstance(part, (list, dict))
+            for v in (part.values() if isinstance(part, dict) else part)
+        ]
         if not level:
             return False
     return True

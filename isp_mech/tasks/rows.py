@@ -119,7 +119,8 @@ def parse_row(row: Mapping[str, Any], metric: str, item_id: str, *, texts_only: 
     else:
         problems += _numeric_problems(row)
     extra = {
-        name: value for name, value in row.items()
+        name: value
+        for name, value in row.items()
         if name not in NEEDED[metric] and name != "other_prompt" and not (name == "id" and value == item_id)
     }
     problems += [f"field {show(name)}: {found}" for name, value in extra.items() if (found := _unfit(value))]

@@ -702,7 +702,11 @@ def test_checkpoints_are_lines_over_tokens_and_families_over_size():
     np.testing.assert_array_equal(line(over_size, "gopher").get_xdata(), [1e8, 1e10])
     pythia = table("observations", made.frame[made.frame["family"] == "pythia"], RUN)
     assert [one.get_label() for one in figures.published_curves(pythia, over="tokens").axes[0].get_lines()] == [
-        "10M", "100M", "1B", "guessing"]
+        "10M",
+        "100M",
+        "1B",
+        "guessing",
+    ]
     no_line = figures.published_curves(observations()).axes[0]
     assert "guessing" not in [one.get_label() for one in no_line.get_lines()]
     own = figures.published_curves(observations(), same_scale=False).axes[0].get_ylim()

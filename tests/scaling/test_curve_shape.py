@@ -22,9 +22,17 @@ WAYS = {"accuracy": None, "independent": 0.0, "paired": 0.7}  # how much of an i
 def true_curve(name: str, k: int, amplitude: float = 0.3, turn: float = 0.5) -> np.ndarray:
     t = np.linspace(0, 1, k)
     low, valley = 0.5 - amplitude / 2, np.where(t < turn, 1 - t / turn, (t - turn) / (1 - turn))
-    return low + amplitude * {
-        "positive": t, "inverse": 1 - t, "U": valley, "inverted U": 1 - valley, "flat": np.full(k, 0.5),
-    }[name]
+    return (
+        low
+        + amplitude
+        * {
+            "positive": t,
+            "inverse": 1 - t,
+            "U": valley,
+            "inverted U": 1 - valley,
+            "flat": np.full(k, 0.5),
+        }[name]
+    )
 
 
 def named(curve: np.ndarray, way: str, draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
@@ -117,7 +125,8 @@ def test_few_items_leave_it_undecided_and_say_what_could_have_shown():
     assert found.name == "undecided" and 0.2 < found.smallest_effect < 0.4
     assert found.sentence.endswith(
         "The smallest trend that 5 sizes and so many items would have shown with a probability of 0.8 is a change "
-        f"of {found.smallest_effect:.2f}.")
+        f"of {found.smallest_effect:.2f}."
+    )
     assert shape(SIZES[5], accuracy=[0.5, 0.52, 0.54, 0.56, 0.58], n=40).name == "undecided"
     assert shape(SIZES[5], accuracy=[0.5, 0.52, 0.54, 0.56, 0.58], n=4000).name == "positive"
     assert shape(SIZES[5], accuracy=[0.5, 0.49, 0.51, 0.5, 0.5], n=400).name == "flat"
@@ -168,7 +177,8 @@ def test_slopes_and_intervals_agree_with_a_regression_per_item():
     half = scipy.stats.t.ppf(0.975, 79) * slopes.std(ddof=1) / math.sqrt(80)
     (slope,) = found.slopes
     assert (slope.value, slope.lo, slope.hi) == pytest.approx(
-        (slopes.mean(), slopes.mean() - half, slopes.mean() + half))
+        (slopes.mean(), slopes.mean() - half, slopes.mean() + half)
+    )
     assert (slope.start, slope.stop) == pytest.approx((1e5, 1e8))
     change = margins[-1] - margins[0]
     interval = scipy.stats.ttest_1samp(change, 0).confidence_interval()
@@ -223,43 +233,59 @@ def test_all_right_or_all_wrong_is_not_certain():
     assert found.name == "undecided" and shape(SIZES[5], np.ones((5, 300))).name == "flat"
 
 
-@pytest.mark.parametrize(("accuracy", "said"), [
-    ([0.9, 0.8, 0.5, 0.4, 0.1], "Accuracy falls with size, by -0.27 (95 % interval "),
-    ([0.1, 0.4, 0.5, 0.8, 0.9], "Accuracy rises with size, by +0.27 (95 % interval "),
-    ([0.9, 0.6, 0.3, 0.6, 0.9], "Accuracy first falls with size, by -0.40 (95 % interval "),
-    ([0.1, 0.4, 0.7, 0.4, 0.1], "and falls from 3.16 million parameters on, by -0.40"),
-    ([0.5, 0.5, 0.5, 0.5, 0.5], "Accuracy does not change with size: from the smallest to the largest of 5 sizes"),
-    ([0.5, 0.9, 0.5, 0.9, 0.5], "is undecided: sizes differ, but by no one line or turn; from the smallest"),
-    ([0.52, 0.45, 0.55, 0.5, 0.52], "does not change with size"),
-    ([0.5, 0.9], "Two sizes show a change but no shape, for which at least 3 are needed: "),
-    ([0.5], "One size shows no shape: at least 3 are needed."),
-])
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        ([0.9, 0.8, 0.5, 0.4, 0.1], "Accuracy falls with size, by -0.27 (95 % interval "),
+        ([0.1, 0.4, 0.5, 0.8, 0.9], "Accuracy rises with size, by +0.27 (95 % interval "),
+        ([0.9, 0.6, 0.3, 0.6, 0.9], "Accuracy first falls with size, by -0.40 (95 % interval "),
+        ([0.1, 0.4, 0.7, 0.4, 0.1], "and falls from 3.16 million parameters on, by -0.40"),
+        ([0.5, 0.5, 0.5, 0.5, 0.5], "Accuracy does not change with size: from the smallest to the largest of 5 sizes"),
+        ([0.5, 0.9, 0.5, 0.9, 0.5], "is undecided: sizes differ, but by no one line or turn; from the smallest"),
+        ([0.52, 0.45, 0.55, 0.5, 0.52], "does not change with size"),
+        ([0.5, 0.9], "Two sizes show a change but no shape, for which at least 3 are needed: "),
+        ([0.5], "One size shows no shape: at least 3 are needed."),
+    ],
+)
 def test_the_sentence_says_it(accuracy, said):
     found = shape(SIZES[len(accuracy)], accuracy=accuracy, n=300)
     assert said in found.sentence and found.sentence.endswith(".") and found.name in NAMES
     assert "nan" not in found.sentence or found.name == "flat"
 
 
-@pytest.mark.parametrize(("numbers", "settings", "problem"), [
-    ([], {"accuracy": [], "n": 1}, "sizes of shape (0,): expected (k,) with k at least 1"),
-    ([1, 0], {"accuracy": [0.5, 0.5], "n": 9}, "sizes [1.0, 0.0]: expected positive numbers"),
-    ([1, 1], {"accuracy": [0.5, 0.5], "n": 9}, "sizes [1.0, 1.0]: expected different sizes, one model each"),
-    ([1, 2], {"accuracy": [0.5, 1.5], "n": 9}, "accuracy [0.5, 1.5]: expected 2 numbers from 0 to 1"),
-    ([1, 2], {"accuracy": [0.5, math.nan], "n": 9}, "accuracy [0.5, nan]: expected 2 numbers from 0 to 1"),
-    ([1, 2], {"accuracy": [0.5, 0.5], "n": [9, 9, 9]},
-     "n [9.0, 9.0, 9.0]: expected one number of items, or 2, 2 or more"),
-    ([1, 2], {"accuracy": [0.5, 0.5]}, "expected either outcomes, or accuracy with n or with se"),
-    ([1, 2], {}, "expected either outcomes, or accuracy with n or with se"),
-    ([1, 2], {"outcomes": [[1, 0]]}, "outcomes of shape (1, 2): expected (2, 2 items or more) finite numbers"),
-    ([1, 2], {"outcomes": [[1, 0], [1, math.nan]]}, "outcomes of shape (2, 2): expected"),
-    ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "level": 95}, "level 95: expected a number between 0 and 1"),
-    ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "se": 0.1}, "expected either outcomes, or accuracy with n or with se"),
-    ([1, 2], {"outcomes": [[1, 0], [1, 0]], "se": 0.1}, "expected either outcomes, or accuracy with n or with se"),
-    ([1, 2], {"accuracy": [0.5, 0.5], "se": [0.1, 0]}, "se [0.1, 0.0]: expected one standard error over 0, or 2"),
-    ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "over": "time"},
-     "over 'time': expected one of parameters, tokens, FLOPs"),
-    ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "stray": -1}, "stray -1: expected a standard deviation, 0 or more"),
-])
+@pytest.mark.parametrize(
+    ("numbers", "settings", "problem"),
+    [
+        ([], {"accuracy": [], "n": 1}, "sizes of shape (0,): expected (k,) with k at least 1"),
+        ([1, 0], {"accuracy": [0.5, 0.5], "n": 9}, "sizes [1.0, 0.0]: expected positive numbers"),
+        ([1, 1], {"accuracy": [0.5, 0.5], "n": 9}, "sizes [1.0, 1.0]: expected different sizes, one model each"),
+        ([1, 2], {"accuracy": [0.5, 1.5], "n": 9}, "accuracy [0.5, 1.5]: expected 2 numbers from 0 to 1"),
+        ([1, 2], {"accuracy": [0.5, math.nan], "n": 9}, "accuracy [0.5, nan]: expected 2 numbers from 0 to 1"),
+        (
+            [1, 2],
+            {"accuracy": [0.5, 0.5], "n": [9, 9, 9]},
+            "n [9.0, 9.0, 9.0]: expected one number of items, or 2, 2 or more",
+        ),
+        ([1, 2], {"accuracy": [0.5, 0.5]}, "expected either outcomes, or accuracy with n or with se"),
+        ([1, 2], {}, "expected either outcomes, or accuracy with n or with se"),
+        ([1, 2], {"outcomes": [[1, 0]]}, "outcomes of shape (1, 2): expected (2, 2 items or more) finite numbers"),
+        ([1, 2], {"outcomes": [[1, 0], [1, math.nan]]}, "outcomes of shape (2, 2): expected"),
+        ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "level": 95}, "level 95: expected a number between 0 and 1"),
+        (
+            [1, 2],
+            {"accuracy": [0.5, 0.5], "n": 9, "se": 0.1},
+            "expected either outcomes, or accuracy with n or with se",
+        ),
+        ([1, 2], {"outcomes": [[1, 0], [1, 0]], "se": 0.1}, "expected either outcomes, or accuracy with n or with se"),
+        ([1, 2], {"accuracy": [0.5, 0.5], "se": [0.1, 0]}, "se [0.1, 0.0]: expected one standard error over 0, or 2"),
+        (
+            [1, 2],
+            {"accuracy": [0.5, 0.5], "n": 9, "over": "time"},
+            "over 'time': expected one of parameters, tokens, FLOPs",
+        ),
+        ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "stray": -1}, "stray -1: expected a standard deviation, 0 or more"),
+    ],
+)
 def test_bad_numbers_are_refused(numbers, settings, problem):
     with pytest.raises(InputError) as caught:
         shape(numbers, **settings)
@@ -276,11 +302,17 @@ def test_standard_errors_do_for_a_number_of_items():
     assert shape(SIZES[5], accuracy=[0.5] * 5, se=0.01).name == "flat"
 
 
-@pytest.mark.parametrize(("over", "said"), [
-    ("tokens", "Accuracy falls with training, by -0.27 (95 % interval -0.28 to -0.25) per tenfold training tokens; "
-     "from the first to the last of 5 checkpoints it changes by -0.80"),
-    ("FLOPs", "per tenfold training FLOPs; from the least trained to the most trained of 5 models it changes by"),
-])
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        (
+            "tokens",
+            "Accuracy falls with training, by -0.27 (95 % interval -0.28 to -0.25) per tenfold training tokens; "
+            "from the first to the last of 5 checkpoints it changes by -0.80",
+        ),
+        ("FLOPs", "per tenfold training FLOPs; from the least trained to the most trained of 5 models it changes by"),
+    ],
+)
 def test_words_follow_what_changes(over, said):
     assert said in shape(SIZES[5], accuracy=[0.9, 0.8, 0.5, 0.4, 0.1], n=300, over=over).sentence
     turned = shape(SIZES[5], accuracy=[0.9, 0.6, 0.3, 0.6, 0.9], n=300, over=over).sentence
@@ -292,9 +324,25 @@ def test_words_follow_what_changes(over, said):
 
 
 def curve(accuracy, side="conflict", task="t", n=300):
-    return [{"model": f"m{i}", "n_params": int(SIZES[len(accuracy)][i]), "task": task, "side": side, "accuracy": a,
-             "accuracy_lo": a, "accuracy_hi": a, "loss": 1.0, "loss_lo": 1.0, "loss_hi": 1.0, "coverage": 0.9,
-             "ties": 0, "n": n, "baseline": None} for i, a in reversed(list(enumerate(accuracy)))]
+    return [
+        {
+            "model": f"m{i}",
+            "n_params": int(SIZES[len(accuracy)][i]),
+            "task": task,
+            "side": side,
+            "accuracy": a,
+            "accuracy_lo": a,
+            "accuracy_hi": a,
+            "loss": 1.0,
+            "loss_lo": 1.0,
+            "loss_hi": 1.0,
+            "coverage": 0.9,
+            "ties": 0,
+            "n": n,
+            "baseline": None,
+        }
+        for i, a in reversed(list(enumerate(accuracy)))
+    ]
 
 
 def test_a_curve_table_gives_its_shape():

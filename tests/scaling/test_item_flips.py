@@ -85,7 +85,8 @@ def test_the_order_of_rows_does_not_matter_and_scores_will_do():
     one, other = im.flips(made), im.flips(Scored(shuffled))
     by = ["model", "item"]
     pd.testing.assert_frame_equal(
-        one.flips.frame.sort_values(by, ignore_index=True), other.flips.frame.sort_values(by, ignore_index=True))
+        one.flips.frame.sort_values(by, ignore_index=True), other.flips.frame.sort_values(by, ignore_index=True)
+    )
     assert one.flip_steps.frame[["lost", "gained", "p"]].equals(other.flip_steps.frame[["lost", "gained", "p"]])
 
 
@@ -112,16 +113,33 @@ def planted():
     lens = [heads | {"pair": p, "layer": layer, "sublayer": "mlp", "depth": depth, "margin": margin}
             for p, gone in zip(ids, lost, strict=True)
             for layer, depth, margin in ((0, 0.5, 2.0 if gone else 1.0), (1, 1.0, 50.0))]  # fmt: skip
-    attention = [heads | {"pair": p, "layer": 0, "head": h, "role": role, "weight": weight}
-                 for p in ids for h in (0, 1) for role, weight in (("quote", 0.2 + 0.2 * h), ("other", 0.5))]
+    attention = [
+        heads | {"pair": p, "layer": 0, "head": h, "role": role, "weight": weight}
+        for p in ids
+        for h in (0, 1)
+        for role, weight in (("quote", 0.2 + 0.2 * h), ("other", 0.5))
+    ]
     effects = [heads | {"pair": p, "layer": 0, "kind": kind, "head": head, "replacement": how, "effect": effect,
                         "direct_effect": 0.0}
                for p, s in zip(ids, strength, strict=True)
                for how, factor in (("mean", 1.0), ("zero", 100.0))
                for kind, head, effect in (("head", 0, -factor * s), ("head", 1, -9.0), ("mlp", None, 4.0))]  # fmt: skip
-    sites = [heads | {"layer": 0, "kind": kind, "head": head, "effect": effect, "effect_lo": effect,
-                      "effect_hi": effect, "direct_effect": 0.0, "p": q, "q": q, "significant": q < 0.05}
-             for kind, head, effect, q in (("head", 0, -3.0, 0.01), ("head", 1, -9.0, 0.5), ("mlp", None, 4.0, 0.01))]
+    sites = [
+        heads
+        | {
+            "layer": 0,
+            "kind": kind,
+            "head": head,
+            "effect": effect,
+            "effect_lo": effect,
+            "effect_hi": effect,
+            "direct_effect": 0.0,
+            "p": q,
+            "q": q,
+            "significant": q < 0.05,
+        }
+        for kind, head, effect, q in (("head", 0, -3.0, 0.01), ("head", 1, -9.0, 0.5), ("mlp", None, 4.0, 0.01))
+    ]
     for row in sites:
         del row["side"]
     traced = Traced(table("lens", lens, RUN), table("attention", attention, RUN))
@@ -133,7 +151,13 @@ def test_lost_items_have_more_of_what_was_planted(planted):
     found, lost, strength, edge = planted
     rows = found.flip_traces.frame.set_index("feature")
     assert set(rows.index) == {
-        "margin before", "lure strength", "lens peak", "attention to quote", "attention to other", "override"}
+        "margin before",
+        "lure strength",
+        "lens peak",
+        "attention to quote",
+        "attention to other",
+        "override",
+    }
     lure = rows.loc["lure strength"]
     assert lure["auc"] == pytest.approx(stats.auc(strength[lost], strength[~lost])) and lure["auc_lo"] > 0.5
     assert lure["q"] < 0.01 and lure["mean_lost"] == pytest.approx(strength[lost].mean())
@@ -164,7 +188,9 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError) as caught:
         im.flips(table("items", pd.concat([frame.drop(index=[4, 5]), frame.loc[[0]]]), RUN))
     assert list(caught.value.problems) == [
-        "t: item 'p0' is there twice for m0, expected it once", "t: m1 lacks 2 of 3 items, such as 'p1'"]
+        "t: item 'p0' is there twice for m0, expected it once",
+        "t: m1 lacks 2 of 3 items, such as 'p1'",
+    ]
     with pytest.raises(InputError, match="found table 'curve', expected a table 'items' or what holds one"):
         im.flips(table("curve", [], RUN))
     with pytest.raises(InputError, match="flips: traces: found str, expected a table 'lens'"):

@@ -46,9 +46,7 @@ def test_logodds_by_hand():
 
 @pytest.mark.parametrize("metric", ["logodds", "absolute_logodds"])
 def test_logodds_are_logits_at_the_last_position_of_two_prompts(make_model, tokenizer, metric):
-    items = tuple(
-        Item(str(i), f"Redefine pi as {i}. Q: A:", (" 4", "x"), i % 2, f"Q: {'!' * i} A:") for i in range(6)
-    )
+    items = tuple(Item(str(i), f"Redefine pi as {i}. Q: A:", (" 4", "x"), i % 2, f"Q: {'!' * i} A:") for i in range(6))
     found = score(Task("t", items, metric), make_model("gpt2"))
     want, right = [], []
     for item in items:

@@ -43,8 +43,15 @@ def rows_of(name: str, n: int = 2) -> list[dict]:
 
 
 def stability(**columns) -> Table:
-    whole = {"model": ["a"], "n_params": [1], "task": ["t"], "replacement_a": ["mean"], "replacement_b": ["zero"],
-             "spearman": [0.5], **columns}
+    whole = {
+        "model": ["a"],
+        "n_params": [1],
+        "task": ["t"],
+        "replacement_a": ["mean"],
+        "replacement_b": ["zero"],
+        "spearman": [0.5],
+        **columns,
+    }
     return table("stability", whole, RUN)
 
 
@@ -60,8 +67,9 @@ def test_a_run_says_what_made_it():
 
 def test_a_run_goes_through_json_and_pickle():
     assert Run.from_json(RUN.to_json()) == RUN == pickle.loads(pickle.dumps(RUN))
-    twin = make_run(model="tiny-1", task="neqa", method="score", seed=0, settings={"n": 3, "rule": "strict"},
-                    notes=("A note.",))
+    twin = make_run(
+        model="tiny-1", task="neqa", method="score", seed=0, settings={"n": 3, "rule": "strict"}, notes=("A note.",)
+    )
     assert twin.to_json() == RUN.to_json()
     assert type(make_run(model="", task="", method="", settings={"x": np.float64(0.5)}).settings["x"]) is float
 
@@ -115,8 +123,10 @@ def test_rows_columns_and_frames_give_the_same_table():
 def test_types_are_brought_over_where_nothing_is_lost():
     made = stability(n_params=np.array([1e6]), spearman=pd.Series([None], dtype=object))
     assert made.frame.n_params.tolist() == [1_000_000] and made.frame.spearman.isna().all()
-    heads = [{**row, "head": head, "effect": effect} for row, head, effect in
-             zip(rows_of("effects", 3), [1, None, 2.0], [1, None, 0.1], strict=True)]
+    heads = [
+        {**row, "head": head, "effect": effect}
+        for row, head, effect in zip(rows_of("effects", 3), [1, None, 2.0], [1, None, 0.1], strict=True)
+    ]
     frame = table("effects", heads, RUN).frame
     assert frame["head"].dtype == "Int64" and frame["head"].tolist() == [1, pd.NA, 2]
     assert frame["effect"].tolist()[::2] == [1.0, np.float32(0.1)]
@@ -140,18 +150,21 @@ def test_everything_that_does_not_fit_is_said_at_once():
     assert str(caught.value).startswith("table 'effects':\n  missing column 'direct_effect'\n")
 
 
-@pytest.mark.parametrize(("column", "values", "message"), [
-    ("n_params", [None], "row 0 is missing: expected int64"),
-    ("n_params", [2**63], "row 0 has 9223372036854775808: expected a whole number"),
-    ("n_params", [float("inf")], "row 0 has inf: expected a whole number"),
-    ("n_params", ["3"], "row 0 has '3': expected a number"),
-    ("n_params", [True], "row 0 has True: expected a number"),
-    ("spearman", ["0.5"], "row 0 has '0.5': expected a number"),
-    ("spearman", np.array([True]), "row 0 has True: expected a number"),
-    ("spearman", [10**400], "a number is beyond float64"),
-    ("task", ["\ud800"], "row 0 has a lone surrogate, which is not text"),
-    ("task", [b"t"], "row 0 has b't': expected text"),
-])
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("n_params", [None], "row 0 is missing: expected int64"),
+        ("n_params", [2**63], "row 0 has 9223372036854775808: expected a whole number"),
+        ("n_params", [float("inf")], "row 0 has inf: expected a whole number"),
+        ("n_params", ["3"], "row 0 has '3': expected a number"),
+        ("n_params", [True], "row 0 has True: expected a number"),
+        ("spearman", ["0.5"], "row 0 has '0.5': expected a number"),
+        ("spearman", np.array([True]), "row 0 has True: expected a number"),
+        ("spearman", [10**400], "a number is beyond float64"),
+        ("task", ["\ud800"], "row 0 has a lone surrogate, which is not text"),
+        ("task", [b"t"], "row 0 has b't': expected text"),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_its_row(column, values, message):
     with pytest.raises(InputError) as caught:
         stability(**{column: values})
@@ -185,8 +198,18 @@ def test_the_frame_is_a_copy_and_shows_itself():
 
 def test_texts_stay_texts_and_numbers_stay_exact(tmp_path):
     numbers = np.array([0.1, -0.0, 5e-324, 1.7976931348623157e308, np.nan, 1 / 3, -1e-9, 2.0, 3.0, 4.0])
-    made = table("stability", {"model": TRICKY, "n_params": range(10), "task": TRICKY[::-1], "replacement_a": TRICKY,
-                               "replacement_b": ["x"] * 10, "spearman": numbers}, RUN)
+    made = table(
+        "stability",
+        {
+            "model": TRICKY,
+            "n_params": range(10),
+            "task": TRICKY[::-1],
+            "replacement_a": TRICKY,
+            "replacement_b": ["x"] * 10,
+            "spearman": numbers,
+        },
+        RUN,
+    )
     back = read_table(made.save(tmp_path / "deep" / "t.parquet"))
     assert back.equals(made) and back.run == RUN
     assert back.frame["model"].tolist() == TRICKY
@@ -194,8 +217,17 @@ def test_texts_stay_texts_and_numbers_stay_exact(tmp_path):
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.text(), st.integers(-2**63, 2**63 - 1), st.none() | st.integers(-2**63, 2**63 - 1),
-                          st.none() | st.floats(width=32)), max_size=6))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(),
+            st.integers(-(2**63), 2**63 - 1),
+            st.none() | st.integers(-(2**63), 2**63 - 1),
+            st.none() | st.floats(width=32),
+        ),
+        max_size=6,
+    )
+)
 def test_any_table_is_read_back_equal(tmp_path, values):
     rows = [{**rows_of("effects", 1)[0], "pair": a, "layer": b, "head": c, "effect": d} for a, b, c, d in values]
     made = table("effects", rows, RUN)
@@ -255,7 +287,7 @@ def test_every_flipped_byte_and_every_cut_is_noticed(tmp_path):
     assert table_of_bytes(whole, "t", key="k").equals(made) and made.to_bytes(key="k") == whole
     for place in range(len(whole)):
         with pytest.raises(InputError, match="^t: (not a parquet file|a parquet file, but no table|damaged: )"):
-            table_of_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1:], "t")
+            table_of_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :], "t")
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
         with pytest.raises(InputError):
             checksum_of_bytes(whole[:length], "t")
@@ -292,8 +324,14 @@ def test_files_of_before_are_read(tmp_path):
 
 
 def test_concat_joins_rows_and_runs():
-    other = make_run(model="tiny-2", task="neqa", method="score", seed=1, settings={"rule": "strict", "n": 4},
-                     notes=["A note.", "Another."])
+    other = make_run(
+        model="tiny-2",
+        task="neqa",
+        method="score",
+        seed=1,
+        settings={"rule": "strict", "n": 4},
+        notes=["A note.", "Another."],
+    )
     one, two = table("items", rows_of("items", 2), RUN), table("items", rows_of("items", 1), other)
     both = concat([one, two])
     assert len(both) == 3 and both.frame.index.tolist() == [0, 1, 2]
