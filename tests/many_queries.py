@@ -7,11 +7,11 @@ import random
 import torch
 from small_models import VOCABULARY
 
-from isp_mech.inference.prefix_tree import Query
+from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.models import Model
 
 
-def queries(n_items: int, shots: int, *, seed: int = 0, own: int = 9) -> list[list[Query]]:
+def queries(n_items: int, shots: int, *, seed: int = 0, own: int = 9) -> list[list[CompletionTokens]]:
     """Items after one of two beginnings of ``shots`` tokens, with three classes of one to three tokens."""
     draw = random.Random(seed)
 
@@ -22,7 +22,7 @@ def queries(n_items: int, shots: int, *, seed: int = 0, own: int = 9) -> list[li
     out = []
     for i in range(n_items):
         prompt = (*before[i % 2], *tokens(draw.randint(1, own)))
-        out.append([Query((*prompt, *tokens(k)), len(prompt)) for k in (1, 3, 2)])
+        out.append([CompletionTokens((*prompt, *tokens(k)), len(prompt)) for k in (1, 3, 2)])
     return out
 
 

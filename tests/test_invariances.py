@@ -12,7 +12,7 @@ from small_models import HEAD_ORDER, heads_permuted, make_hf
 from isp_mech.inference.batches import batches, chains, make_batch
 from isp_mech.inference.contrast_prompts import prepare, watch_batch
 from isp_mech.inference.logprobs import grow
-from isp_mech.inference.prefix_tree import Tree
+from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import role_names
 from isp_mech.models import Batch, Watch, alibi, wrap_model
 from isp_mech.tracing.trace import trace
@@ -32,7 +32,7 @@ def largest_gaps(one, two):
 
 def some_trees():
     trunk = list(range(7, 47, 2))
-    trees = [Tree(), Tree()]
+    trees = [PrefixTree(), PrefixTree()]
     ends = [trees[0].extend([*trunk, *end])[-1] for end in ([5, 6], [8], [5, 9, 2])]
     ends.append(trees[1].extend(trunk[:15])[-1])
     return make_batch(trees), torch.tensor([0, 0, 0, 1]), torch.tensor(ends)
@@ -72,7 +72,7 @@ def test_keys_and_values_are_had_without_the_rest_of_the_last_layer(model):
 
 def test_copies_at_few_tokens_give_what_they_give_at_all(model):
     trunks, t = [range(7, 31, 2), range(8, 48, 2)], 5
-    copy = Tree()
+    copy = PrefixTree()
     copy.extend([5, 6, 9])
     copy.extend([5, 8, 2])
     ids = torch.tensor([[*copy.tokens, *reversed(copy.tokens)]] * 2)
@@ -103,7 +103,7 @@ def test_padding_may_stand_on_either_side(model):
     roles = torch.zeros(2, n, 2)
     roles[:, : n - 3, 0] = roles[:, n - 3 :, 1] = 1
     left, seen = model.read(Batch(ids, depth, visible), *at, watch=Watch(*at, *at, roles))
-    trees = [Tree(), Tree()]
+    trees = [PrefixTree(), PrefixTree()]
     for tree, tokens in zip(trees, (long, short), strict=True):
         tree.extend(tokens)
     at = torch.tensor([0, 1]), torch.tensor([n - 1, n - m - 1])

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from isp_mech.causal.replacements import Outputs
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import AUTO_TOKENS, check_batch_size, make_batch
-from isp_mech.inference.margin import Fork, Terms, make_terms, margin_of
-from isp_mech.inference.prefix_tree import Tree, plant
+from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, make_terms, margin_of
+from isp_mech.inference.prefix_tree import PrefixTree, build_trees
 from isp_mech.models import Batch, Edit, Model, Trunk, Watch
 from isp_mech.sites import Site, all_sites
 
@@ -36,7 +36,7 @@ class Paths(NamedTuple):
 
 def replaced_margins(
     model: Model,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     stand_in: Outputs,
     sets: Sequence[frozenset[Site]],
     *,
@@ -54,7 +54,7 @@ def replaced_margins(
 
 def margins_by_stand_in(
     model: Model,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     stand_ins: Sequence[Outputs],
     sets: Sequence[frozenset[Site]],
     *,
@@ -78,7 +78,7 @@ def margins_by_stand_in(
 
 def prompts_to_copy(
     model: Model,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     batch_size: int | str,
     doing: str,
     progress: bool,
@@ -123,7 +123,7 @@ def check_sets(sets: Sequence[frozenset[Site]], model: Model, *, stream: bool = 
         raise InputError(model.name, [f"site {site}: expected a head or MLP of {shape}" for site in unknown])
 
 
-def _nodes_of(model: Model, forks: Sequence[Fork]) -> list[int]:
+def _nodes_of(model: Model, forks: Sequence[ContrastPrompt]) -> list[int]:
     """How many nodes each fork's prompt with both completions has. ``InputError`` names those that ``model`` cannot
     take: whose completions are no chain."""
     sizes, apart = [], []
@@ -138,12 +138,12 @@ def _nodes_of(model: Model, forks: Sequence[Fork]) -> list[int]:
     return sizes
 
 
-def _planted(model: Model, forks: Sequence[Fork]) -> tuple[Batch, list[Paths]]:
+def _planted(model: Model, forks: Sequence[ContrastPrompt]) -> tuple[Batch, list[Paths]]:
     """The forks' prompts with their completions: in trees that they share, or a row each for a model without copies."""
-    trees: list[Tree] = []
+    trees: list[PrefixTree] = []
     paths = []
     for some in [forks] if model.packs else [[fork] for fork in forks]:
-        made, places = plant([[q for q in (fork.answer, fork.lure) if q is not None] for fork in some])
+        made, places = build_trees([[q for q in (fork.answer, fork.lure) if q is not None] for fork in some])
         paths += [Paths(len(trees) + at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
         trees += made
     return make_batch(trees), paths
@@ -156,7 +156,7 @@ WEIGHTS = 1 << 24  # attention weights of copies in one forward
 def _all_as_copies(
     model: Model,
     batch: Batch,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     nodes: Sequence[Paths],
     tokens: Tokens,
     stand_ins: Sequence[Outputs],
@@ -191,10 +191,10 @@ def copies_at_once(model: Model, n: int, t: int, pos: int) -> int:
 def run_once(
     model: Model,
     batch: Batch,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     nodes: Sequence[Paths],
     firsts: Sequence[int] | None = None,
-) -> tuple[Trunk, Batch, Terms, np.ndarray]:
+) -> tuple[Trunk, Batch, LogprobTerms, np.ndarray]:
     """The prompts as they are: what copies run over, one copy of each, its terms, and the margins.
 
     The copies of all forks have equally many tokens: the decision position, or all from ``firsts`` on, and then
@@ -253,7 +253,7 @@ def copy_edits(sets: Sequence[frozenset[Site]], stand_in: Outputs, tokens: Token
 def _each_alone(
     model: Model,
     batch: Batch,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     nodes: Sequence[Paths],
     tokens: Tokens,
     stand_ins: Sequence[Outputs],
@@ -268,7 +268,7 @@ def _each_alone(
     return out
 
 
-def terms_of_batch(model: Model, forks: Sequence[Fork], nodes: Sequence[Paths]) -> Terms:
+def terms_of_batch(model: Model, forks: Sequence[ContrastPrompt], nodes: Sequence[Paths]) -> LogprobTerms:
     """The terms of whole prompts with their completions, one a row, as ``prompts_to_copy`` gives them."""
     placed = [(row, a, fork, b) for fork, (row, a, b) in zip(forks, nodes, strict=True)]
     return make_terms(placed, model.device)

@@ -20,7 +20,7 @@ from isp_mech.causal.replacements import role_tokens
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import check_batch_size
 from isp_mech.inference.contrast_prompts import SIDES, prepare, run_of
-from isp_mech.inference.margin import Fork, margin_of
+from isp_mech.inference.margin import ContrastPrompt, margin_of
 from isp_mech.inference.tokenization import OTHER, role_names
 from isp_mech.models import Batch, Edit, Model, Models, members
 from isp_mech.sites import Site
@@ -116,7 +116,7 @@ def knock_out(
 
 
 def _scaled(
-    model: Model, forks: Sequence[Fork], sites: Sequence[Site], alphas: Sequence[float], batch_size: int | str
+    model: Model, forks: Sequence[ContrastPrompt], sites: Sequence[Site], alphas: Sequence[float], batch_size: int | str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(pair,) and (pair, alpha): margins as they are, and with the sites multiplied; the prompts run once."""
     before, after = np.zeros(len(forks)), np.zeros((len(forks), len(alphas)))
@@ -149,7 +149,7 @@ def _scaling(site: Site, alpha: float, rows: torch.Tensor, nodes: torch.Tensor) 
 
 def _without_attention(
     model: Model,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     tokens: Sequence[Sequence[Sequence[int]]],
     windows: Sequence[frozenset[int]],
     batch_size: int | str,

@@ -19,7 +19,7 @@ from torch import Tensor
 from isp_mech.causal.activation_patching import Paths, copies_at_once, prompts_to_copy, run_once
 from isp_mech.causal.replacements import Outputs
 from isp_mech.errors import InputError
-from isp_mech.inference.margin import Fork, margin_of
+from isp_mech.inference.margin import ContrastPrompt, margin_of
 from isp_mech.models import Batch, Edit, Model
 
 STEPS = {"attribution": 1, "integrated": 5}  # gradients taken for a site
@@ -27,7 +27,7 @@ STEPS = {"attribution": 1, "integrated": 5}  # gradients taken for a site
 
 def approximate_effects(
     model: Model,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     outputs: Outputs,
     stand_in: Outputs,
     *,
@@ -64,7 +64,7 @@ class Shift:
 
 
 def _by_gradients(
-    model: Model, batch: Batch, forks: Sequence[Fork], nodes: Sequence[Paths], gap: Outputs, steps: int
+    model: Model, batch: Batch, forks: Sequence[ContrastPrompt], nodes: Sequence[Paths], gap: Outputs, steps: int
 ) -> np.ndarray:
     trunk, copy, terms, _ = run_once(model, batch, forks, nodes)
     layers, (n, t) = range(model.anatomy.n_layers), copy.ids.shape

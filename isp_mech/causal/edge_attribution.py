@@ -16,7 +16,7 @@ from torch import Tensor
 from isp_mech.causal.activation_patching import Paths, copies_at_once, prompts_to_copy, run_once
 from isp_mech.causal.replacements import Outputs
 from isp_mech.errors import InputError
-from isp_mech.inference.margin import Fork, Terms, margin_of
+from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, margin_of
 from isp_mech.models import Batch, Edit, Model, Trunk, Wires, wired
 from isp_mech.sites import Site
 
@@ -32,7 +32,7 @@ class EdgeEffects:
 
 def edge_effects(
     model: Model,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     outputs: Outputs,
     stand_in: Outputs,
     sites: Sequence[Site],
@@ -68,7 +68,7 @@ class Bench:
     model: Model
     trunk: Trunk
     copy: Batch
-    terms: Terms
+    terms: LogprobTerms
     gap: Outputs
     sites: Sequence[Site]
 
@@ -88,7 +88,7 @@ class Bench:
 def _by_gradients(
     model: Model,
     batch: Batch,
-    forks: Sequence[Fork],
+    forks: Sequence[ContrastPrompt],
     nodes: Sequence[Paths],
     gap: Outputs,
     sites: Sequence[Site],

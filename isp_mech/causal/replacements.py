@@ -21,7 +21,7 @@ from tqdm import tqdm
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import batches
 from isp_mech.inference.contrast_prompts import Prepared, watch_batch
-from isp_mech.inference.margin import Fork, margin_of
+from isp_mech.inference.margin import ContrastPrompt, margin_of
 from isp_mech.inference.tokenization import role_names, token_roles
 from isp_mech.models import Model, Watch
 from isp_mech.sites import REPLACEMENTS
@@ -93,7 +93,7 @@ def _decisions(node_owner: Tensor) -> Tensor:
     return torch.from_numpy(first).to(node_owner.device)
 
 
-def role_tokens(forks: Sequence[Fork], role: str) -> list[list[int]]:
+def role_tokens(forks: Sequence[ContrastPrompt], role: str) -> list[list[int]]:
     """Which tokens of each prompt have the role; ``InputError`` names every prompt with none."""
     out = []
     for fork in forks:

@@ -22,7 +22,7 @@ from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import check_batch_size
 from isp_mech.inference.contrast_prompts import Prepared, prepare, run_of
-from isp_mech.inference.margin import Fork, plain_forks
+from isp_mech.inference.margin import ContrastPrompt, answer_prompts
 from isp_mech.models import Model, Models, members
 from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import REPLACEMENTS, Site, all_sites
@@ -90,7 +90,7 @@ class Settings:
 class Side:
     """Forks of one side with the stand-in of every site, in the pairs' order."""
 
-    forks: Sequence[Fork]
+    forks: Sequence[ContrastPrompt]
     stand_in: Outputs
 
     def take(self, index: Sequence[int]) -> Side:
@@ -153,11 +153,11 @@ def _bench(model: Model, pairs: PairSet, settings: Settings) -> Bench:
     )
 
 
-def _neutral_forks(model: Model, pairs: PairSet, seed: int) -> list[Fork]:
+def _neutral_forks(model: Model, pairs: PairSet, seed: int) -> list[ContrastPrompt]:
     """log p of the last word of unfamiliar sentences: text in which nothing is at stake."""
     rng = random.Random(f"neutral text {seed}")
     texts = [unfamiliar_sentence(rng).rsplit(" ", 1) for _ in range(N_NEUTRAL)]
-    return plain_forks(
+    return answer_prompts(
         model, [f"neutral {i}" for i in range(N_NEUTRAL)], [Prompt(t) for t, _ in texts], [f" {w}" for _, w in texts]
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from isp_mech.inference.prefix_tree import Tree
+from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.models import Batch
 
 MAX_MASK = 1 << 26  # mask entries of one batch
@@ -49,7 +49,7 @@ class Plan:
             self.rows = max(1, taken // 2)
 
 
-def batches(trees: Sequence[Tree], batch_size: int | str = "auto") -> Iterator[tuple[list[int], Batch]]:
+def batches(trees: Sequence[PrefixTree], batch_size: int | str = "auto") -> Iterator[tuple[list[int], Batch]]:
     """Batches over all trees, longest first: the trees' numbers, one a row, and the ``Batch``.
 
     ``batch_size`` is a number of rows, or "auto" for as many as about six thousand tokens hold.
@@ -71,7 +71,7 @@ def check_batch_size(batch_size: int | str) -> None:
         raise ValueError(f"batch_size {batch_size!r}: expected 'auto' or a whole number of at least 1")
 
 
-def make_batch(trees: Sequence[Tree]) -> Batch:
+def make_batch(trees: Sequence[PrefixTree]) -> Batch:
     """The trees as rows of one ``Batch``, padded on the right; without a mask where all are chains."""
     if all(tree.is_chain for tree in trees):
         return chains([tree.tokens for tree in trees])

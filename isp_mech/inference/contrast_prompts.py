@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from isp_mech.errors import InputError
-from isp_mech.inference.margin import Fork, Terms, forks, make_terms
-from isp_mech.inference.prefix_tree import Place, Tree, plant
+from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, contrast_prompts, make_terms
+from isp_mech.inference.prefix_tree import PrefixTree, TreePath, build_trees
 from isp_mech.inference.tokenization import token_roles
 from isp_mech.models import Batch, Model, Record, Watch
 from isp_mech.tables import Run, make_run
@@ -25,25 +25,27 @@ SIDES = ("conflict", "plain")
 class Prepared:
     """The forks of pairs and sides, planted in trees: ``owners[t]`` are the forks of tree t."""
 
-    forks: list[Fork]
+    forks: list[ContrastPrompt]
     sides: list[str]
     pairs: list[str]
-    places: list[list[Place]]
-    trees: list[Tree]
+    places: list[list[TreePath]]
+    trees: list[PrefixTree]
     owners: list[list[int]]
 
 
 def prepare(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> Prepared:
     """Both completions of every pair after its prompts, as trees. The margin is answer less lure on every side."""
     asked = [(pair, side, getattr(pair, side)) for pair in pairs for side in sides]
-    made = forks(
+    made = contrast_prompts(
         model,
         [f"{pair.id} ({side})" for pair, side, _ in asked],
         [prompt for _, _, prompt in asked],
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
-    trees, places = plant([[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.takes_trees)
+    trees, places = build_trees(
+        [[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.takes_trees
+    )
     apart = [f.owner for f, at in zip(made, places, strict=True) if len({place.tree for place in at}) > 1]
     if apart:  # chains, for a model that takes no mask, hold completions of one token
         raise InputError(
@@ -60,14 +62,14 @@ class Look:
     """What to keep of one batch: ``owners`` are the numbers of the forks in it, in the terms' order."""
 
     owners: list[int]
-    terms: Terms
+    terms: LogprobTerms
     watch: Watch
 
 
 def watch_batch(
     model: Model, prepared: Prepared, rows: Sequence[int], batch: Batch, names: Sequence[str] | None = None
 ) -> Look:
-    """Terms of the forks in the trees ``rows``, and a watch over their predicting tokens and, with the
+    """LogprobTerms of the forks in the trees ``rows``, and a watch over their predicting tokens and, with the
     roles' ``names``, over attention from the decision position."""
     owners, placed, queries = [], [], []
     for row, t in enumerate(rows):
@@ -100,8 +102,8 @@ def residuals(record: Record) -> list[Tensor]:
     return stream
 
 
-def alone_terms(prepared: Prepared, rows: Sequence[int], device: str) -> Terms:
-    """Terms of each completion by itself, for the forks in the trees ``rows``: owner 2 i is the answer of
+def alone_terms(prepared: Prepared, rows: Sequence[int], device: str) -> LogprobTerms:
+    """LogprobTerms of each completion by itself, for the forks in the trees ``rows``: owner 2 i is the answer of
     the i-th fork, owner 2 i + 1 its lure, and an owner's "margin" is its log-probability."""
     placed = []
     for row, t in enumerate(rows):

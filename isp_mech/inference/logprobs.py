@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from isp_mech.inference.batches import Plan, chains, check_batch_size, make_batch
 from isp_mech.inference.parallel_batches import Step, run_steps
-from isp_mech.inference.prefix_tree import Bundle, Query, Tree, bundle
+from isp_mech.inference.prefix_tree import CompletionTokens, PrefixGroup, PrefixTree, group_by_prefix
 from isp_mech.models import Batch, Model, Trunk, Watch, is_out_of_memory, let_go, plan_tokens
 
 LOGITS = 1 << 22  # logits in memory at once
@@ -26,19 +26,23 @@ Use = Callable[[Tensor, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 def query_logprobs(
-    model: Model, groups: Sequence[Sequence[Query]], *, batch_size: int | str = "auto", progress: bool = False
+    model: Model,
+    groups: Sequence[Sequence[CompletionTokens]],
+    *,
+    batch_size: int | str = "auto",
+    progress: bool = False,
 ) -> tuple[np.ndarray, Plan]:
     """(query,): log p of each query's completion, nats, summed over its tokens; queries counted through all groups."""
     return bundle_logprobs(model, bundles_for(model, groups), batch_size=batch_size, progress=progress)
 
 
-def bundles_for(model: Model, groups: Sequence[Sequence[Query]]) -> list[Bundle]:
+def bundles_for(model: Model, groups: Sequence[Sequence[CompletionTokens]]) -> list[PrefixGroup]:
     """The groups as ``model`` can take them: in trees, after trunks, or each query alone."""
-    return bundle(groups, trees=model.takes_trees, trunks=model.packs)
+    return group_by_prefix(groups, trees=model.takes_trees, trunks=model.packs)
 
 
 def bundle_logprobs(
-    model: Model, bundles: Sequence[Bundle], *, batch_size: int | str = "auto", progress: bool = False
+    model: Model, bundles: Sequence[PrefixGroup], *, batch_size: int | str = "auto", progress: bool = False
 ) -> tuple[np.ndarray, Plan]:
     """As ``query_logprobs``, of queries that are packed already."""
     sums = np.zeros(1 + max((int(asked[2].max()) for b in bundles for asked in b.asked), default=-1))
@@ -51,7 +55,7 @@ def bundle_logprobs(
 
 def run_bundles(
     model: Model,
-    bundles: Sequence[Bundle],
+    bundles: Sequence[PrefixGroup],
     use: Use,
     *,
     batch_size: int | str = "auto",
@@ -72,7 +76,7 @@ def run_bundles(
     return plan
 
 
-Planted = tuple[Tree, np.ndarray]  # a tree and what is asked of it
+Planted = tuple[PrefixTree, np.ndarray]  # a tree and what is asked of it
 Rooted = tuple[tuple[int, ...], list[Planted]]  # a trunk's tokens and the trees after it
 
 
@@ -85,7 +89,7 @@ class _Work:
     use: Use
     bar: tqdm
 
-    def whole(self, bundles: Iterable[Bundle]) -> Iterator[Step]:
+    def whole(self, bundles: Iterable[PrefixGroup]) -> Iterator[Step]:
         """Trees without a trunk."""
         left = [both for b in bundles for both in zip(b.trees, b.asked, strict=True)]
         left.sort(key=lambda one: (one[0].is_chain, -len(one[0])))
@@ -112,7 +116,7 @@ class _Work:
         self._count(len(some))
         return iter(())
 
-    def trunks(self, bundles: Iterable[Bundle]) -> Iterator[Step]:
+    def trunks(self, bundles: Iterable[PrefixGroup]) -> Iterator[Step]:
         """Trunks, and the trees after them."""
         return self._trunks([
             (b.trunk, sorted(zip(b.trees, b.asked, strict=True), key=lambda one: len(one[0])))  # the longest is last

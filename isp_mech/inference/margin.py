@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from isp_mech.inference.prefix_tree import Query
+from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.inference.tokenization import encode_all
 from isp_mech.models import Encoding, Model
 from isp_mech.tasks import Prompt
@@ -24,7 +24,7 @@ LOGITS = 1 << 24  # logits in memory at once
 
 
 @dataclass(frozen=True)
-class Fork:
+class ContrastPrompt:
     """One prompt, its two completions, and how many tokens they have in common, prompt included.
 
     Without a lure the "margin" is log p(answer) alone.
@@ -33,14 +33,14 @@ class Fork:
     owner: str
     prompt: Prompt
     encoding: Encoding
-    answer: Query
-    lure: Query | None
+    answer: CompletionTokens
+    lure: CompletionTokens | None
     shared: int
 
 
-def forks(
+def contrast_prompts(
     model: Model, owners: Sequence[str], prompts: Sequence[Prompt], answers: Sequence[str], lures: Sequence[str]
-) -> list[Fork]:
+) -> list[ContrastPrompt]:
     """The token-level margin of every prompt; strict rule, errors as in ``encode_all``."""
     asked = encode_all(model, [p.text for p in prompts], list(zip(answers, lures, strict=True)), owners)
     out = []
@@ -50,12 +50,12 @@ def forks(
             (i for i, (x, y) in enumerate(zip(answer.tokens, lure.tokens, strict=False)) if x != y),
             min(len(answer.tokens), len(lure.tokens)),
         )
-        out.append(Fork(owner, prompt, a.encodings[0], answer, lure, shared))
+        out.append(ContrastPrompt(owner, prompt, a.encodings[0], answer, lure, shared))
     return out
 
 
 @dataclass(frozen=True)
-class Terms:
+class LogprobTerms:
     """The margin of ``n_owners`` prompts as a signed sum of log-probabilities.
 
     ``rows, nodes`` (n,) are the distinct tokens that predict something; term k is ``sign[k]`` times
@@ -77,7 +77,7 @@ class Terms:
         """Sum of signs at each predicting token: zero where the softmax's constant cancels."""
         return torch.zeros(len(self.rows), device=self.sign.device).index_add_(0, self.at, self.sign)
 
-    def copied(self, copies: int, stride: int) -> Terms:
+    def copied(self, copies: int, stride: int) -> LogprobTerms:
         """The same terms for every one of ``copies`` copies of each row's nodes, ``stride`` nodes apart.
 
         Owner ``c * n_owners + o`` is the owner o of copy c.
@@ -87,7 +87,7 @@ class Terms:
         def shifted(x: Tensor, by: int) -> Tensor:
             return (x[None] + by * at[:, None]).flatten()
 
-        return Terms(
+        return LogprobTerms(
             rows=self.rows.repeat(copies),
             nodes=shifted(self.nodes, stride),
             node_owner=shifted(self.node_owner, self.n_owners),
@@ -104,20 +104,22 @@ class Terms:
         return out.index_add_(0, self.node_owner, values)
 
 
-def plain_forks(model: Model, owners: Sequence[str], prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Fork]:
+def answer_prompts(
+    model: Model, owners: Sequence[str], prompts: Sequence[Prompt], answers: Sequence[str]
+) -> list[ContrastPrompt]:
     """Forks without a lure: log p(answer) after each prompt."""
     asked = encode_all(model, [p.text for p in prompts], [(a,) for a in answers], owners)
     return [
-        Fork(owner, prompt, a.encodings[0], a.queries[0], None, a.queries[0].start)
+        ContrastPrompt(owner, prompt, a.encodings[0], a.queries[0], None, a.queries[0].start)
         for owner, prompt, a in zip(owners, prompts, asked, strict=True)
     ]
 
 
-Placed = tuple[int, Sequence[int], Fork, Sequence[int]]
+Placed = tuple[int, Sequence[int], ContrastPrompt, Sequence[int]]
 
 
-def make_terms(placed: Sequence[Placed], device: str = "cpu") -> Terms:
-    """Terms of the forks at ``(row, path of the answer, fork, path of the lure)``, in that order."""
+def make_terms(placed: Sequence[Placed], device: str = "cpu") -> LogprobTerms:
+    """LogprobTerms of the forks at ``(row, path of the answer, fork, path of the lure)``, in that order."""
     nodes: dict[tuple[int, int, int], int] = {}
     at: list[int] = []
     token: list[int] = []
@@ -136,7 +138,7 @@ def make_terms(placed: Sequence[Placed], device: str = "cpu") -> Terms:
     def ints(values) -> Tensor:
         return torch.tensor(list(values), dtype=torch.long, device=device)
 
-    return Terms(
+    return LogprobTerms(
         rows=ints(row for row, _, _ in nodes),
         nodes=ints(node for _, node, _ in nodes),
         node_owner=ints(n for _, _, n in nodes),
@@ -149,7 +151,7 @@ def make_terms(placed: Sequence[Placed], device: str = "cpu") -> Terms:
 
 
 def margin_of(
-    model: Model, normed: Float[Tensor, "n d_model"], terms: Terms, *, gradients: bool = False
+    model: Model, normed: Float[Tensor, "n d_model"], terms: LogprobTerms, *, gradients: bool = False
 ) -> Float[Tensor, " owner"]:
     """The margins, given the predicting tokens' residual vectors after the final norm.
 

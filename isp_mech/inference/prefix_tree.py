@@ -4,7 +4,7 @@ The shared part is there once; each branch sees its ancestors and itself, and a 
 its depth. So few-shot prompts share their shots, the completions of an item share its prompt, and a
 hundred copies of one token, each to be edited in another place, share everything before it.
 
-    >>> tree = Tree()
+    >>> tree = PrefixTree()
     >>> tree.extend((7, 8, 9)), tree.extend((7, 8, 5))
     ((0, 1, 2), (0, 1, 3))
     >>> tree.depths
@@ -25,7 +25,7 @@ JOINED, MAX_JOINED = 0.4, 128  # after a trunk, groups alike in this share of th
 
 
 @dataclass(frozen=True)
-class Query:
+class CompletionTokens:
     """One completion after one prompt: all ``tokens``, of which those from ``start`` on are the
     completion, and asked for. A completion needs a token before it: ``start`` is 1 or more."""
 
@@ -46,7 +46,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Place:
+class TreePath:
     """Where a query went: ``path[i]`` is the node of its token i, in tree ``tree``, which predicts
     token i + 1. The last token needs no node: nothing is asked after it."""
 
@@ -55,7 +55,7 @@ class Place:
 
 
 @dataclass
-class Tree:
+class PrefixTree:
     """A tree of tokens under construction. A node's parent stands before it; -1 is the root's parent."""
 
     tokens: list[int] = field(default_factory=list)
@@ -109,15 +109,17 @@ class Tree:
         return seen
 
 
-def plant(groups: Sequence[Sequence[Query]], *, share: bool = True) -> tuple[list[Tree], list[list[Place]]]:
+def build_trees(
+    groups: Sequence[Sequence[CompletionTokens]], *, share: bool = True
+) -> tuple[list[PrefixTree], list[list[TreePath]]]:
     """Trees that hold every query, and where each query went, in the given order.
 
     The queries of a group (an item's completions) share a tree, and groups share one with others where at least
     half of their tokens are in common and the tree stays small. With ``share=False`` each query has a tree, a plain
     chain, of its own. What a token sees, and so every result, is the same either way.
     """
-    trees: list[Tree] = []
-    places: list[list[Place]] = [[] for _ in groups]
+    trees: list[PrefixTree] = []
+    places: list[list[TreePath]] = [[] for _ in groups]
     order = sorted(range(len(groups)), key=lambda g: groups[g][0].tokens)
     before: Sequence[int] = ()
     for g in order:
@@ -126,11 +128,11 @@ def plant(groups: Sequence[Sequence[Query]], *, share: bool = True) -> tuple[lis
         most = min(MAX_TREE, WIDEST * len(first))
         room = bool(trees) and len(trees[-1]) + sum(len(q.tokens) - common for q in groups[g]) <= most
         if not (share and room and 2 * common >= len(first)):
-            trees.append(Tree())
+            trees.append(PrefixTree())
         for i, query in enumerate(groups[g]):
             if not share and i and list(query.tokens[:-1]) != trees[-1].tokens:
-                trees.append(Tree())
-            places[g].append(Place(len(trees) - 1, trees[-1].extend(query.tokens[:-1])))
+                trees.append(PrefixTree())
+            places[g].append(TreePath(len(trees) - 1, trees[-1].extend(query.tokens[:-1])))
         before = first
     return trees, places
 
@@ -145,7 +147,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class PrefixGroup:
     """Trees that come after one ``trunk``, which is run once; without a trunk they are whole.
 
     ``asked[t]`` is (3, n): the nodes of tree t that predict something, the token that each predicts, and the
@@ -153,11 +155,13 @@ class Bundle:
     """
 
     trunk: tuple[int, ...]
-    trees: tuple[Tree, ...]
+    trees: tuple[PrefixTree, ...]
     asked: tuple[np.ndarray, ...]
 
 
-def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: bool = True) -> list[Bundle]:
+def group_by_prefix(
+    groups: Sequence[Sequence[CompletionTokens]], *, trees: bool = True, trunks: bool = True
+) -> list[PrefixGroup]:
     """Every query of every group (an item's completions) in a tree, and the trees after trunks.
 
     A group is a tree of its own. Groups that begin alike, in an eighth of their tokens or more, share a
@@ -201,16 +205,16 @@ def bundle(groups: Sequence[Sequence[Query]], *, trees: bool = True, trunks: boo
     return out
 
 
-def _same_path(group: Sequence[Query], first: int) -> list[list[tuple[int, Query]]]:
-    paths: dict[tuple[int, ...], list[tuple[int, Query]]] = {}
+def _same_path(group: Sequence[CompletionTokens], first: int) -> list[list[tuple[int, CompletionTokens]]]:
+    paths: dict[tuple[int, ...], list[tuple[int, CompletionTokens]]] = {}
     for j, query in enumerate(group):
         paths.setdefault(query.tokens[:-1], []).append((first + j, query))
     return list(paths.values())
 
 
-def _joined(groups: Sequence[list[tuple[int, Query]]], cut: int) -> list[list[tuple[int, Query]]]:
+def _joined(groups: Sequence[list[tuple[int, CompletionTokens]]], cut: int) -> list[list[tuple[int, CompletionTokens]]]:
     """Groups, in the order of their tokens, joined where much after the trunk is alike: a pair's two sides, often."""
-    joined: list[list[tuple[int, Query]]] = []
+    joined: list[list[tuple[int, CompletionTokens]]] = []
     before: tuple[int, ...] = ()
     size = 0
     for group in groups:
@@ -227,11 +231,11 @@ def _joined(groups: Sequence[list[tuple[int, Query]]], cut: int) -> list[list[tu
     return joined
 
 
-def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Query]]]) -> Bundle:
+def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, CompletionTokens]]]) -> PrefixGroup:
     cut = len(trunk)
     made, asked = [], []
     for group in groups:
-        tree, rows = Tree(), []
+        tree, rows = PrefixTree(), []
         for number, query in group:
             path = tree.extend(query.tokens[cut:-1])
             rows += [
@@ -239,4 +243,4 @@ def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Query]]
             ]
         made.append(tree)
         asked.append(np.array(rows, dtype=np.int64).T)
-    return Bundle(trunk, tuple(made), tuple(asked))
+    return PrefixGroup(trunk, tuple(made), tuple(asked))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isp_mech.errors import InputError
-from isp_mech.inference.prefix_tree import Query
+from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.models import Encoding, Model
 from isp_mech.tasks import Prompt
 
@@ -32,7 +32,7 @@ SPACES = tuple("Ġ▁ĊĉčĀ \n\t")  # how a token that begins with white space
 class Asked:
     """A prompt with its completions, as queries; ``encodings`` are the joint texts' tokens."""
 
-    queries: tuple[Query, ...]
+    queries: tuple[CompletionTokens, ...]
     encodings: tuple[Encoding, ...]
 
 
@@ -45,8 +45,8 @@ class Difference:
 
     case: int
     index: int
-    strict: Query | None
-    prize: Query | None
+    strict: CompletionTokens | None
+    prize: CompletionTokens | None
     reason: str
 
 
@@ -91,8 +91,8 @@ def encode_both(
     ]
 
 
-def _query(reading: Query | str) -> Query | None:
-    return reading if isinstance(reading, Query) else None
+def _query(reading: CompletionTokens | str) -> CompletionTokens | None:
+    return reading if isinstance(reading, CompletionTokens) else None
 
 
 def _check_rule(rule: str) -> None:
@@ -100,7 +100,7 @@ def _check_rule(rule: str) -> None:
         raise InputError("rule", [f"{rule!r}: expected one of {', '.join(RULES)}"])
 
 
-def _reason(strict: Query | str, prize: Query | str) -> str:
+def _reason(strict: CompletionTokens | str, prize: CompletionTokens | str) -> str:
     told = [f"{name}: {found}" for name, found in zip(RULES, (strict, prize), strict=True) if isinstance(found, str)]
     if told or isinstance(strict, str) or isinstance(prize, str):
         return "; ".join(told)
@@ -111,7 +111,7 @@ def _reason(strict: Query | str, prize: Query | str) -> str:
     return f"{len(strict.targets)} tokens after the prompt, {len(prize.targets)} alone"
 
 
-Reading = dict[str, Query | str]  # by rule: the query, or what keeps the rule from applying
+Reading = dict[str, CompletionTokens | str]  # by rule: the query, or what keeps the rule from applying
 
 
 def _asked(
@@ -130,7 +130,7 @@ def _asked(
             for c, error in zip(cs, found, strict=True)
             if isinstance(error, str)
         ]
-        asked.append(Asked(tuple(q for q in found if isinstance(q, Query)), tuple(encodings)))
+        asked.append(Asked(tuple(q for q in found if isinstance(q, CompletionTokens)), tuple(encodings)))
     if problems:
         raise InputError(f"{model.name}, rule {rule}", problems)
     return asked
@@ -171,7 +171,7 @@ def _read_all(
     return out
 
 
-def _strict_query(encoding: Encoding, prompt: str, model: Model, last_token: bool) -> Query:
+def _strict_query(encoding: Encoding, prompt: str, model: Model, last_token: bool) -> CompletionTokens:
     boundary, limit = len(prompt), model.max_tokens
     if limit is not None and len(encoding.ids) > limit:
         raise ValueError(f"{len(encoding.ids)} tokens, expected at most the model's {limit}")
@@ -192,7 +192,7 @@ def _strict_query(encoding: Encoding, prompt: str, model: Model, last_token: boo
         raise ValueError(f"token {start} holds white space of the prompt's end, expected a token boundary there")
     if last_token and end - start != 1:
         raise ValueError(f"{end - start} tokens, expected one: log-odds compare single tokens")
-    return Query(encoding.ids[:end], start)
+    return CompletionTokens(encoding.ids[:end], start)
 
 
 def _begins_with_space(model: Model, token: int) -> bool:
@@ -200,7 +200,7 @@ def _begins_with_space(model: Model, token: int) -> bool:
     return str(model.tokenizer.convert_ids_to_tokens(token)).startswith(SPACES)
 
 
-def _prize_query(encoding: Encoding, alone: tuple[int, ...], model: Model, prompt: Encoding | None) -> Query:
+def _prize_query(encoding: Encoding, alone: tuple[int, ...], model: Model, prompt: Encoding | None) -> CompletionTokens:
     """The completion as the last tokens of the joint text, or, given ``prompt``, its last token after that."""
     n_tokens = len(alone)
     if n_tokens == 0:
@@ -213,7 +213,7 @@ def _prize_query(encoding: Encoding, alone: tuple[int, ...], model: Model, promp
         raise ValueError(f"{len(ids)} tokens, expected at most the model's {model.max_tokens}")
     if not 1 <= n_tokens < len(ids):
         raise ValueError(f"{n_tokens} tokens alone, {len(ids)} with the prompt: expected at least one in each")
-    return Query(ids, len(ids) - n_tokens)
+    return CompletionTokens(ids, len(ids) - n_tokens)
 
 
 def starts_with_special(model: Model) -> int:

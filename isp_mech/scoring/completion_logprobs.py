@@ -10,7 +10,7 @@ import numpy as np
 
 from isp_mech.inference.batches import Plan
 from isp_mech.inference.logprobs import bundle_logprobs, bundles_for
-from isp_mech.inference.prefix_tree import Bundle, Query
+from isp_mech.inference.prefix_tree import CompletionTokens, PrefixGroup
 from isp_mech.inference.tokenization import Asked, Difference, encode_both
 from isp_mech.models import Model
 from isp_mech.tasks import PairSet, Task
@@ -81,11 +81,11 @@ class Reading:
 
     asked: list[Asked]
     differences: list[Difference]
-    groups: list[list[Query]]
+    groups: list[list[CompletionTokens]]
     other: list[int]
-    bundles: dict[tuple[bool, bool], list[Bundle]]  # by what the model packs
+    bundles: dict[tuple[bool, bool], list[PrefixGroup]]  # by what the model packs
 
-    def bundles_for(self, model: Model) -> list[Bundle]:
+    def bundles_for(self, model: Model) -> list[PrefixGroup]:
         """The groups, packed for ``model``: once for all models that pack alike."""
         how = model.takes_trees, model.packs
         if how not in self.bundles:
@@ -118,7 +118,7 @@ class Reader:
             rule=self.rule,
             last_token=self.last_token,
         )
-        groups: list[list[Query]] = [list(a.queries) for a in asked]
+        groups: list[list[CompletionTokens]] = [list(a.queries) for a in asked]
         other = []
         for found in differences:
             query = found.prize if self.rule == "strict" else found.strict

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isp_mech.errors import InputError
 from isp_mech.inference.logprobs import LOGITS, bundles_for, run_bundles
-from isp_mech.inference.prefix_tree import Query
+from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.inference.tokenization import PRIZE_LIMIT
 from isp_mech.models import Model
 from isp_mech.tasks import Item
@@ -98,7 +98,7 @@ def _say_one_token(model: Model, samples: Sequence[Sample], batch_size: int | st
         by_item.setdefault(sample.item, []).append(at)
     numbers = [at for members in by_item.values() for at in members]
     groups = [
-        [Query((*samples[at].prompt, *samples[at].new, 0), len(samples[at].prompt) + len(samples[at].new))
+        [CompletionTokens((*samples[at].prompt, *samples[at].new, 0), len(samples[at].prompt) + len(samples[at].new))
          for at in members]
         for members in by_item.values()
     ]  # fmt: skip

@@ -6,19 +6,19 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from isp_mech.inference.margin import LOGITS, Terms
+from isp_mech.inference.margin import LOGITS, LogprobTerms
 from isp_mech.models import Model, Norm, Record, norm_of
 
 PARTS = ("embed", "bias", "remainder")
 
 
-def directions(model: Model, terms: Terms, hidden: Tensor) -> Tensor:
+def directions(model: Model, terms: LogprobTerms, hidden: Tensor) -> Tensor:
     """(n, d_model): what the margin reads from each predicting token after the final norm, given the hidden
     states of all tokens. See ``directions_at``."""
     return directions_at(model, terms, hidden[terms.rows, terms.nodes])[0]
 
 
-def directions_at(model: Model, terms: Terms, normed: Tensor) -> tuple[Tensor, Tensor]:
+def directions_at(model: Model, terms: LogprobTerms, normed: Tensor) -> tuple[Tensor, Tensor]:
     """(n, d_model) and (owner,): what the margin reads from each predicting token after the final norm, given
     those tokens' hidden states, and what it has beside that.
 
@@ -51,7 +51,7 @@ def reading(norm: Norm, record: Record, direction: Tensor) -> Tensor:
 
 
 def direct_effects(
-    model: Model, norm: Norm, record: Record, normed: Tensor, terms: Terms, margin: Tensor
+    model: Model, norm: Norm, record: Record, normed: Tensor, terms: LogprobTerms, margin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Direct effects per owner: heads (owner, layer, head), MLPs (owner, layer), and the rest (owner, 3):
     embedding, biases with the softmax's constants, and a remainder, all of which sum to the margin."""

@@ -33,7 +33,7 @@ from torch import Tensor
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import batches, check_batch_size
 from isp_mech.inference.contrast_prompts import run_of
-from isp_mech.inference.prefix_tree import Tree
+from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import start_token
 from isp_mech.models import Model, Models, Watch, members, norm_of
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
@@ -229,7 +229,7 @@ def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Be
     shape, (n, pos) = model.anatomy, asked.sequences.shape
     norm = shape.norm()
     found = Behaviour(*(np.zeros((n, shape.n_layers, shape.n_heads), dtype=np.float32) for _ in range(2)))
-    trees = [Tree() for _ in range(n)]
+    trees = [PrefixTree() for _ in range(n)]
     for tree, tokens in zip(trees, asked.sequences.tolist(), strict=True):
         for i, token in enumerate(tokens):
             tree.branch(token, i - 1)

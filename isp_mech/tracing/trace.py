@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from isp_mech.inference.batches import batches, check_batch_size
 from isp_mech.inference.contrast_prompts import Prepared, alone_terms, prepare, residuals, run_of, watch_batch
-from isp_mech.inference.margin import Terms, margin_of
+from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
 from isp_mech.models import Batch, Model, Models, Norm, Record, members
 from isp_mech.scaling.summaries import onset
@@ -172,7 +172,7 @@ def _look(
 
 
 def _read(
-    model: Model, norm: Norm, lens: Lens | None, record: Record, terms: Terms, sublayers: Sequence[int]
+    model: Model, norm: Norm, lens: Lens | None, record: Record, terms: LogprobTerms, sublayers: Sequence[int]
 ) -> Tensor:
     """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
     stream = residuals(record)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import make_batch
 from isp_mech.inference.contrast_prompts import residuals
-from isp_mech.inference.prefix_tree import Tree
+from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.models import Model, Watch, read_jacobians
 
 HELD_OUT = 0.1  # share of the texts that the lens is judged on, and not trained on
@@ -172,11 +172,11 @@ def _streams(
 ) -> tuple[list[Float[Tensor, "n d_model"]], Float[Tensor, "n vocab"]]:
     """The stream after every sublayer at up to ``tokens`` tokens of texts drawn at random, and the model's own
     log-probabilities there."""
-    trees: list[Tree] = []
+    trees: list[PrefixTree] = []
     for i in rng.permutation(len(texts)).tolist():
         if sum(map(len, trees)) >= tokens:
             break
-        trees.append(Tree())
+        trees.append(PrefixTree())
         trees[-1].extend(texts[i])
     places = np.array([(row, node) for row, tree in enumerate(trees) for node in range(len(tree))])
     places = places[np.sort(rng.permutation(len(places))[:tokens])]

@@ -13,13 +13,13 @@ from small_models import VOCABULARY, make_hf, plain_logprobs
 
 from isp_mech.inference.batches import Plan
 from isp_mech.inference.logprobs import query_logprobs
-from isp_mech.inference.prefix_tree import Query, bundle
+from isp_mech.inference.prefix_tree import CompletionTokens, group_by_prefix
 from isp_mech.models import Model, memory, plan_tokens, wrap_model
 from isp_mech.scoring import score
 from isp_mech.tasks import Item, Task
 
 
-def one_by_one(model, groups: list[list[Query]]) -> np.ndarray:
+def one_by_one(model, groups: list[list[CompletionTokens]]) -> np.ndarray:
     out = []
     for query in (q for group in groups for q in group):
         logp = plain_logprobs(model, list(query.tokens))
@@ -31,7 +31,7 @@ def one_by_one(model, groups: list[list[Query]]) -> np.ndarray:
 def test_trunks_change_nothing(model, batch_size):
     """60 tokens are shared, more than the sliding windows of 12: a branch may see nothing of its trunk."""
     groups = queries(14, 60)
-    assert any(b.trunk for b in bundle(groups))
+    assert any(b.trunk for b in group_by_prefix(groups))
     found, _ = query_logprobs(model, groups, batch_size=batch_size)
     assert np.abs(found - one_by_one(make_hf(model.name), groups)).max() < 2e-4
 

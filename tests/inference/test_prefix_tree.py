@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isp_mech.inference.batches import batches, make_batch
-from isp_mech.inference.prefix_tree import Query, Tree, _common, bundle, plant
+from isp_mech.inference.prefix_tree import CompletionTokens, PrefixTree, _common, build_trees, group_by_prefix
 
 TOKENS = st.lists(st.integers(0, 3), min_size=2, max_size=9)
 
@@ -20,14 +20,14 @@ def groups(draw):
     for _ in range(draw(st.integers(1, 5))):
         prompt = draw(TOKENS)
         completions = draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1, max_size=3))
-        made.append([Query((*prompt, *c), len(prompt)) for c in completions])
+        made.append([CompletionTokens((*prompt, *c), len(prompt)) for c in completions])
     return made
 
 
 @given(groups(), st.booleans())
 @settings(deadline=None)
 def test_every_path_spells_its_query_and_sees_nothing_else(made, share):
-    trees, places = plant(made, share=share)
+    trees, places = build_trees(made, share=share)
     for group, at in zip(made, places, strict=True):
         for query, place in zip(group, at, strict=True):
             tree = trees[place.tree]
@@ -41,7 +41,7 @@ def test_every_path_spells_its_query_and_sees_nothing_else(made, share):
 @given(groups(), st.sampled_from(["auto", 1, 2, 7]))
 @settings(deadline=None)
 def test_batches_hold_every_tree_once(made, batch_size):
-    trees, _ = plant(made)
+    trees, _ = build_trees(made)
     seen = []
     for rows, batch in batches(trees, batch_size):
         assert batch.ids.shape[0] == len(rows) and (batch_size == "auto" or len(rows) <= batch_size)
@@ -55,15 +55,18 @@ def test_batches_hold_every_tree_once(made, batch_size):
 
 def test_a_shared_beginning_is_there_once():
     shots = tuple(range(100, 140))
-    made = [[Query((*shots, 1, 2, 5 + i, 3), 43), Query((*shots, 1, 2, 5 + i, 4), 43)] for i in range(10)]
-    trees, _ = plant(made)
+    made = [
+        [CompletionTokens((*shots, 1, 2, 5 + i, 3), 43), CompletionTokens((*shots, 1, 2, 5 + i, 4), 43)]
+        for i in range(10)
+    ]
+    trees, _ = build_trees(made)
     assert len(trees) == 1 and len(trees[0]) == 40 + 2 + 10
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=6), st.data())
 @settings(deadline=None)
 def test_a_tree_grows_as_it_would_token_by_token(made, data):
-    whole, slow = Tree(), Tree()
+    whole, slow = PrefixTree(), PrefixTree()
     for tokens in made:
         parent = data.draw(st.integers(-1, len(whole) - 1))
         nodes, at = [], parent
@@ -76,7 +79,7 @@ def test_a_tree_grows_as_it_would_token_by_token(made, data):
 
 
 def test_a_branch_is_shared_with_nothing():
-    tree = Tree()
+    tree = PrefixTree()
     tree.extend((1, 2))
     first, second = tree.branch(2, 0), tree.branch(2, 0)
     assert first != second and tree.extend((1, 2)) == (0, 1)
@@ -84,7 +87,7 @@ def test_a_branch_is_shared_with_nothing():
 
 
 def test_chains_need_no_mask():
-    chain, forked = Tree(), Tree()
+    chain, forked = PrefixTree(), PrefixTree()
     chain.extend((1, 2, 3))
     forked.extend((1, 2))
     forked.extend((1, 3))
@@ -96,19 +99,19 @@ def test_chains_need_no_mask():
 @pytest.mark.parametrize("size", [0, -1, "many", True])
 def test_a_bad_batch_size_is_named(size):
     with pytest.raises(ValueError, match="expected 'auto' or a whole number of at least 1"):
-        next(batches([Tree([1], [-1], [0])], size))
+        next(batches([PrefixTree([1], [-1], [0])], size))
 
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_a_query_has_tokens_on_both_sides(start):
     with pytest.raises(ValueError, match="expected at least one token on either side"):
-        Query((1, 2, 3), start)
+        CompletionTokens((1, 2, 3), start)
 
 
 @given(groups(), st.booleans(), st.booleans())
 @settings(deadline=None)
 def test_every_query_is_asked_once_after_its_own_tokens(made, trees, trunks):
-    bundles = bundle(made, trees=trees, trunks=trunks)
+    bundles = group_by_prefix(made, trees=trees, trunks=trunks)
     flat = [query for group in made for query in group]
     seen: dict[int, list[tuple[int, ...]]] = {}
     for b in bundles:
@@ -126,10 +129,10 @@ def test_every_query_is_asked_once_after_its_own_tokens(made, trees, trunks):
 
 def test_what_many_begin_with_is_a_trunk():
     shots = tuple(range(100, 140))
-    made = [[Query((*shots, i, 2, 3), 42), Query((*shots, i, 2, 4), 42)] for i in range(10)]
-    (one,) = bundle(made)
+    made = [[CompletionTokens((*shots, i, 2, 3), 42), CompletionTokens((*shots, i, 2, 4), 42)] for i in range(10)]
+    (one,) = group_by_prefix(made)
     assert one.trunk == shots and len(one.trees) == 10 and all(len(tree) == 2 for tree in one.trees)
-    assert all(not b.trunk for b in bundle(made[:2]))  # 40 tokens saved are less than two forwards cost
+    assert all(not b.trunk for b in group_by_prefix(made[:2]))  # 40 tokens saved are less than two forwards cost
 
 
 # after the trunk two sides have 7 of 13 tokens in common, 3 of 13, 71 of 143
@@ -139,10 +142,10 @@ def test_groups_that_go_on_alike_after_a_trunk_share_a_tree_if_it_stays_small(bo
 
     def side(pair, word):
         prompt = (*shots, pair, *range(50, 50 + body), word, *range(tail))
-        return [Query((*prompt, answer), len(prompt)) for answer in (3, 4)]
+        return [CompletionTokens((*prompt, answer), len(prompt)) for answer in (3, 4)]
 
     groups = [side(pair, word) for pair in range(10) for word in (8, 9)]
-    (one,) = bundle(groups)
+    (one,) = group_by_prefix(groups)
     assert one.trunk == shots and len(one.trees) == n_trees
     for tree, asked in zip(one.trees, one.asked, strict=True):
         assert len(tree) == 1 + body + (20 // n_trees) * (1 + tail)
