@@ -33,7 +33,7 @@ def _planted(plant, folder: Path) -> dict:
     pairs = planted_pairs(N_PAIRS, seed=SEED, ends_with_word=plant.ends_with_word)
     right = im.score(pairs, model).curve.frame.set_index("side")["accuracy"]
     sites = im.locate(pairs, model).sites.frame
-    names = [str(site) for site in all_sites(model.anatomy.n_layers, model.anatomy.n_heads)]
+    names = [str(site) for site in all_sites(model.architecture.n_layers, model.architecture.n_heads)]
     found = held_against(plant, names, sites["effect"], sites["significant"])
     return {
         "model": plant.name,

@@ -20,7 +20,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import AUTO_TOKENS, check_batch_size, make_batch
 from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, make_terms, margin_of
 from isp_mech.inference.prefix_tree import PrefixTree, build_trees
-from isp_mech.models import Batch, Edit, Model, Trunk, Watch
+from isp_mech.models import ActivationEdit, Batch, Model, PrefixCache, RecordSpec
 from isp_mech.sites import Site, all_sites
 
 Tokens = Sequence[Sequence[int]]  # of each prompt, those at which sites are replaced
@@ -67,7 +67,7 @@ def margins_by_stand_in(
     tokens = tokens if tokens is not None else [[fork.shared - 1] for fork in forks]
     place = {these: i for i, these in enumerate(dict.fromkeys(sets))}
     sets, asked = list(place), [place[these] for these in sets]
-    one = _all_as_copies if model.packs else _each_alone
+    one = _all_as_copies if model.accepts_custom_masks else _each_alone
     out = np.zeros((len(stand_ins), len(forks), len(sets)))
     firsts = [min(mine) for mine in tokens]
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "replace", progress, firsts):
@@ -116,8 +116,8 @@ def _as_many_as_fit(forks: list[int], lengths: Sequence[int], batch_size: int | 
 
 def check_sets(sets: Sequence[frozenset[Site]], model: Model, *, stream: bool = False) -> None:
     """``InputError`` that names every site that is no head or MLP of the model (nor, with ``stream``, its stream)."""
-    known = set(all_sites(model.anatomy.n_layers, model.anatomy.n_heads, stream=stream))
-    shape = f"{model.anatomy.n_layers} layers x {model.anatomy.n_heads} heads"
+    known = set(all_sites(model.architecture.n_layers, model.architecture.n_heads, stream=stream))
+    shape = f"{model.architecture.n_layers} layers x {model.architecture.n_heads} heads"
     unknown = sorted({str(site) for sites in sets for site in sites if site not in known})
     if unknown:
         raise InputError(model.name, [f"site {site}: expected a head or MLP of {shape}" for site in unknown])
@@ -131,7 +131,7 @@ def _nodes_of(model: Model, forks: Sequence[ContrastPrompt]) -> list[int]:
         lengths = [len(query.tokens) - 1 for query in (fork.answer, fork.lure) if query is not None]
         common = min(fork.shared, *lengths) if len(lengths) > 1 else 0
         sizes.append(sum(lengths) - common)
-        if not model.takes_trees and sizes[-1] > max(lengths):
+        if not model.accepts_trees and sizes[-1] > max(lengths):
             apart.append(f"{fork.owner}: completions of several tokens need an attention that takes a mask")
     if apart:
         raise InputError(model.name, apart)
@@ -142,7 +142,7 @@ def _planted(model: Model, forks: Sequence[ContrastPrompt]) -> tuple[Batch, list
     """The forks' prompts with their completions: in trees that they share, or a row each for a model without copies."""
     trees: list[PrefixTree] = []
     paths = []
-    for some in [forks] if model.packs else [[fork] for fork in forks]:
+    for some in [forks] if model.accepts_custom_masks else [[fork] for fork in forks]:
         made, places = build_trees([[q for q in (fork.answer, fork.lure) if q is not None] for fork in some])
         paths += [Paths(len(trees) + at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
         trees += made
@@ -168,9 +168,9 @@ def _all_as_copies(
     offsets = [[i - first for i in mine] for first, mine in zip(firsts, tokens, strict=True)]
     n, t, pos = len(forks), copy.ids.shape[1], trunk.reach.shape[1]
     out = np.tile(margins[:, None], (len(stand_ins), 1, len(sets)))
-    starts = [min((site.layer for site in sites), default=model.anatomy.n_layers) for sites in sets]
+    starts = [min((site.layer for site in sites), default=model.architecture.n_layers) for sites in sets]
     at_once = copies_at_once(model, n, t, pos)
-    for start in range(model.anatomy.n_layers):
+    for start in range(model.architecture.n_layers):
         these = [i for i, first in enumerate(starts) if first == start]
         parts = [these[i : i + at_once] for i in range(0, len(these), at_once)]
         for (k, stand_in), some in product(enumerate(stand_ins), parts):
@@ -185,7 +185,7 @@ def _all_as_copies(
 
 def copies_at_once(model: Model, n: int, t: int, pos: int) -> int:
     """How many copies of ``t`` tokens one forward takes, of each of ``n`` prompts of ``pos`` tokens."""
-    return max(1, min(COPIES // (n * t), WEIGHTS // (n * t * model.anatomy.n_heads * (pos + t))))
+    return max(1, min(COPIES // (n * t), WEIGHTS // (n * t * model.architecture.n_heads * (pos + t))))
 
 
 def run_once(
@@ -194,7 +194,7 @@ def run_once(
     forks: Sequence[ContrastPrompt],
     nodes: Sequence[Paths],
     firsts: Sequence[int] | None = None,
-) -> tuple[Trunk, Batch, LogprobTerms, np.ndarray]:
+) -> tuple[PrefixCache, Batch, LogprobTerms, np.ndarray]:
     """The prompts as they are: what copies run over, one copy of each, its terms, and the margins.
 
     The copies of all forks have equally many tokens: the decision position, or all from ``firsts`` on, and then
@@ -206,14 +206,14 @@ def run_once(
     ])  # fmt: skip
     (n, t), rows = index.shape, torch.tensor([paths.row for paths in nodes])
     row = rows[:, None].expand(-1, t)
-    watch = Watch(row.flatten().to(model.device), index.flatten().to(model.device), keys=True)
+    watch = RecordSpec(row.flatten().to(model.device), index.flatten().to(model.device), keys=True)
     hidden, record = model.forward(batch, watch=watch)
     seen = index[:, :, None] >= index[:, None, :]  # in a chain
     if batch.visible is not None:
         seen &= batch.visible[rows[:, None, None], index[:, :, None], index[:, None, :]]
     resid = [x.unflatten(0, (n, t)) for x in record.resid]
     before = [paths.answer[:at] for at, paths in zip(last, nodes, strict=True)]
-    trunk = Trunk.along(rows, before, record, batch, seen[:, None], resid)
+    trunk = PrefixCache.along(rows, before, record, batch, seen[:, None], resid)
     place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]
     placed = [
         (r, [place[r].get(i, 0) for i in paths.answer], fork, [place[r].get(i, 0) for i in paths.lure])
@@ -225,7 +225,7 @@ def run_once(
     return trunk, Batch(batch.ids[row, index], batch.depth[row, index]), terms, margins
 
 
-def copy_edits(sets: Sequence[frozenset[Site]], stand_in: Outputs, tokens: Tokens, t: int) -> list[Edit]:
+def copy_edits(sets: Sequence[frozenset[Site]], stand_in: Outputs, tokens: Tokens, t: int) -> list[ActivationEdit]:
     """Edits, one a layer and kind: in copy c, of ``t`` tokens, every row's stand-in, at its ``tokens`` of the copy, at
     each site of ``sets[c]``."""
     device = stand_in.heads.device
@@ -242,11 +242,11 @@ def copy_edits(sets: Sequence[frozenset[Site]], stand_in: Outputs, tokens: Token
         nodes = (token[:, None] + t * copy).flatten()
         if kind == "head":
             values = stand_in.heads[:, layer, head][row].flatten(0, 1)
-            edits.append(Edit(layer, rows, nodes, head.repeat(len(row)), values))
+            edits.append(ActivationEdit(layer, rows, nodes, head.repeat(len(row)), values))
             continue
         source = stand_in.mlps if kind == "mlp" else stand_in.stream
         assert source is not None
-        edits.append(Edit(layer, rows, nodes, None, source[rows, layer], stream=kind == "resid"))
+        edits.append(ActivationEdit(layer, rows, nodes, None, source[rows, layer], stream=kind == "resid"))
     return edits
 
 

@@ -22,7 +22,7 @@ from isp_mech.inference.batches import check_batch_size
 from isp_mech.inference.contrast_prompts import SIDES, prepare, run_of
 from isp_mech.inference.margin import ContrastPrompt, margin_of
 from isp_mech.inference.tokenization import OTHER, role_names
-from isp_mech.models import Batch, Edit, Model, Models, members
+from isp_mech.models import ActivationEdit, Batch, Model, Models, members
 from isp_mech.sites import Site
 from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Table, concat, table
@@ -88,10 +88,10 @@ def knock_out(
         raise InputError("knockout", ["no role that every conflict prompt has: expected one or more"])
     parts = []
     for model in members(models):
-        if not model.packs:
+        if not model.accepts_custom_masks:
             raise InputError(model.name, ["knockout needs an attention that takes a mask"])
         forks = prepare(model, pairs, ("conflict",)).forks
-        layers = range(model.anatomy.n_layers)
+        layers = range(model.architecture.n_layers)
         windows = [frozenset(layers), *([frozenset({layer}) for layer in layers] if each_layer else [])]
         rows = []
         before, after = _without_attention(
@@ -124,7 +124,7 @@ def _scaled(
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "scale", False):
         here = [forks[i] for i in rows]
         row = torch.arange(len(here), device=model.device)
-        if model.packs:
+        if model.accepts_custom_masks:
             trunk, copy, terms, before[rows] = run_once(model, batch, here, nodes)
             t = copy.ids.shape[1]
             edits = [_scaling(s, a, row, torch.full_like(row, c * t)) for c, a in enumerate(alphas) for s in sites]
@@ -142,9 +142,11 @@ def _scaled(
     return before, after
 
 
-def _scaling(site: Site, alpha: float, rows: torch.Tensor, nodes: torch.Tensor) -> Edit:
+def _scaling(site: Site, alpha: float, rows: torch.Tensor, nodes: torch.Tensor) -> ActivationEdit:
     heads = None if site.head is None else torch.full_like(rows, site.head)
-    return Edit(site.layer, rows, nodes, heads, torch.full((len(rows), 1), alpha, device=rows.device), scale=True)
+    return ActivationEdit(
+        site.layer, rows, nodes, heads, torch.full((len(rows), 1), alpha, device=rows.device), scale=True
+    )
 
 
 def _without_attention(

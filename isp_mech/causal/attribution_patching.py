@@ -20,7 +20,7 @@ from isp_mech.causal.activation_patching import Paths, copies_at_once, prompts_t
 from isp_mech.causal.replacements import Outputs
 from isp_mech.errors import InputError
 from isp_mech.inference.margin import ContrastPrompt, margin_of
-from isp_mech.models import Batch, Edit, Model
+from isp_mech.models import ActivationEdit, Batch, Model
 
 STEPS = {"attribution": 1, "integrated": 5}  # gradients taken for a site
 
@@ -41,11 +41,11 @@ def approximate_effects(
     where the model is; with more, at the midpoints of so many parts of the way from ``stand_in``. Completions of
     several tokens count in full. ``InputError`` for a model whose attention takes no mask of ours.
     """
-    if not model.packs:
+    if not model.accepts_custom_masks:
         raise InputError(model.name, ["gradients need an attention that takes a mask: expected method exact"])
     if steps < 1:
         raise InputError("steps", [f"{steps}: expected 1 or more"])
-    layers, heads = model.anatomy.n_layers, model.anatomy.n_heads
+    layers, heads = model.architecture.n_layers, model.architecture.n_heads
     out = np.zeros((len(forks), layers * (heads + 1)))
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "gradients", progress):
         own, instead = outputs.of(rows, model.device), stand_in.of(rows, model.device)
@@ -67,7 +67,7 @@ def _by_gradients(
     model: Model, batch: Batch, forks: Sequence[ContrastPrompt], nodes: Sequence[Paths], gap: Outputs, steps: int
 ) -> np.ndarray:
     trunk, copy, terms, _ = run_once(model, batch, forks, nodes)
-    layers, (n, t) = range(model.anatomy.n_layers), copy.ids.shape
+    layers, (n, t) = range(model.architecture.n_layers), copy.ids.shape
     if steps == 1:  # nothing is moved, so that one copy serves all layers
         jobs = [[Shift(layer, 0, 0.0) for layer in layers]]
     else:
@@ -75,7 +75,7 @@ def _by_gradients(
         most = copies_at_once(model, n, t, trunk.reach.shape[1])
         parts = [ways[i : i + most] for i in range(0, len(ways), most)]
         jobs = [[Shift(layer, c, share) for c, (layer, share) in enumerate(part)] for part in parts]
-    found = torch.zeros(n, len(layers), model.anatomy.n_heads + 1, device=gap.heads.device)
+    found = torch.zeros(n, len(layers), model.architecture.n_heads + 1, device=gap.heads.device)
     for shifts in jobs:
         copies = 1 + max(shift.copy for shift in shifts)
         moved, edits = _edits(shifts, gap, t)
@@ -97,7 +97,7 @@ def _by_gradients(
     return found.flatten(1).cpu().numpy()
 
 
-def _edits(shifts: Sequence[Shift], gap: Outputs, t: int) -> tuple[list[Tensor], list[Edit]]:
+def _edits(shifts: Sequence[Shift], gap: Outputs, t: int) -> tuple[list[Tensor], list[ActivationEdit]]:
     """What is added to the sites' outputs (heads, then MLP, of each shift), and the edits that add it."""
     n, _, heads, _ = gap.heads.shape
     row, head = (i.flatten() for i in torch.meshgrid(torch.arange(n), torch.arange(heads), indexing="ij"))
@@ -110,7 +110,7 @@ def _edits(shifts: Sequence[Shift], gap: Outputs, t: int) -> tuple[list[Tensor],
         with torch.enable_grad():
             flat = by_head.flatten(0, 1)
         edits += [
-            Edit(shift.layer, row, torch.full_like(row, node), head, flat, add=True),
-            Edit(shift.layer, torch.arange(n), torch.full((n,), node), None, by_mlp, add=True),
+            ActivationEdit(shift.layer, row, torch.full_like(row, node), head, flat, add=True),
+            ActivationEdit(shift.layer, torch.arange(n), torch.full((n,), node), None, by_mlp, add=True),
         ]
     return moved, edits

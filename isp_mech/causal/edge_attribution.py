@@ -17,7 +17,7 @@ from isp_mech.causal.activation_patching import Paths, copies_at_once, prompts_t
 from isp_mech.causal.replacements import Outputs
 from isp_mech.errors import InputError
 from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, margin_of
-from isp_mech.models import Batch, Edit, Model, Trunk, Wires, wired
+from isp_mech.models import ActivationEdit, Batch, GradientCapture, Model, PrefixCache, capture_gradients
 from isp_mech.sites import Site
 
 
@@ -42,7 +42,7 @@ def edge_effects(
     progress: bool = False,
 ) -> EdgeEffects:
     """The effect of every edge between ``sites``, whose own outputs are ``outputs``, and from them to the output."""
-    if not model.packs:
+    if not model.accepts_custom_masks:
         raise InputError(model.name, ["gradients need an attention that takes a mask of ours"])
     edges, whole = np.full((len(forks), len(sites), len(sites) + 1), np.nan), np.zeros((len(forks), len(sites)))
     for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "edges", progress) if sites else ():
@@ -66,7 +66,7 @@ class Bench:
     """Prompts that were run once, one copy of what follows them, and how far each site is from its replacement."""
 
     model: Model
-    trunk: Trunk
+    trunk: PrefixCache
     copy: Batch
     terms: LogprobTerms
     gap: Outputs
@@ -76,7 +76,7 @@ class Bench:
         """(row,): a site's way from its replacement, times a gradient by its output (row, d)."""
         if site.head is None:
             return (self.gap.mlps[:, site.layer] * slope).sum(-1)
-        d_head = self.model.anatomy.d_head
+        d_head = self.model.architecture.d_head
         own = slope[:, site.head * d_head : (site.head + 1) * d_head]
         return (self.gap.heads[:, site.layer, site.head] * own).sum(-1)
 
@@ -135,10 +135,10 @@ def _add_job(bench: Bench, ways: Sequence[Way], edges: Tensor, whole: Tensor, th
                 there[way.site, v] = True
 
 
-def _run(bench: Bench, ways: Sequence[Way], copies: int, start: int) -> tuple[Wires, Tensor]:
+def _run(bench: Bench, ways: Sequence[Way], copies: int, start: int) -> tuple[GradientCapture, Tensor]:
     """A forward of the copies from layer ``start`` on, each with its site moved: its wires, and the sum of margins."""
     t = bench.copy.ids.shape[1]
-    with wired(bench.model.anatomy) as wires:
+    with capture_gradients(bench.model.architecture) as wires:
         hidden = bench.model.branch(
             Batch(bench.copy.ids.repeat(1, copies), bench.copy.depth.repeat(1, copies)),
             bench.trunk,
@@ -151,16 +151,18 @@ def _run(bench: Bench, ways: Sequence[Way], copies: int, start: int) -> tuple[Wi
         return wires, margin_of(bench.model, hidden[here.rows, here.nodes], here, gradients=True).sum()
 
 
-def _edit(site: Site, gap: Outputs, way: Way, t: int) -> Edit:
+def _edit(site: Site, gap: Outputs, way: Way, t: int) -> ActivationEdit:
     row = torch.arange(len(gap.heads), device=gap.heads.device)
     node = torch.full_like(row, way.copy * t)
     if site.head is None:
-        return Edit(site.layer, row, node, None, -way.share * gap.mlps[:, site.layer], add=True)
+        return ActivationEdit(site.layer, row, node, None, -way.share * gap.mlps[:, site.layer], add=True)
     head = torch.full_like(row, site.head)
-    return Edit(site.layer, row, node, head, -way.share * gap.heads[:, site.layer, site.head], add=True)
+    return ActivationEdit(site.layer, row, node, head, -way.share * gap.heads[:, site.layer, site.head], add=True)
 
 
-def _slopes(wires: Wires, margin: Tensor, sites: Sequence[Site], start: int) -> tuple[dict[int, Tensor], Tensor]:
+def _slopes(
+    wires: GradientCapture, margin: Tensor, sites: Sequence[Site], start: int
+) -> tuple[dict[int, Tensor], Tensor]:
     """The margin's gradients, whatever way they come: by site number, by all of its layer's head outputs or by the
     MLP's write; and by what goes into the final norm."""
     assert wires.final is not None
@@ -171,7 +173,7 @@ def _slopes(wires: Wires, margin: Tensor, sites: Sequence[Site], start: int) -> 
 
 
 def _readers(
-    model: Model, wires: Wires, slopes: dict[int, Tensor], final: Tensor, sites: Sequence[Site], start: int
+    model: Model, wires: GradientCapture, slopes: dict[int, Tensor], final: Tensor, sites: Sequence[Site], start: int
 ) -> Iterator[tuple[int, float, Tensor]]:
     """Readers by number (the output's is the last), the layer at which each reads the stream (a half more for MLPs in
     serial blocks), and the gradient of the margin by what it reads there, through it alone."""
@@ -179,7 +181,7 @@ def _readers(
         site, layer = sites[v], sites[v].layer
         if site.head is not None:
             alone = torch.zeros_like(slope)
-            mine = slice(site.head * model.anatomy.d_head, (site.head + 1) * model.anatomy.d_head)
+            mine = slice(site.head * model.architecture.d_head, (site.head + 1) * model.architecture.d_head)
             alone[..., mine] = slope[..., mine]
             output = wires.heads[layer]
         else:
@@ -190,7 +192,7 @@ def _readers(
                 continue
         if layer > start:
             yield v, float(layer), _product(output, wires.before[layer], alone)
-    yield len(sites), float(model.anatomy.n_layers), final
+    yield len(sites), float(model.architecture.n_layers), final
 
 
 def _writes_before(site: Site, layer: float) -> bool:
@@ -198,7 +200,7 @@ def _writes_before(site: Site, layer: float) -> bool:
     return site.layer + (1.0 if site.head is None else 0.5) <= layer
 
 
-def _by_heads(wires: Wires, layer: int, gradient: Tensor) -> Tensor:
+def _by_heads(wires: GradientCapture, layer: int, gradient: Tensor) -> Tensor:
     """A gradient by the stream as one by a layer's head outputs."""
     attn = wires.attn[layer]
     return _product(attn, wires.heads[layer], gradient.reshape(attn.shape))

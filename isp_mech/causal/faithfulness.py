@@ -100,7 +100,7 @@ def effects_by_pair(effects: Table, model: Model, pairs: PairSet, replacement: s
     frame = effects.frame
     ids = [pair.id for pair in pairs]
     here = frame[(frame["model"] == model.name) & (frame["replacement"] == replacement) & frame["pair"].isin(ids)]
-    n_sites = model.anatomy.n_layers * (model.anatomy.n_heads + 1)
+    n_sites = model.architecture.n_layers * (model.architecture.n_heads + 1)
     if here["pair"].nunique() < len(ids) or len(here) != len(ids) * n_sites:
         raise InputError(
             "effects",
@@ -109,8 +109,8 @@ def effects_by_pair(effects: Table, model: Model, pairs: PairSet, replacement: s
                 f"expected effects of every pair on all {n_sites} heads and MLPs"
             ],
         )
-    number = here["head"].fillna(model.anatomy.n_heads).astype(int)
-    wide = here.assign(site=here["layer"] * (model.anatomy.n_heads + 1) + number)
+    number = here["head"].fillna(model.architecture.n_heads).astype(int)
+    wide = here.assign(site=here["layer"] * (model.architecture.n_heads + 1) + number)
     return wide.pivot(index="pair", columns="site", values="effect").loc[ids].to_numpy(dtype=float)
 
 
@@ -118,7 +118,7 @@ def _replaced(
     model: Model, effect: np.ndarray, order: str, margin: float, sizes: Sequence[int]
 ) -> list[frozenset[Site]]:
     """For each number of sites kept, those that are replaced."""
-    sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
+    sites = all_sites(model.architecture.n_layers, model.architecture.n_heads)
     value = np.abs(effect) if order == "absolute" else effect * (1 if margin >= 0 else -1)
     ranked = [sites[i] for i in np.argsort(-value, kind="stable")]
     return [frozenset(ranked[size:]) for size in sizes]

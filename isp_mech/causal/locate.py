@@ -144,7 +144,7 @@ def _at_decision(model: Model, pairs: PairSet, o: Options) -> Measured:
     plain = None
     if "plain" in o.kinds:
         plain = observe(model, prepare(model, pairs, ("plain",)), batch_size=o.batch_size, progress=o.progress).outputs
-    sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
+    sites = all_sites(model.architecture.n_layers, model.architecture.n_heads)
     stand_ins = {kind: replacement_outputs(kind, seen.outputs, plain=plain, seed=o.seed) for kind in o.kinds}
     checked = len(pairs) if o.method == "exact" else min(CHECKED, len(pairs))
     margins = margins_by_stand_in(
@@ -184,7 +184,7 @@ def _at_role(model: Model, pairs: PairSet, o: Options) -> Measured:
     if "plain" in o.kinds:
         on_plain = prepare(model, pairs, ("plain",))
         plain = observe_role(model, on_plain, role_tokens(on_plain.forks, o.positions), batch_size=o.batch_size)
-    sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads, stream=True)
+    sites = all_sites(model.architecture.n_layers, model.architecture.n_heads, stream=True)
     margins = margins_by_stand_in(
         model,
         conflict.forks,

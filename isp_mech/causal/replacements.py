@@ -23,7 +23,7 @@ from isp_mech.inference.batches import batches
 from isp_mech.inference.contrast_prompts import Prepared, watch_batch
 from isp_mech.inference.margin import ContrastPrompt, margin_of
 from isp_mech.inference.tokenization import role_names, token_roles
-from isp_mech.models import Model, Watch
+from isp_mech.models import Model, RecordSpec
 from isp_mech.sites import REPLACEMENTS
 from isp_mech.tracing.direct_logit_attribution import directions, head_reading, reading
 
@@ -61,7 +61,7 @@ class Seen:
 
 def observe(model: Model, prepared: Prepared, *, batch_size: int | str = "auto", progress: bool = False) -> Seen:
     """Runs one side of the pairs as it is and keeps what replacing needs, in the pairs' order."""
-    shape, n = model.anatomy, len(prepared.forks)
+    shape, n = model.architecture, len(prepared.forks)
     heads = torch.zeros(n, shape.n_layers, shape.n_heads, shape.d_head)
     mlps = torch.zeros(n, shape.n_layers, shape.d_model)
     read_heads, read_mlps, margins = torch.zeros_like(heads), torch.zeros(n, shape.d_model), np.zeros(n)
@@ -115,7 +115,7 @@ def observe_role(
 ) -> Outputs:
     """Runs one side of the pairs as it is and keeps the sites' outputs, the residual stream's too, as their means over
     the role's tokens, in the pairs' order."""
-    shape, n = model.anatomy, len(prepared.forks)
+    shape, n = model.architecture, len(prepared.forks)
     heads, mlps, stream = (
         torch.zeros(n, shape.n_layers, shape.n_heads, shape.d_head),
         torch.zeros(n, shape.n_layers, shape.d_model),
@@ -130,7 +130,7 @@ def observe_role(
             for token in tokens[i]
         ]
         rows, nodes, of = torch.tensor(at, device=model.device).T
-        _, record = model.forward(batch, watch=Watch(rows, nodes))
+        _, record = model.forward(batch, watch=RecordSpec(rows, nodes))
         assert record.final is not None
         count = torch.tensor([len(tokens[i]) for i in owners], dtype=torch.float32)
         for layer in range(shape.n_layers):

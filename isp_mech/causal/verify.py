@@ -181,7 +181,7 @@ def _choose(chosen: SiteSets, bench: Bench, pairs: PairSet, pick: Sequence[int])
     if isinstance(chosen, Table):
         settings = bench.settings
         values = effects_by_pair(chosen, model, pairs.take(pick), settings.replacement)
-        sites = all_sites(model.anatomy.n_layers, model.anatomy.n_heads)
+        sites = all_sites(model.architecture.n_layers, model.architecture.n_heads)
         return _best_prefix(bench, ranked_sites(values, sites, settings.share, settings.seed), pick)
     given = chosen.get(model.name, ()) if isinstance(chosen, Mapping) else chosen
     found = tuple(sorted(set(given), key=lambda s: (s.layer, s.kind, s.head or 0)))
@@ -219,7 +219,7 @@ def matched_sets(sites: Sequence[Site], model: Model, n: int, seed: int) -> list
     model has no more."""
     rng = np.random.default_rng(seed)
     target = frozenset(sites)
-    layers, heads = model.anatomy.n_layers, model.anatomy.n_heads
+    layers, heads = model.architecture.n_layers, model.architecture.n_heads
     per_layer = {layer: sum(s.kind == "head" and s.layer == layer for s in sites) for layer in range(layers)}
     n_mlps = sum(s.kind == "mlp" for s in sites)
     out: list[frozenset[Site]] = []

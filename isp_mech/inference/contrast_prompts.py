@@ -14,7 +14,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, contrast_prompts, make_terms
 from isp_mech.inference.prefix_tree import PrefixTree, TreePath, build_trees
 from isp_mech.inference.tokenization import token_roles
-from isp_mech.models import Batch, Model, Record, Watch
+from isp_mech.models import ActivationRecord, Batch, Model, RecordSpec
 from isp_mech.tables import Run, make_run
 from isp_mech.tasks import PairSet
 
@@ -44,7 +44,7 @@ def prepare(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> Prepa
         [pair.lure for pair, _, _ in asked],
     )
     trees, places = build_trees(
-        [[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.takes_trees
+        [[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.accepts_trees
     )
     apart = [f.owner for f, at in zip(made, places, strict=True) if len({place.tree for place in at}) > 1]
     if apart:  # chains, for a model that takes no mask, hold completions of one token
@@ -63,7 +63,7 @@ class Look:
 
     owners: list[int]
     terms: LogprobTerms
-    watch: Watch
+    watch: RecordSpec
 
 
 def watch_batch(
@@ -81,18 +81,18 @@ def watch_batch(
             queries.append((row, answer.path[fork.shared - 1]))
     terms = make_terms(placed, model.device)
     if names is None:
-        return Look(owners, terms, Watch(terms.rows, terms.nodes))
+        return Look(owners, terms, RecordSpec(terms.rows, terms.nodes))
     roles = np.zeros((len(owners), batch.ids.shape[1], len(names)), dtype=np.float32)
     for q, (_, path, fork, _) in enumerate(placed):
         of_token = token_roles(fork.encoding, fork.prompt, names)
         roles[q, list(path), of_token[: len(path)]] = 1
     at = torch.tensor(queries, device=model.device)
     return Look(
-        owners, terms, Watch(terms.rows, terms.nodes, at[:, 0], at[:, 1], torch.from_numpy(roles).to(model.device))
+        owners, terms, RecordSpec(terms.rows, terms.nodes, at[:, 0], at[:, 1], torch.from_numpy(roles).to(model.device))
     )
 
 
-def residuals(record: Record) -> list[Tensor]:
+def residuals(record: ActivationRecord) -> list[Tensor]:
     """The residual stream (n, d_model) after the embedding and after every attention and MLP."""
     assert record.final is not None
     stream = [record.resid[0]]

@@ -163,7 +163,7 @@ def margin_of(
         values = model.logits_of(normed[terms.at], terms.token) * terms.sign
         out = torch.zeros(terms.n_owners, device=values.device).index_add_(0, terms.owner, values)
         loose = terms.weight.abs() > 0.5
-        for some in loose.nonzero()[:, 0].split(max(1, LOGITS // model.anatomy.unembed.weight.shape[0])):
+        for some in loose.nonzero()[:, 0].split(max(1, LOGITS // model.architecture.unembed.weight.shape[0])):
             constant = model.unembed(normed[some]).logsumexp(-1) * terms.weight[some]
             out.index_add_(0, terms.node_owner[some], -constant)
     return out

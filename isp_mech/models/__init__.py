@@ -1,15 +1,15 @@
 """Models: load, encode, run, look, edit. The one room that imports transformers and transformer_lens.
 
 A ``Model`` keeps a plain transformers model whose attention goes through SDPA. TransformerLens's
-architecture adapters, which need no weights, say which of its modules is what (``Anatomy``). A
-forward takes a ``Batch`` of token trees, keeps what a ``Watch`` names and changes what ``Edit``
+architecture adapters, which need no weights, say which of its modules is what (``Architecture``). A
+forward takes a ``Batch`` of token trees, keeps what a ``RecordSpec`` names and changes what ``ActivationEdit``
 name; nothing of size positions x positions or positions x vocabulary is kept.
 """
 
-from isp_mech.models.architecture import Anatomy, Norm, norm_of
+from isp_mech.models.architecture import Architecture, Norm, norm_of
 from isp_mech.models.bridge import read_jacobians
-from isp_mech.models.forward_types import Batch, Edit, Encoding, Record, Trunk, Watch
-from isp_mech.models.gradient_capture import Wires, wired
+from isp_mech.models.forward_types import ActivationEdit, ActivationRecord, Batch, Encoding, PrefixCache, RecordSpec
+from isp_mech.models.gradient_capture import GradientCapture, capture_gradients
 from isp_mech.models.loading import (
     Models,
     check_device,
@@ -25,17 +25,17 @@ from isp_mech.models.memory import is_out_of_memory, let_go
 from isp_mech.models.model import Model
 
 __all__ = [
-    "Anatomy",
+    "Architecture",
     "Batch",
-    "Edit",
+    "ActivationEdit",
     "Encoding",
     "Model",
     "Models",
     "Norm",
-    "Record",
-    "Trunk",
-    "Watch",
-    "Wires",
+    "ActivationRecord",
+    "PrefixCache",
+    "RecordSpec",
+    "GradientCapture",
     "check_device",
     "in_float32",
     "is_out_of_memory",
@@ -47,6 +47,6 @@ __all__ = [
     "norm_of",
     "plan_tokens",
     "read_jacobians",
-    "wired",
+    "capture_gradients",
     "wrap_model",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from isp_mech.models.attention import attend
-from isp_mech.models.forward_types import ACTIVE, mask_of
+from isp_mech.models.forward_types import CONTEXT, mask_of
 
 
 def use_our_attention(hf: Any) -> None:
@@ -39,7 +39,7 @@ def slopes_of(n_heads: int) -> Tensor:
 
 
 def _attention(self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any) -> tuple:
-    probe = ACTIVE.get()
+    probe = CONTEXT.get()
     if probe is None:
         return type(self).forward(self, hidden_states, residual, *args, **kwargs)
     depth = probe.batch.depth

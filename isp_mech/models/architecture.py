@@ -60,9 +60,9 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """A decoder's parts. ``takes_mask``: its attention is ours, and takes the mask and position ids it is
-    given; ``given_mask``: as arguments of the forward (Bloom's finds them in the batch); ``takes_trees``:
+class Architecture:
+    """A decoder's parts. ``accepts_custom_masks``: its attention is ours, and takes the mask and position ids it is
+    given; ``mask_is_argument``: as arguments of the forward (Bloom's finds them in the batch); ``accepts_trees``:
     whether by ours or its own, its forward over a tree gives what each branch gives.
 
     ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
@@ -78,9 +78,9 @@ class Anatomy:
     unembed: Any
     logit_cap: float | None
     logit_scale: float
-    takes_mask: bool
-    given_mask: bool
-    takes_trees: bool
+    accepts_custom_masks: bool
+    mask_is_argument: bool
+    accepts_trees: bool
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of a layer, split over its heads (a view of the parameter)."""
@@ -120,15 +120,15 @@ def norm_of(module: nn.Module | None, d_model: int) -> Norm:
     )
 
 
-def anatomy_of(hf: Any, name: str) -> Anatomy:
+def architecture_of(hf: Any, name: str) -> Architecture:
     """The parts of a transformers decoder. ``InputError`` where TransformerLens has no adapter for it."""
-    architecture = type(hf).__name__
+    kind = type(hf).__name__
     try:
-        config = build_bridge_config_from_hf(hf.config, architecture, name, torch.float32)
+        config = build_bridge_config_from_hf(hf.config, kind, name, torch.float32)
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
     except (ValueError, KeyError) as error:
         raise InputError(
-            name, [f"architecture {architecture} is not known to TransformerLens: expected a decoder it supports"]
+            name, [f"architecture {kind} is not known to TransformerLens: expected a decoder it supports"]
         ) from error
     mapping = adapter.component_mapping
     assert mapping is not None
@@ -152,12 +152,12 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
                 mlp_write=part("ln2_post") if "ln2_post" in inside else mlp_out,
             )
         )
-    given_mask = bool(getattr(hf, "_supports_attention_backend", False))
-    ours = given_mask or hf.config.model_type == "bloom"
+    mask_is_argument = bool(getattr(hf, "_supports_attention_backend", False))
+    ours = mask_is_argument or hf.config.model_type == "bloom"
     ln_final = adapter.get_component(hf, "ln_final") if "ln_final" in mapping and mapping["ln_final"].name else None
     out = blocks[0].attn_out
     d_model, width = out.weight.shape if isinstance(out, nn.Linear) else out.weight.shape[::-1]
-    return Anatomy(
+    return Architecture(
         n_layers=len(blocks),
         n_heads=int(config.n_heads),
         d_head=width // int(config.n_heads),
@@ -168,9 +168,9 @@ def anatomy_of(hf: Any, name: str) -> Anatomy:
         unembed=hf.get_output_embeddings(),
         logit_cap=getattr(hf.config, "final_logit_softcapping", None),
         logit_scale=_logit_scale(hf.config),
-        takes_mask=ours,
-        given_mask=given_mask,
-        takes_trees=ours or _may_take_trees(hf),
+        accepts_custom_masks=ours,
+        mask_is_argument=mask_is_argument,
+        accepts_trees=ours or _may_take_trees(hf),
     )
 
 

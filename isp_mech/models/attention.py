@@ -12,7 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from isp_mech.models.architecture import repeat_heads
-from isp_mech.models.forward_types import ACTIVE, Probe, Trunk
+from isp_mech.models.forward_types import CONTEXT, ForwardContext, PrefixCache
 from isp_mech.models.hooks import KeysKnown
 from isp_mech.models.prefix_attention import attend_over_trunk
 
@@ -30,7 +30,7 @@ class Kind:
 
 def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
     """Our attention function, called by the model's attention modules: (row, pos, head, d_head), None."""
-    probe = ACTIVE.get()
+    probe = CONTEXT.get()
     kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     if probe is not None and probe.trunk is not None:
         _keep_if_narrow(probe, module.layer_idx, key, value)
@@ -54,7 +54,7 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_w
     return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
 
 
-def _keep_if_narrow(probe: Probe, layer: int, key, value) -> None:
+def _keep_if_narrow(probe: ForwardContext, layer: int, key, value) -> None:
     """Ends the last layer's first run, of all tokens, where it is computed at few of them."""
     narrow = probe.narrow
     if narrow is not None and narrow.keys is None and layer == narrow.layer:
@@ -62,7 +62,7 @@ def _keep_if_narrow(probe: Probe, layer: int, key, value) -> None:
         raise KeysKnown
 
 
-def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
+def _attention_by_role(probe: ForwardContext, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
     """A row of the batch at a time, over its own keys: nothing is copied for each query."""
     watch = probe.watch
     assert watch is not None and watch.query_rows is not None and watch.roles is not None and probe.seen is not None
@@ -79,7 +79,7 @@ def _attention_by_role(probe: Probe, query, key, kind: Kind) -> Float[Tensor, "q
     return out
 
 
-def _attend_from_few(probe: Probe, query, kind: Kind):
+def _attend_from_few(probe: ForwardContext, query, kind: Kind):
     """Attention of the last layer's few tokens to all tokens, (row, m, head, d_head)."""
     narrow, batch = probe.narrow, probe.batch
     assert narrow is not None and narrow.keys is not None and narrow.values is not None
@@ -102,7 +102,7 @@ def _weights(query, key, seen, kind: Kind) -> Float[Tensor, "row head q pos"]:
     return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
 
 
-def _attend_over_trunk(probe: Probe, trunk: Trunk, layer: int, query, key, value, kind: Kind):
+def _attend_over_trunk(probe: ForwardContext, trunk: PrefixCache, layer: int, query, key, value, kind: Kind):
     """Attention of copies, or of few of their tokens: to the trunk's tokens, and to their own."""
     t = trunk.own.shape[-1]
     reach, own, depth = trunk.reach[:, None], trunk.own, probe.batch.depth.unflatten(1, (-1, t))

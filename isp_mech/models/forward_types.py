@@ -32,10 +32,10 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Watch:
+class RecordSpec:
     """What one forward keeps: sublayers at the ``n`` tokens ``(rows, nodes)``; from the ``q`` tokens
     ``(query_rows, query_nodes)``, each head's attention summed over the tokens of each role; and, with
-    ``keys``, every layer's keys and values, for branches to run over (see ``Trunk``)."""
+    ``keys``, every layer's keys and values, for branches to run over (see ``PrefixCache``)."""
 
     rows: Int[Tensor, " n"]
     nodes: Int[Tensor, " n"]
@@ -46,7 +46,7 @@ class Watch:
 
 
 @dataclass
-class Record:
+class ActivationRecord:
     """What a watched forward kept, a list entry per layer.
 
     ``resid`` is the residual stream before the block, ``heads`` each head's output before the output
@@ -66,7 +66,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Trunk:
+class PrefixCache:
     """What copies of a row's last tokens run over: a forward that is done already.
 
     A copy has the ``t`` tokens of ``own``, and ``own[row, c, i, j]`` is True where token ``i`` of copy c
@@ -88,8 +88,8 @@ class Trunk:
 
     @classmethod
     def before(
-        cls, ends: Sequence[int], record: Record, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
-    ) -> Trunk:
+        cls, ends: Sequence[int], record: ActivationRecord, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
+    ) -> PrefixCache:
         """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
         pos, device = max(1, *ends), record.keys[0].device  # one that none reaches, where all copies begin at the start
         reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
@@ -101,11 +101,11 @@ class Trunk:
         cls,
         rows: Int[Tensor, " n"],
         paths: Sequence[Sequence[int]],
-        record: Record,
+        record: ActivationRecord,
         batch: Batch,
         own: Tensor,
         resid: Sequence[Tensor] = (),
-    ) -> Trunk:
+    ) -> PrefixCache:
         """What stands at the nodes of each of ``n`` paths, the i-th in row ``rows[i]`` of a forward that kept its keys
         and values; paths may have nodes in common."""
         ends = [len(path) for path in paths]
@@ -123,7 +123,7 @@ class Trunk:
 
 
 @dataclass(frozen=True)
-class Edit:
+class ActivationEdit:
     """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs, MLP write or, with ``stream``, the residual
     stream after it become ``values``; with ``add`` they have ``values`` added to them, with ``scale`` they are
     multiplied with them.
@@ -158,7 +158,7 @@ class Encoding:
 
 
 @dataclass(eq=False)
-class Narrow:
+class TokenSelection:
     """The tokens at which the last layer is computed: ``nodes[row, i]``, filled up with repeats.
 
     ``column[row, node]`` is a token's place in ``nodes``; ``layer`` is the last layer's number. ``keys``
@@ -178,16 +178,16 @@ class Narrow:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ForwardContext:
     batch: Batch
-    watch: Watch | None
-    record: Record
+    watch: RecordSpec | None
+    record: ActivationRecord
     seen: Tensor | None
-    trunk: Trunk | None = None
-    narrow: Narrow | None = None
+    trunk: PrefixCache | None = None
+    narrow: TokenSelection | None = None
 
 
-ACTIVE: ContextVar[Probe | None] = ContextVar("isp_mech_probe", default=None)
+CONTEXT: ContextVar[ForwardContext | None] = ContextVar("isp_mech_probe", default=None)
 
 
 def mask_of(batch: Batch, dtype: torch.dtype) -> Tensor | None:

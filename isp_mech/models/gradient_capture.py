@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from isp_mech.models.architecture import Anatomy
+from isp_mech.models.architecture import Architecture
 
 
 @dataclass
-class Wires:
+class GradientCapture:
     """Of one forward, by layer, the tensors themselves, shaped as the modules have them: ``before`` the residual
     stream that goes in, ``heads`` each head's output before the projection, ``attn`` and ``mlp`` what the sublayers
     write; and ``final``, what goes into the final norm. Layers that are not run are not there."""
@@ -26,10 +26,10 @@ class Wires:
 
 
 @contextmanager
-def wired(anatomy: Anatomy) -> Iterator[Wires]:
-    """Within it, a forward that keeps gradients leaves its ``Wires``. Edits of it that add to heads and MLPs come after
-    what is left, so that a gradient by it is one by what is edited too."""
-    wires = Wires()
+def capture_gradients(architecture: Architecture) -> Iterator[GradientCapture]:
+    """Within it, a forward that keeps gradients leaves its ``GradientCapture``. Edits of it that add to heads and MLPs
+    come after what is left, so that a gradient by it is one by what is edited too."""
+    wires = GradientCapture()
 
     def first(args: tuple, kwargs: dict) -> Tensor:
         return args[0] if args else kwargs["hidden_states"]
@@ -51,7 +51,7 @@ def wired(anatomy: Anatomy) -> Iterator[Wires]:
         wires.final = args[0]
 
     with ExitStack() as stack:
-        for layer, block in enumerate(anatomy.blocks):
+        for layer, block in enumerate(architecture.blocks):
             for handle in (
                 block.block.register_forward_pre_hook(keep_before(layer), with_kwargs=True),
                 block.attn_out.register_forward_pre_hook(keep_heads(layer), with_kwargs=True),
@@ -59,6 +59,6 @@ def wired(anatomy: Anatomy) -> Iterator[Wires]:
                 block.mlp_write.register_forward_hook(keep_output(wires.mlp, layer)),
             ):
                 stack.callback(handle.remove)
-        if anatomy.ln_final is not None:
-            stack.callback(anatomy.ln_final.register_forward_pre_hook(keep_final).remove)
+        if architecture.ln_final is not None:
+            stack.callback(architecture.ln_final.register_forward_pre_hook(keep_final).remove)
         yield wires

@@ -13,17 +13,17 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from isp_mech.models.architecture import Anatomy
-from isp_mech.models.forward_types import ACTIVE, Batch, Edit, Narrow, Record, Watch
+from isp_mech.models.architecture import Architecture
+from isp_mech.models.forward_types import CONTEXT, ActivationEdit, ActivationRecord, Batch, RecordSpec, TokenSelection
 
 
 def hooks(
-    anatomy: Anatomy,
-    watch: Watch | None,
-    record: Record,
-    edits: Sequence[Edit],
+    architecture: Architecture,
+    watch: RecordSpec | None,
+    record: ActivationRecord,
+    edits: Sequence[ActivationEdit],
     batch: Batch,
-    narrow: Narrow | None = None,
+    narrow: TokenSelection | None = None,
 ) -> Iterator[Any]:
     """Registers, on the modules of one forward, what watches and what edits; yields the handles."""
     shape = tuple(batch.ids.shape)
@@ -49,39 +49,41 @@ def hooks(
     def look_after(put):
         return lambda module, args, out: put(out[0] if isinstance(out, tuple) else out)
 
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, block in enumerate(architecture.blocks):
         head_edits = [e for e in edits if e.layer == layer and e.heads is not None]
         mlp_edits = [e for e in edits if e.layer == layer and e.heads is None and not e.stream]
         stream_edits = [e for e in edits if e.layer == layer and e.stream]
         if head_edits:
-            yield block.attn_out.register_forward_pre_hook(_edit_heads(head_edits, anatomy, grid))
+            yield block.attn_out.register_forward_pre_hook(_edit_heads(head_edits, architecture, grid))
         if mlp_edits:
             yield block.mlp_write.register_forward_hook(_edit_output(mlp_edits, grid))
         if stream_edits:
             yield block.block.register_forward_hook(_edit_output(stream_edits, grid))
         if watch is None:
             continue
-        few = layer == anatomy.n_layers - 1  # where only some tokens are computed, those come out of the last layer
+        few = (
+            layer == architecture.n_layers - 1
+        )  # where only some tokens are computed, those come out of the last layer
         yield block.block.register_forward_pre_hook(look_before(keep(record.resid)), with_kwargs=True)
         yield block.attn_out.register_forward_pre_hook(look_before(keep(record.heads, few)), with_kwargs=True)
         yield block.attn_write.register_forward_hook(look_after(keep(record.attn, few)))
         yield block.mlp_write.register_forward_hook(look_after(keep(record.mlp, few)))
-    if watch is not None and anatomy.ln_final is not None:
+    if watch is not None and architecture.ln_final is not None:
 
         def keep_final(module, args):
             record.final = watched(args[0], few=False)
 
-        yield anatomy.ln_final.register_forward_pre_hook(keep_final)
+        yield architecture.ln_final.register_forward_pre_hook(keep_final)
 
 
 @contextmanager
-def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
+def starting_at(architecture: Architecture, layer: int, hidden: Tensor) -> Iterator[None]:
     """Within it, the blocks before ``layer`` are not run: ``layer`` is given ``hidden``."""
 
     def handing_over(value: Tensor | None) -> Callable[..., Any]:
-        return lambda *args, **kwargs: _handed_over(anatomy.given_mask, value, args, kwargs)
+        return lambda *args, **kwargs: _handed_over(architecture.mask_is_argument, value, args, kwargs)
 
-    skipped = [block.block for block in anatomy.blocks[:layer]]
+    skipped = [block.block for block in architecture.blocks[:layer]]
     before = [vars(block).get("forward") for block in skipped]
     for i, block in enumerate(skipped):
         block.forward = handing_over(hidden if i == layer - 1 else None)
@@ -95,17 +97,17 @@ def starting_at(anatomy: Anatomy, layer: int, hidden: Tensor) -> Iterator[None]:
                 block.forward = forward
 
 
-def _handed_over(given_mask: bool, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _handed_over(mask_is_argument: bool, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """A block's output without its run: ``hidden``, or what it was given."""
     if hidden is None:
         hidden = args[0] if args else kwargs["hidden_states"]
-    return hidden if given_mask else (hidden, None)  # Bloom's blocks give their weights too
+    return hidden if mask_is_argument else (hidden, None)  # Bloom's blocks give their weights too
 
 
-def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
+def _edit_heads(edits: Sequence[ActivationEdit], architecture: Architecture, grid):
     def hook(module, args):
         z = args[0].clone()
-        heads = rearrange(grid(z), "row pos (head d_head) -> row pos head d_head", head=anatomy.n_heads)
+        heads = rearrange(grid(z), "row pos (head d_head) -> row pos head d_head", head=architecture.n_heads)
         for edit in edits:
             assert edit.heads is not None
             edit.change(heads, (edit.rows, edit.nodes, edit.heads))
@@ -114,7 +116,7 @@ def _edit_heads(edits: Sequence[Edit], anatomy: Anatomy, grid):
     return hook
 
 
-def _edit_output(edits: Sequence[Edit], grid):
+def _edit_output(edits: Sequence[ActivationEdit], grid):
     def hook(module, args, out):
         changed = (out[0] if isinstance(out, tuple) else out).clone()
         for edit in edits:
@@ -128,17 +130,19 @@ class KeysKnown(Exception):
     """No error: it ends a block's forward that has given what it was run for."""
 
 
-def narrow_to(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int) -> Narrow:
+def narrow_to(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int) -> TokenSelection:
     """The tokens ``(rows, nodes)``, each once, as equally many for each row of the batch."""
     wanted = torch.zeros(batch.ids.shape, dtype=torch.bool, device=batch.ids.device)
     wanted[rows, nodes] = True
     column = (wanted.cumsum(1) - 1).clamp(min=0)
     order = torch.sort((~wanted).to(torch.uint8), dim=1, stable=True).indices  # the wanted first, in their order
     order = order[:, : int(wanted.sum(1).max())]
-    return Narrow(torch.where(wanted.gather(1, order), order, order[:, :1]), column, layer)
+    return TokenSelection(torch.where(wanted.gather(1, order), order, order[:, :1]), column, layer)
 
 
-def narrow_copies(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int, t: int) -> Narrow:
+def narrow_copies(
+    batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], layer: int, t: int
+) -> TokenSelection:
     """As ``narrow_to``, of copies of ``t`` tokens: equally many tokens of each copy, one copy's after the other's."""
     n, copies = len(batch.ids), batch.ids.shape[1] // t
     alone = Batch(batch.ids.view(n * copies, t), batch.depth.view(n * copies, t))
@@ -146,10 +150,10 @@ def narrow_copies(batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"
     first = torch.arange(copies, device=batch.ids.device)[:, None]
     chosen = each.nodes.view(n, copies, -1) + t * first
     column = each.column.view(n, copies, t) + chosen.shape[-1] * first
-    return Narrow(chosen.flatten(1), column.flatten(1), layer)
+    return TokenSelection(chosen.flatten(1), column.flatten(1), layer)
 
 
-def narrow_on_demand(block: Any, given_mask: bool) -> None:
+def narrow_on_demand(block: Any, mask_is_argument: bool) -> None:
     """Makes a model's last block, in a forward that says so, give its output at few tokens alone, and zeros elsewhere.
 
     It runs twice then: for all tokens as far as its keys and values, and for those few over them, if there are any.
@@ -160,14 +164,14 @@ def narrow_on_demand(block: Any, given_mask: bool) -> None:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         whole = own or partial(type(self).forward, self)
-        probe = ACTIVE.get()
+        probe = CONTEXT.get()
         if probe is None or probe.narrow is None:
             return whole(*args, **kwargs)
         try:
             whole(*args, **kwargs)
         except KeysKnown:
             if not probe.narrow.nodes.shape[1]:
-                return _handed_over(given_mask, None, args, kwargs)
+                return _handed_over(mask_is_argument, None, args, kwargs)
             few = partial(_at_few, probe.narrow)
             out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
             return _everywhere(probe.narrow, out)
@@ -177,7 +181,7 @@ def narrow_on_demand(block: Any, given_mask: bool) -> None:
     block.forward = MethodType(forward, block)
 
 
-def _at_few(narrow: Narrow, x: Any) -> Any:
+def _at_few(narrow: TokenSelection, x: Any) -> Any:
     """What a block is given, (row, pos) or (row, pos, d), at the few tokens; anything else as it is."""
     pos = narrow.column.shape[1]
     if isinstance(x, tuple):
@@ -188,7 +192,7 @@ def _at_few(narrow: Narrow, x: Any) -> Any:
     return x.gather(1, narrow.nodes if x.dim() == 2 else narrow.nodes[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _everywhere(narrow: Narrow, x: Any) -> Any:
+def _everywhere(narrow: TokenSelection, x: Any) -> Any:
     """What a block gives at the few tokens, with zeros at the others."""
     if isinstance(x, tuple):
         return tuple(_everywhere(narrow, part) for part in x)

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
 from isp_mech.models.alibi import use_our_attention
-from isp_mech.models.architecture import Anatomy, anatomy_of
+from isp_mech.models.architecture import Architecture, architecture_of
 from isp_mech.models.attention import ATTENTION
 from isp_mech.models.fast_linear import use_fast_products
 from isp_mech.models.hooks import narrow_on_demand
@@ -90,18 +90,20 @@ def wrap_model(
     ids = (torch.arange(1, 12, device=device) * 7919 % int(hf.config.vocab_size))[None]
     with torch.no_grad():
         plain = hf(ids).logits.to(device)
-    anatomy = anatomy_of(hf, name)
+    architecture = architecture_of(hf, name)
     if not settled:
         use_fast_products(hf)
     use_our_attention(hf)
     use_fast_rotation(hf)
-    if anatomy.given_mask:
+    if architecture.mask_is_argument:
         hf.set_attn_implementation(ATTENTION)
-    if anatomy.takes_mask:
-        narrow_on_demand(anatomy.blocks[-1].block, anatomy.given_mask)
-    model = Model(name, revision, _count_without_embeddings(hf, anatomy), hf, tokenizer, anatomy, dtype, device)
-    if anatomy.takes_trees and not anatomy.takes_mask and not branches_come_out_right(model, ids):
-        model = replace(model, anatomy=replace(anatomy, takes_trees=False))
+    if architecture.accepts_custom_masks:
+        narrow_on_demand(architecture.blocks[-1].block, architecture.mask_is_argument)
+    model = Model(
+        name, revision, _count_without_embeddings(hf, architecture), hf, tokenizer, architecture, dtype, device
+    )
+    if architecture.accepts_trees and not architecture.accepts_custom_masks and not branches_come_out_right(model, ids):
+        model = replace(model, architecture=replace(architecture, accepts_trees=False))
     check_against_plain(model, ids, plain)
     return model
 
@@ -116,7 +118,7 @@ AUTO_TOKENS = {"cpu": 4096, "cuda": 1 << 15}  # enough to keep the device busy; 
 
 def plan_tokens(model: Model) -> int:
     """Tokens of one forward: as many as keep the device busy, if half of its free memory holds them."""
-    shape = model.anatomy
+    shape = model.architecture
     each = bytes_per_token(model.hf, shape.d_model, shape.n_heads * shape.d_head)
     most = AUTO_TOKENS.get(torch.device(model.device).type, AUTO_TOKENS["cpu"])
     return max(1, min(most, free_bytes(model.device) // 2 // each))
@@ -135,9 +137,9 @@ def in_float32(model: Model) -> Model | None:
     return wrap_model(plain, model.tokenizer, name=model.name, device=model.device)
 
 
-def _count_without_embeddings(hf: Any, anatomy: Anatomy) -> int:
+def _count_without_embeddings(hf: Any, architecture: Architecture) -> int:
     """Parameters but those of the embedding, position embedding and unembedding (tied or not)."""
-    apart = {id(p) for module in (*anatomy.embeddings, anatomy.unembed) for p in module.parameters()}
+    apart = {id(p) for module in (*architecture.embeddings, architecture.unembed) for p in module.parameters()}
     return sum(p.numel() for p in hf.parameters() if id(p) not in apart)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,9 +15,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isp_mech.errors import InputError
-from isp_mech.models.architecture import Anatomy
+from isp_mech.models.architecture import Architecture
 from isp_mech.models.bridge import capture
-from isp_mech.models.forward_types import ACTIVE, Batch, Edit, Encoding, Narrow, Probe, Record, Trunk, Watch, mask_of
+from isp_mech.models.forward_types import (
+    CONTEXT,
+    ActivationEdit,
+    ActivationRecord,
+    Batch,
+    Encoding,
+    ForwardContext,
+    PrefixCache,
+    RecordSpec,
+    TokenSelection,
+    mask_of,
+)
 from isp_mech.models.hooks import hooks, narrow_copies, narrow_to, starting_at
 from isp_mech.models.parity import expect_equal
 
@@ -33,24 +45,30 @@ class Model:
     n_params: int
     hf: Any
     tokenizer: Any
-    anatomy: Anatomy
+    architecture: Architecture
     dtype: str
     device: str
     source: str | None = None
 
     def __repr__(self) -> str:
-        shape = f"{self.anatomy.n_layers} layers x {self.anatomy.n_heads} heads"
+        shape = f"{self.architecture.n_layers} layers x {self.architecture.n_heads} heads"
         return f"Model({self.name!r}, {shape}, {self.n_params:,} parameters without embeddings, {self.dtype})"
 
     @property
-    def packs(self) -> bool:
-        """Whether prompts may share a beginning: the attention takes a mask of our own making."""
-        return self.anatomy.takes_mask
+    def accepts_custom_masks(self) -> bool:
+        """Whether the attention accepts custom masks, so that prompts may share a beginning."""
+        return self.architecture.accepts_custom_masks
 
     @property
-    def takes_trees(self) -> bool:
+    def packs(self) -> bool:
+        """Deprecated: ``accepts_custom_masks``."""
+        warnings.warn("Model.packs is accepts_custom_masks now", DeprecationWarning, stacklevel=2)
+        return self.accepts_custom_masks
+
+    @property
+    def accepts_trees(self) -> bool:
         """Whether one forward may hold a tree of tokens; true of some models whose attention is their own."""
-        return self.anatomy.takes_trees
+        return self.architecture.accepts_trees
 
     @property
     def max_tokens(self) -> int | None:
@@ -124,17 +142,17 @@ class Model:
 
     def unembed(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits, in float32, of residual vectors that went through the final norm."""
-        weight = self.anatomy.unembed.weight
+        weight = self.architecture.unembed.weight
         device = weight.device if weight.device.type != "meta" else hidden.device  # offloaded: its hook moves it
-        return self._finish(self.anatomy.unembed(hidden.to(device, weight.dtype)).float())
+        return self._finish(self.architecture.unembed(hidden.to(device, weight.dtype)).float())
 
     def _finish(self, logits: Tensor) -> Tensor:
-        logits, cap = logits * self.anatomy.logit_scale, self.anatomy.logit_cap
+        logits, cap = logits * self.architecture.logit_scale, self.architecture.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def forward(
-        self, batch: Batch, *, watch: Watch | None = None, edits: Sequence[Edit] = ()
-    ) -> tuple[Float[Tensor, "row pos d_model"], Record]:
+        self, batch: Batch, *, watch: RecordSpec | None = None, edits: Sequence[ActivationEdit] = ()
+    ) -> tuple[Float[Tensor, "row pos d_model"], ActivationRecord]:
         """Hidden states after the final norm, and what ``watch`` asked for.
 
         ``edits`` take effect in their layer's forward, so that everything after them follows.
@@ -142,8 +160,8 @@ class Model:
         return self._run(self._own(batch), watch, edits)
 
     def read(
-        self, batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], *, watch: Watch | None = None
-    ) -> tuple[Float[Tensor, "n d_model"], Record]:
+        self, batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], *, watch: RecordSpec | None = None
+    ) -> tuple[Float[Tensor, "n d_model"], ActivationRecord]:
         """Hidden states after the final norm at the ``n`` tokens ``(rows, nodes)``, and what ``watch`` asked for.
 
         What ``forward`` gives at those tokens; the last layer is computed at them and the watched ones alone.
@@ -152,7 +170,9 @@ class Model:
         all_rows, all_nodes = rows, nodes
         if watch is not None:
             all_rows, all_nodes = torch.cat([rows, watch.rows]), torch.cat([nodes, watch.nodes])
-        narrow = narrow_to(batch, all_rows, all_nodes, self.anatomy.n_layers - 1) if self.packs else None
+        narrow = (
+            narrow_to(batch, all_rows, all_nodes, self.architecture.n_layers - 1) if self.accepts_custom_masks else None
+        )
         if narrow is not None and not narrow.is_worth_it:
             narrow = None
         hidden, record = self._run(batch, watch, (), narrow)
@@ -160,24 +180,28 @@ class Model:
 
     def _own(self, batch: Batch) -> Batch:
         """The batch on the model's device; ``ValueError`` for trees that its attention cannot take."""
-        if batch.visible is not None and not self.takes_trees:
+        if batch.visible is not None and not self.accepts_trees:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
         visible = None if batch.visible is None else batch.visible.to(self.device)
         return Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
 
     def _run(
-        self, batch: Batch, watch: Watch | None, edits: Sequence[Edit], narrow: Narrow | None = None
-    ) -> tuple[Float[Tensor, "row pos d_model"], Record]:
+        self,
+        batch: Batch,
+        watch: RecordSpec | None,
+        edits: Sequence[ActivationEdit],
+        narrow: TokenSelection | None = None,
+    ) -> tuple[Float[Tensor, "row pos d_model"], ActivationRecord]:
         seen = None
         if watch is not None and watch.query_rows is not None and watch.query_nodes is not None:
             seen = batch.seen_from(watch.query_rows, watch.query_nodes)
-        record = Record()
-        token = ACTIVE.set(Probe(batch, watch, record, seen, narrow=narrow))
+        record = ActivationRecord()
+        token = CONTEXT.set(ForwardContext(batch, watch, record, seen, narrow=narrow))
         with ExitStack() as stack, torch.no_grad():
-            stack.callback(ACTIVE.reset, token)
-            for handle in hooks(self.anatomy, watch, record, edits, batch, narrow):
+            stack.callback(CONTEXT.reset, token)
+            for handle in hooks(self.architecture, watch, record, edits, batch, narrow):
                 stack.callback(handle.remove)
-            finds_mask = self.packs and not self.anatomy.given_mask
+            finds_mask = self.accepts_custom_masks and not self.architecture.mask_is_argument
             out = self.hf.base_model(
                 input_ids=batch.ids,
                 attention_mask=None if finds_mask else mask_of(batch, DTYPES[self.dtype]),
@@ -187,7 +211,13 @@ class Model:
         return out.last_hidden_state, record
 
     def branch(
-        self, batch: Batch, trunk: Trunk, *, start: int = 0, edits: Sequence[Edit] = (), gradients: bool = False
+        self,
+        batch: Batch,
+        trunk: PrefixCache,
+        *,
+        start: int = 0,
+        edits: Sequence[ActivationEdit] = (),
+        gradients: bool = False,
     ) -> Float[Tensor, "row pos d_model"]:
         """Hidden states after the final norm of copies of each row's last tokens, each with its own edits.
 
@@ -198,38 +228,38 @@ class Model:
         return self._run_copies(self._own_copies(batch), trunk, start=start, edits=edits, gradients=gradients)
 
     def read_copies(
-        self, batch: Batch, trunk: Trunk, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"]
+        self, batch: Batch, trunk: PrefixCache, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"]
     ) -> Float[Tensor, "n d_model"]:
         """What ``branch`` gives at the ``n`` tokens ``(rows, nodes)``; the last layer is computed at them alone."""
         batch = self._own_copies(batch)
-        narrow = narrow_copies(batch, rows, nodes, self.anatomy.n_layers - 1, trunk.own.shape[-1])
+        narrow = narrow_copies(batch, rows, nodes, self.architecture.n_layers - 1, trunk.own.shape[-1])
         return self._run_copies(batch, trunk, narrow=narrow if narrow.is_worth_it else None)[rows, nodes]
 
     def _own_copies(self, batch: Batch) -> Batch:
-        if not self.packs:
+        if not self.accepts_custom_masks:
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
         return Batch(batch.ids.to(self.device), batch.depth.to(self.device))
 
     def _run_copies(
         self,
         batch: Batch,
-        trunk: Trunk,
+        trunk: PrefixCache,
         *,
         start: int = 0,
-        edits: Sequence[Edit] = (),
+        edits: Sequence[ActivationEdit] = (),
         gradients: bool = False,
-        narrow: Narrow | None = None,
+        narrow: TokenSelection | None = None,
     ) -> Float[Tensor, "row pos d_model"]:
         copies = batch.ids.shape[1] // trunk.own.shape[-1]
-        token = ACTIVE.set(Probe(batch, None, Record(), None, trunk, narrow))
+        token = CONTEXT.set(ForwardContext(batch, None, ActivationRecord(), None, trunk, narrow))
         with ExitStack() as stack, torch.set_grad_enabled(gradients):
-            stack.callback(ACTIVE.reset, token)
+            stack.callback(CONTEXT.reset, token)
             if start:
-                stack.enter_context(starting_at(self.anatomy, start, trunk.resid[start].repeat(1, copies, 1)))
-            for handle in hooks(self.anatomy, None, Record(), edits, batch):
+                stack.enter_context(starting_at(self.architecture, start, trunk.resid[start].repeat(1, copies, 1)))
+            for handle in hooks(self.architecture, None, ActivationRecord(), edits, batch):
                 stack.callback(handle.remove)
             unused = None  # our attention has its own
-            if self.anatomy.given_mask:
+            if self.architecture.mask_is_argument:
                 unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)
             out = self.hf.base_model(
                 input_ids=batch.ids, attention_mask=unused, position_ids=batch.depth, use_cache=False
@@ -238,7 +268,7 @@ class Model:
 
     def logits_of(self, hidden: Float[Tensor, "n d_model"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The logit (float32) of one token after each of ``n`` vectors that went through the final norm."""
-        unembed = self.anatomy.unembed
+        unembed = self.architecture.unembed
         raw = (hidden.float() * unembed.weight[tokens].float()).sum(-1)
         if unembed.bias is not None:
             raw = raw + unembed.bias[tokens].float()

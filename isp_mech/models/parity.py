@@ -19,7 +19,7 @@ class Runnable(Protocol):
     @property
     def dtype(self) -> str: ...
     @property
-    def takes_trees(self) -> bool: ...
+    def accepts_trees(self) -> bool: ...
     def forward(self, batch: Batch) -> tuple[Tensor, Any]: ...
     def unembed(self, hidden: Tensor) -> Tensor: ...
 
@@ -47,7 +47,7 @@ def check_against_plain(model: Runnable, ids: Tensor, plain: Tensor) -> None:
     """Our forward, packed where the model packs, gives the plain model's logits."""
     length = ids.shape[1]
     depth = torch.arange(length, device=ids.device)[None]
-    visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.takes_trees else None
+    visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.accepts_trees else None
     hidden, _ = model.forward(Batch(ids, depth, visible))
     with torch.no_grad():
         ours = model.unembed(hidden[0])[None].to(plain.device)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isp_mech.models.attention import attend
-from isp_mech.models.forward_types import ACTIVE
+from isp_mech.models.forward_types import CONTEXT
 
 
 def use_fast_rotation(hf: Any) -> None:
@@ -25,7 +25,7 @@ def use_fast_rotation(hf: Any) -> None:
 
 
 def _attention(self: Any, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> tuple:
-    if ACTIVE.get() is None:
+    if CONTEXT.get() is None:
         return type(self).forward(self, hidden_states, attention_mask, **kwargs)
     cos, sin = kwargs.pop("position_embeddings")
     kwargs.pop("layer_past", None)  # our forwards keep no cache

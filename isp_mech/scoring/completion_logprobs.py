@@ -87,7 +87,7 @@ class Reading:
 
     def bundles_for(self, model: Model) -> list[PrefixGroup]:
         """The groups, packed for ``model``: once for all models that pack alike."""
-        how = model.takes_trees, model.packs
+        how = model.accepts_trees, model.accepts_custom_masks
         if how not in self.bundles:
             self.bundles[how] = bundles_for(model, self.groups)
         return self.bundles[how]

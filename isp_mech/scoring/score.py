@@ -124,8 +124,14 @@ def _run(
     notes: Sequence[str],
 ) -> Run:
     start = start_token(model)
-    packing = "trees after shared trunks" if model.packs else "trees" if model.takes_trees else "plain batches"
-    if not model.takes_trees:
+    packing = (
+        "trees after shared trunks"
+        if model.accepts_custom_masks
+        else "trees"
+        if model.accepts_trees
+        else "plain batches"
+    )
+    if not model.accepts_trees:
         notes = [*notes, f"{model.name}: its attention takes no mask of ours, so prompts ran as plain batches"]
     return run_of(
         model,

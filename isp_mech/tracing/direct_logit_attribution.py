@@ -7,7 +7,7 @@ from einops import einsum
 from torch import Tensor
 
 from isp_mech.inference.margin import LOGITS, LogprobTerms
-from isp_mech.models import Model, Norm, Record, norm_of
+from isp_mech.models import ActivationRecord, Model, Norm, norm_of
 
 PARTS = ("embed", "bias", "remainder")
 
@@ -26,7 +26,7 @@ def directions_at(model: Model, terms: LogprobTerms, normed: Tensor) -> tuple[Te
     there the margin reads W[token] - E_p[W], p being the model's own next-token distribution, and the
     rest of log p is a constant (minus p's entropy). The unembedding's bias is in the second too.
     """
-    unembed, scale = model.anatomy.unembed, model.anatomy.logit_scale
+    unembed, scale = model.architecture.unembed, model.architecture.logit_scale
     out = torch.zeros_like(normed, dtype=torch.float32)
     out.index_add_(0, terms.at, unembed.weight[terms.token].float() * terms.sign[:, None])
     constant = torch.zeros(terms.n_owners, device=normed.device)
@@ -44,21 +44,21 @@ def directions_at(model: Model, terms: LogprobTerms, normed: Tensor) -> tuple[Te
     return out * scale, constant
 
 
-def reading(norm: Norm, record: Record, direction: Tensor) -> Tensor:
+def reading(norm: Norm, record: ActivationRecord, direction: Tensor) -> Tensor:
     """(n, d_model): ``direction`` read before the final norm, its scale frozen at what it was."""
     assert record.final is not None
     return norm.pull_back(direction) / norm.scale(record.final)
 
 
 def direct_effects(
-    model: Model, norm: Norm, record: Record, normed: Tensor, terms: LogprobTerms, margin: Tensor
+    model: Model, norm: Norm, record: ActivationRecord, normed: Tensor, terms: LogprobTerms, margin: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Direct effects per owner: heads (owner, layer, head), MLPs (owner, layer), and the rest (owner, 3):
     embedding, biases with the softmax's constants, and a remainder, all of which sum to the margin."""
     after, constant = directions_at(model, terms, normed)
     before = reading(norm, record, after)
     heads, mlps, biases = [], [], []
-    for layer in range(model.anatomy.n_layers):
+    for layer in range(model.architecture.n_layers):
         by_head = head_writes(model, record, layer, before)
         heads.append(by_head)
         biases.append((record.attn[layer].float() * before).sum(-1) - by_head.sum(-1))
@@ -71,15 +71,15 @@ def direct_effects(
     return by_heads, by_mlps, torch.stack([embed, bias, margin - known], 1)
 
 
-def head_writes(model: Model, record: Record, layer: int, before: Tensor) -> Tensor:
+def head_writes(model: Model, record: ActivationRecord, layer: int, before: Tensor) -> Tensor:
     """(n, head): each head's write at each predicting token, read by ``before`` (n, d_model)."""
-    z = record.heads[layer].float().unflatten(-1, (model.anatomy.n_heads, model.anatomy.d_head))
+    z = record.heads[layer].float().unflatten(-1, (model.architecture.n_heads, model.architecture.d_head))
     return (z * head_reading(model, record, layer, before)).sum(-1)
 
 
-def head_reading(model: Model, record: Record, layer: int, before: Tensor) -> Tensor:
+def head_reading(model: Model, record: ActivationRecord, layer: int, before: Tensor) -> Tensor:
     """(n, head, d_head): what ``before`` (n, d_model) reads of each head's output before its projection."""
-    block, shape = model.anatomy.blocks[layer], model.anatomy
+    block, shape = model.architecture.blocks[layer], model.architecture
     matrix = shape.head_matrix(layer).float()
     if block.attn_write is not block.attn_out:  # a norm of the sum of heads: linear once its scale is frozen
         z = record.heads[layer].float().unflatten(-1, (shape.n_heads, shape.d_head))

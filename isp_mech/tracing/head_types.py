@@ -35,7 +35,7 @@ from isp_mech.inference.batches import batches, check_batch_size
 from isp_mech.inference.contrast_prompts import run_of
 from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import start_token
-from isp_mech.models import Model, Models, Watch, members, norm_of
+from isp_mech.models import Model, Models, RecordSpec, members, norm_of
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Table, concat, table
 from isp_mech.tasks import PairSet
@@ -143,7 +143,7 @@ def _heads_of(model: Model, pairs: PairSet, batch_size: int | str, seed: int, pr
     seen = behave(model, seed=seed, batch_size=batch_size)
     traces, _ = trace_model(model, pairs, batch_size=batch_size, seed=seed, progress=progress)
     effects = traces.effects.frame
-    shape = model.anatomy
+    shape = model.architecture
     layer, head = (i.ravel() for i in np.indices((shape.n_layers, shape.n_heads)))
     columns: dict = {
         "model": np.full(len(layer), model.name, dtype=object),
@@ -205,7 +205,7 @@ class Behaviour:
 def repeats(model: Model, *, seed: int = 0) -> Repeats:
     """The sequences that ``behave`` runs; the same seed and vocabulary give the same ones."""
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
-    n_logits = len(model.anatomy.unembed.weight)
+    n_logits = len(model.architecture.unembed.weight)
     plain = sorted({i for i in model.tokenizer.get_vocab().values() if i < n_logits} - special)
     start = start_token(model)
     first = [] if start is None else [start]
@@ -223,10 +223,10 @@ def repeats(model: Model, *, seed: int = 0) -> Repeats:
 
 def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Behaviour:
     """Induction and copying scores of every head on every sequence. See ``head_classes``."""
-    if not model.packs:
+    if not model.accepts_custom_masks:
         raise InputError(model.name, ["attention patterns need an attention that takes a mask of ours"])
     asked = repeats(model, seed=seed)
-    shape, (n, pos) = model.anatomy, asked.sequences.shape
+    shape, (n, pos) = model.architecture, asked.sequences.shape
     norm = shape.norm()
     found = Behaviour(*(np.zeros((n, shape.n_layers, shape.n_heads), dtype=np.float32) for _ in range(2)))
     trees = [PrefixTree() for _ in range(n)]
@@ -236,7 +236,7 @@ def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Be
     for rows, batch in batches(trees, batch_size):
         at = torch.arange(len(rows) * pos, device=model.device)
         everywhere = torch.eye(pos, device=model.device).expand(len(at), -1, -1)  # each token is a role of its own
-        watch = Watch(at // pos, at % pos, at // pos, at % pos, everywhere)
+        watch = RecordSpec(at // pos, at % pos, at // pos, at % pos, everywhere)
         _, record = model.forward(batch, watch=watch)
         alphabets = asked.alphabets[rows].to(model.device)
         for layer in range(shape.n_layers):
@@ -263,12 +263,12 @@ def _copying(
     half: int,
 ) -> Float[Tensor, "row head"]:
     """Mean percentile, in what a head writes, of the tokens it attends to; ``read`` gives the alphabet's logits."""
-    block, pos = model.anatomy.blocks[layer], z.shape[1]
+    block, pos = model.architecture.blocks[layer], z.shape[1]
     if block.attn_write is not block.attn_out:
-        read = norm_of(block.attn_write, model.anatomy.d_model).pull_back(read)  # its scale, too, is positive
+        read = norm_of(block.attn_write, model.architecture.d_model).pull_back(read)  # its scale, too, is positive
     place = (torch.arange(1, pos, device=z.device) - pos % 2) % half  # in the alphabet; an odd token starts the text
     out = []
-    for head, matrix in enumerate(model.anatomy.head_matrix(layer).float()):
+    for head, matrix in enumerate(model.architecture.head_matrix(layer).float()):
         logits = einsum(z[:, 1:, head] @ matrix, read, "row q d_model, row token d_model -> row q token")
         weight = pattern[:, head, 1:, 1:]
         out.append((_percentiles(logits, place) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-12))

@@ -20,7 +20,7 @@ from isp_mech.inference.batches import batches, check_batch_size
 from isp_mech.inference.contrast_prompts import Prepared, alone_terms, prepare, residuals, run_of, watch_batch
 from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
-from isp_mech.models import Batch, Model, Models, Norm, Record, members
+from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, members
 from isp_mech.scaling.summaries import onset
 from isp_mech.sites import Site, all_sites
 from isp_mech.tables import Run, Table, concat, table
@@ -91,7 +91,7 @@ def trace_model(
     prepared = prepare(model, pairs)
     names = role_names([f.prompt for f in prepared.forks])
     seen = _empty(model, len(prepared.forks), len(names), own)
-    norm = model.anatomy.norm()
+    norm = model.architecture.norm()
     with tqdm(
         total=len(prepared.trees), desc=f"{model.name}: trace", unit="prompt", disable=not progress, leave=False
     ) as bar:
@@ -103,14 +103,16 @@ def trace_model(
         task=pairs.name,
         method="trace: lens, attention by role, direct effect",
         seed=seed,
-        settings={"packed": model.packs, "n_pairs": len(pairs), "lens": own.kind if own else "plain"},
+        settings={"packed": model.accepts_custom_masks, "n_pairs": len(pairs), "lens": own.kind if own else "plain"},
         notes=_notes(model, seen),
     )
     columns = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
     read = _lens_table(columns, prepared, seen.lens, seen.sublayers, run)
     traces = Traces(
         read,
-        _attention_table(columns, prepared, seen.attention if model.packs else seen.attention[:, :0], names, run),
+        _attention_table(
+            columns, prepared, seen.attention if model.accepts_custom_masks else seen.attention[:, :0], names, run
+        ),
         _direct_table(columns, prepared, seen, run),
         onset(read, seed=seed),
     )
@@ -134,7 +136,7 @@ class Seen:
 
 
 def _empty(model: Model, n: int, n_roles: int, lens: Lens | None) -> Seen:
-    layers, heads = model.anatomy.n_layers, model.anatomy.n_heads
+    layers, heads = model.architecture.n_layers, model.architecture.n_heads
     sublayers = (*(range(2 * layers) if lens is None else sorted(lens.sublayers)), 2 * layers)
     shapes = ((), (len(sublayers),), (layers, heads, n_roles), (layers, heads), (layers,), (len(PARTS),), (2,))
     return Seen(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
@@ -172,7 +174,7 @@ def _look(
 
 
 def _read(
-    model: Model, norm: Norm, lens: Lens | None, record: Record, terms: LogprobTerms, sublayers: Sequence[int]
+    model: Model, norm: Norm, lens: Lens | None, record: ActivationRecord, terms: LogprobTerms, sublayers: Sequence[int]
 ) -> Tensor:
     """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
     stream = residuals(record)
@@ -190,7 +192,7 @@ def _notes(model: Model, seen: Seen) -> list[str]:
     remainder = np.abs(seen.apart[:, PARTS.index("remainder")]).mean()
     if remainder > 0.01 * size:
         notes.append(f"{model.name}: direct effects leave {remainder / size:.1%} of the margin unexplained")
-    if not model.packs:
+    if not model.accepts_custom_masks:
         notes.append(
             f"{model.name}: its attention takes no mask of ours, so prompts were run one by one "
             "and attention by role is not shown"

@@ -25,7 +25,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import make_batch
 from isp_mech.inference.contrast_prompts import residuals
 from isp_mech.inference.prefix_tree import PrefixTree
-from isp_mech.models import Model, Watch, read_jacobians
+from isp_mech.models import Model, RecordSpec, read_jacobians
 
 HELD_OUT = 0.1  # share of the texts that the lens is judged on, and not trained on
 LONGEST = 512  # tokens of a text that are used
@@ -98,14 +98,14 @@ def lens_of(lenses: Lens | Sequence[Lens] | None, model: Model) -> Lens | None:
     if len(found) != 1:
         names = ", ".join(lens.model or "any model" for lens in given) or "none"
         raise InputError("lens", [f"expected one for {model.name}, found {len(found)} among those given ({names})"])
-    lens, last = found[0], 2 * model.anatomy.n_layers
+    lens, last = found[0], 2 * model.architecture.n_layers
     width = lens.matrices.shape[-1]
-    if width != model.anatomy.d_model or not all(0 <= i < last for i in lens.sublayers):
+    if width != model.architecture.d_model or not all(0 <= i < last for i in lens.sublayers):
         raise InputError(
             "lens",
             [
                 f"made for a stream of {width} dimensions and at least {max(lens.sublayers)} sublayers, expected "
-                f"{model.anatomy.d_model} and fewer than {last}: it belongs to another model than {model.name}"
+                f"{model.architecture.d_model} and fewer than {last}: it belongs to another model than {model.name}"
             ],
         )
     return lens
@@ -134,7 +134,7 @@ def train_lens(
         raise InputError("train_lens", [f"{len(encoded)} texts of two tokens or more: expected at least two"])
     held_out = max(1, int(HELD_OUT * len(encoded)))
     train, judge = encoded[:-held_out], encoded[-held_out:]
-    shape, norm = model.anatomy, model.anatomy.norm()
+    shape, norm = model.architecture, model.architecture.norm()
     count = 2 * shape.n_layers
     matrices = [torch.eye(shape.d_model, device=model.device).requires_grad_() for _ in range(count)]
     biases = [torch.zeros(shape.d_model, device=model.device).requires_grad_() for _ in range(count)]
@@ -181,7 +181,7 @@ def _streams(
     places = np.array([(row, node) for row, tree in enumerate(trees) for node in range(len(tree))])
     places = places[np.sort(rng.permutation(len(places))[:tokens])]
     rows, nodes = _ints(places[:, 0], model), _ints(places[:, 1], model)
-    normed, record = model.read(make_batch(trees), rows, nodes, watch=Watch(rows, nodes))
+    normed, record = model.read(make_batch(trees), rows, nodes, watch=RecordSpec(rows, nodes))
     with torch.no_grad():
         return [x.float() for x in residuals(record)], model.unembed(normed).log_softmax(-1)
 

@@ -108,7 +108,7 @@ def test_each_is_the_slope_along_its_own_path(make_model, pairs):
         for i, fork in enumerate(forks):
             if site.kind == "head":
                 gap = seen.outputs.heads[i, site.layer, site.head] - stand_in.heads[i, site.layer, site.head]
-                write = (gap @ model.anatomy.head_matrix(site.layer)[site.head]).detach().double()
+                write = (gap @ model.architecture.head_matrix(site.layer)[site.head]).detach().double()
             else:
                 write = (seen.outputs.mlps[i, site.layer] - stand_in.mlps[i, site.layer]).double()
             on, back = (through_one_reader(hf, fork, write, reader, by) for by in (step, -step))

@@ -21,7 +21,7 @@ def one_forward(model, fork, sites, alpha: float) -> float:
     for sign, query in ((1, fork.answer), (-1, fork.lure)):
         ids, at, handles = torch.tensor([query.tokens[:-1]]), fork.shared - 1, []
         for site in sites:
-            block = model.anatomy.blocks[site.layer]
+            block = model.architecture.blocks[site.layer]
 
             def before(module, args, head=site.head, ids=ids, at=at):
                 z = args[0].clone()

@@ -39,7 +39,7 @@ def one_forward(model, fork, stand_in: Outputs, sites, pair: int) -> float:
 
         handles = []
         for site in sites:
-            block = model.anatomy.blocks[site.layer]
+            block = model.architecture.blocks[site.layer]
             if site.kind == "head":
                 handles.append(block.attn_out.register_forward_pre_hook(partial(before, site=site)))
             else:

@@ -34,7 +34,7 @@ def one_forward(model, fork, stand_in: Outputs, site, pair: int, tokens) -> floa
             changed.view(1, ids.shape[1], -1)[0, tokens] = values[pair, site.layer]
             return (changed, *out[1:]) if isinstance(out, tuple) else changed
 
-        block = model.anatomy.blocks[site.layer]
+        block = model.architecture.blocks[site.layer]
         if site.kind == "head":
             handle = block.attn_out.register_forward_pre_hook(before)
         elif site.kind == "mlp":
@@ -80,7 +80,7 @@ def test_batches_change_nothing_and_plain_takes_the_plain_prompts_own(make_model
     fork = plain.forks[2]
     ids = torch.tensor([fork.answer.tokens[:-1]])
     seen = []
-    handle = model.anatomy.blocks[1].block.register_forward_hook(
+    handle = model.architecture.blocks[1].block.register_forward_hook(
         lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out)
     )
     with torch.no_grad():

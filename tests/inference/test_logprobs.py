@@ -75,7 +75,7 @@ def more(name: str):
 def test_models_with_an_attention_of_their_own_are_packed_only_where_that_is_right(name, trees, tokenizer):
     model = wrap_model(more(name), tokenizer, name=name)
     ours = name.startswith("bloom")  # our attention stands in for its own
-    assert model.packs == ours and model.takes_trees == trees
+    assert model.accepts_custom_masks == ours and model.accepts_trees == trees
     groups = queries(6, 30)
     found, _ = query_logprobs(model, groups)
     assert np.abs(found - one_by_one(more(name), groups)).max() < 2e-4

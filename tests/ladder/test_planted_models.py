@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 def located(plant, model, n=40):
     pairs = planted_pairs(n, seed=4, ends_with_word=plant.ends_with_word)
     frame = im.locate(pairs, model).sites.frame
-    return [str(site) for site in all_sites(model.anatomy.n_layers, model.anatomy.n_heads)], frame
+    return [str(site) for site in all_sites(model.architecture.n_layers, model.architecture.n_heads)], frame
 
 
 def test_there_are_heads_and_mlps_at_different_depths_with_and_without_a_second_site():

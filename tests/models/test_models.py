@@ -10,7 +10,7 @@ from small_models import ARCHITECTURES, byte_tokenizer, make_hf, plain_logprobs
 from torch import nn
 
 from isp_mech.errors import InputError
-from isp_mech.models import Batch, Watch, load_model, members, norm_of, wrap_model
+from isp_mech.models import Batch, RecordSpec, load_model, members, norm_of, wrap_model
 from isp_mech.models.rotary import rotate
 
 
@@ -27,7 +27,7 @@ def test_a_folder_loads_and_gives_the_plain_models_logits(checkpoint, tokenizer)
     hidden, _ = model.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None]))
     ours = model.unembed(hidden[0]).log_softmax(-1)
     assert torch.allclose(ours, plain_logprobs(make_hf("llama"), ids), atol=1e-5)
-    assert "little" in repr(model) and model.max_tokens == 256 and model.packs
+    assert "little" in repr(model) and model.max_tokens == 256 and model.accepts_custom_masks
 
 
 def test_parameters_are_counted_without_embeddings(make_model):
@@ -118,7 +118,7 @@ def test_a_packed_row_gives_what_each_branch_gives_alone(model):
 def test_what_is_watched_adds_up_to_the_stream(model):
     ids = torch.arange(1, 15)[None] % 300
     nodes = torch.arange(14)
-    _, record = model.forward(Batch(ids, nodes[None]), watch=Watch(torch.zeros(14, dtype=torch.long), nodes))
+    _, record = model.forward(Batch(ids, nodes[None]), watch=RecordSpec(torch.zeros(14, dtype=torch.long), nodes))
     after = [*record.resid[1:], record.final]
     for layer, before in enumerate(record.resid):
         assert torch.allclose(before + record.attn[layer] + record.mlp[layer], after[layer], atol=1e-4)
@@ -134,7 +134,7 @@ def test_attention_by_role_is_the_softmax_of_eager_attention(make_model):
         roles = torch.zeros(1, 20, 2)
         roles[0, :5, 0] = roles[0, 5:, 1] = 1
         at = torch.tensor([0]), torch.tensor([17])
-        _, record = make_model(name).forward(Batch(ids, torch.arange(20)[None]), watch=Watch(*at, *at, roles))
+        _, record = make_model(name).forward(Batch(ids, torch.arange(20)[None]), watch=RecordSpec(*at, *at, roles))
         ours = torch.stack(record.attention)[:, 0]
         want = torch.stack([weights[..., :5].sum(-1), weights[..., 5:].sum(-1)], -1)
         assert torch.allclose(ours, want, atol=1e-5), name
@@ -182,14 +182,14 @@ def test_a_norm_is_known_by_what_it_does():
 
 def test_every_architecture_is_taken_apart(make_model):
     for name in ARCHITECTURES:
-        anatomy = make_model(name).anatomy
-        assert (anatomy.n_layers, anatomy.n_heads, anatomy.d_head, anatomy.d_model) == (3, 4, 8, 32)
-        assert anatomy.head_matrix(1).shape == (4, 8, 32)
+        architecture = make_model(name).architecture
+        assert (architecture.n_layers, architecture.n_heads, architecture.d_head, architecture.d_model) == (3, 4, 8, 32)
+        assert architecture.head_matrix(1).shape == (4, 8, 32)
 
 
 def test_a_model_that_takes_no_mask_is_told_apart(tokenizer):
     model = wrap_model(make_hf("gpt-neo"), byte_tokenizer(), name="neo")
-    assert not model.packs
+    assert not model.accepts_custom_masks
     ids = torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="takes chains of tokens only"):
         model.forward(Batch(ids, torch.arange(3)[None], torch.ones(1, 3, 3).tril().bool()))

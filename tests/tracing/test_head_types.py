@@ -102,7 +102,7 @@ def test_the_scores_are_those_of_cached_activations(tokenizer, monkeypatch, arch
     for s, ids in enumerate(asked.sequences):
         alphabet = asked.alphabets[s].tolist()
         with torch.no_grad():
-            read = model.hf.lm_head.weight[alphabet] * model.anatomy.ln_final.weight
+            read = model.hf.lm_head.weight[alphabet] * model.architecture.ln_final.weight
         _, cache = model.bridge.run_with_cache(ids[None])
         assert (ids[half:] == ids[:half]).all() and len(set(ids.tolist())) == half
         for layer in range(3):
@@ -112,7 +112,7 @@ def test_the_scores_are_those_of_cached_activations(tokenizer, monkeypatch, arch
                 pattern, weighed = patterns[head], np.zeros(2)
                 looked = [pattern[i, i - half + 1] for i in range(half, 2 * half)]
                 for i in range(1, len(ids)):
-                    write = z[i, head] @ model.anatomy.head_matrix(layer)[head]
+                    write = z[i, head] @ model.architecture.head_matrix(layer)[head]
                     logits = read @ (write - write.mean() if centred else write)
                     ranks = (rankdata(logits.detach().numpy()) - 1) / (len(alphabet) - 1)
                     for j in range(1, i + 1):

@@ -78,7 +78,7 @@ def test_transformer_lens_sees_the_same(tmp_path, tokenizer, pairs):
         direct = []
         for i in range(3):
             z = cache[f"blocks.{i}.attn.hook_z"][0, -1].reshape(4, 8)
-            direct += [float(z[h] @ model.anatomy.head_matrix(i)[h] @ centred / scale) for h in range(4)]
+            direct += [float(z[h] @ model.architecture.head_matrix(i)[h] @ centred / scale) for h in range(4)]
             direct.append(float(cache[f"blocks.{i}.hook_mlp_out"][0, -1] @ centred / scale))
         pattern = torch.stack([cache[f"blocks.{i}.attn.hook_pattern"][0, :, -1] for i in range(3)])
     ours = one.lens.frame.query("side == 'conflict' and sublayer != 'attn'")["margin"]

@@ -20,7 +20,7 @@ TEXTS = [
 
 
 def identity(of, **changed):
-    d, last = of.anatomy.d_model, 2 * of.anatomy.n_layers
+    d, last = of.architecture.d_model, 2 * of.architecture.n_layers
     eye = torch.eye(d).expand(last, d, d).clone()
     return dataclasses.replace(Lens(of.name, "tuned", tuple(range(last)), eye, torch.zeros(last, d)), **changed)
 
