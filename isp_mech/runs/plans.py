@@ -30,11 +30,10 @@ from isp_mech.families import Family, Size, family_names
 from isp_mech.families import family as find_family
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import STEPS, Part, Settings, part_of
-from isp_mech.tasks import PairSet
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.tasks import Task, read_task
-from isp_mech.tasks.prize_files import is_there
+from isp_mech.tasks import PairSet, Task, read_task
 from isp_mech.tasks.rows import show
+from isp_mech.tasks.text_files import is_there
 
 MAX_BYTES = 256 * 2**10
 MAX_PARTS = 10_000

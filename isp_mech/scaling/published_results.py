@@ -22,10 +22,10 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from isp_mech.contrasts.sampling import read_lines
 from isp_mech.errors import InputError
 from isp_mech.families import Size, family_of_hub_id, hub_size
 from isp_mech.tables import Table, make_run, table
+from isp_mech.tasks.text_files import read_lines
 
 PYTHIA_TOKENS_PER_STEP = 2_097_152  # 1,024 sequences of 2,048 tokens (Biderman et al. 2023, arXiv 2304.01373)
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # Kaplan et al. 2020, arXiv 2001.08361, section 2.1

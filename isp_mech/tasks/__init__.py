@@ -10,10 +10,11 @@ Files are read with ``csv``, ``json`` and ``ast.literal_eval``: no type is guess
 
 from __future__ import annotations
 
-from isp_mech.tasks.items import METRICS, Item, Task
-from isp_mech.tasks.pairs import Pair, PairSet, Prompt, check_one_factor, compose
+from isp_mech.tasks.items import METRICS, Item, Metric, Task
+from isp_mech.tasks.pairs import Pair, PairSet, PairSide, Prompt, Side, check_one_factor, compose
 from isp_mech.tasks.prize_files import read_task, write_task
 
 __all__ = [
-    "METRICS", "Item", "Pair", "PairSet", "Prompt", "Task", "check_one_factor", "compose", "read_task", "write_task",
+    "METRICS", "Item", "Metric", "Pair", "PairSet", "PairSide", "Prompt", "Side", "Task", "check_one_factor", "compose",
+    "read_task", "write_task",
 ]  # fmt: skip

@@ -5,34 +5,52 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
-METRICS = ("classification", "sequence_prob", "logodds", "absolute_logodds", "numeric")
+Metric = Literal["classification", "sequence_prob", "logodds", "absolute_logodds", "numeric"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 RESERVED = ("prompt", "other_prompt", "classes", "answer_index")
 _LETTER = re.compile(r"\(?([a-z])[.):]?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _OPPOSITES = ({"y", "n"}, {"yes", "no"}, {"true", "false"})
-
-_ROUND_ONE = "(Inverse Scaling Prize, round 1); McKenzie et al. 2023, arXiv 2306.09479"
-_NEQA = f"Zhou and Zhang, NeQA {_ROUND_ONE}"
-_QUOTE = f"Cavanagh, Gritsevskiy and Kauffman, quote-repetition {_ROUND_ONE}"
-_REDEFINE = f"Xudong Shen, redefine-math {_ROUND_ONE}"
-_HINDSIGHT = f"'The Floating Droid', hindsight-neglect {_ROUND_ONE}"
+_CITATIONS = Path(__file__).parent / "citations.tsv"
 CITATIONS: Mapping[str, str] = MappingProxyType(
+    dict(line.split("\t") for line in _CITATIONS.read_text(encoding="utf-8").splitlines()[1:])
+)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a metric needs: the fields of a row in a file, and how many classes its item has."""
+
+    fields: tuple[str, ...]
+    fewest: int = 2
+    most: int | None = 2  # None: any number
+
+    def count_problem(self, n_classes: int) -> str:
+        """How many classes are expected instead of ``n_classes``; "" where that many are."""
+        if self.most is None:
+            return f"expected at least {self.fewest}" if n_classes < self.fewest else ""
+        if self.fewest <= n_classes <= self.most:
+            return ""
+        return f"expected exactly {self.most}" if self.most else "expected none"
+
+
+_TWO_PROMPTS = Needs(("prompt", "other_prompt", "classes", "answer_index"))
+NEEDS: Mapping[Metric, Needs] = MappingProxyType(
     {
-        "neqa": _NEQA,
-        "quote-repetition": _QUOTE,
-        "resisting-correction": _QUOTE,
-        "redefine-math": _REDEFINE,
-        "redefine": _REDEFINE,
-        "hindsight-neglect": _HINDSIGHT,
-        "hindsight-neglect-10shot": _HINDSIGHT,
+        "classification": Needs(("prompt", "classes", "answer_index"), most=None),
+        "sequence_prob": Needs(("prompt", "completion"), fewest=1, most=1),
+        "logodds": _TWO_PROMPTS,
+        "absolute_logodds": _TWO_PROMPTS,
+        "numeric": Needs(("prompt",), fewest=0, most=0),
     }
 )
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> bool:
     """Whether a value is a text that UTF-8 can carry (JSON lets half of a surrogate pair through)."""
     return isinstance(value, str) and not _SURROGATE.search(value)
 
@@ -74,7 +92,8 @@ class Item:
             raise ValueError(f"item {self.id!r}: extra fields may not be called {', '.join(clash)}")
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 
-    def __reduce__(self):  # a mappingproxy does not pickle; worker processes need items
+    def __reduce__(self) -> tuple[type[Item], tuple[object, ...]]:
+        """For worker processes: a mappingproxy does not pickle."""
         return Item, tuple(dict(self.extra) if f.name == "extra" else getattr(self, f.name) for f in fields(self))
 
 
@@ -90,7 +109,7 @@ class Task:
 
     name: str
     items: tuple[Item, ...]
-    metric: str = "classification"
+    metric: Metric = "classification"
     citation: str = ""
     equally_likely: bool | None = None
     source: str = field(default="", compare=False)
@@ -124,26 +143,19 @@ class Task:
         return replace(self, items=tuple(self.items[i] for i in indices))
 
 
-def misfit(metric: str, item: Item) -> str:
+def misfit(metric: Metric, item: Item) -> str:
     """What keeps an item from being scored by ``metric``, or "".
 
     >>> misfit("logodds", Item("0", "p", (" A", " B"), 0))
     "metric 'logodds': expected other_prompt"
     """
-    n = len(item.classes)
-    if metric == "classification" and n < 2:
-        return f"metric 'classification': found {n} classes, expected at least 2"
-    if metric == "sequence_prob" and n != 1:
-        return f"metric 'sequence_prob': found {n} completions, expected 1"
+    wanted = NEEDS[metric].count_problem(len(item.classes))
+    if wanted:
+        return f"metric {metric!r}: found {len(item.classes)} classes, {wanted}"
     if metric == "sequence_prob" and "completion" in item.extra:
         return "metric 'sequence_prob': the completion is the item's class, not an extra field"
-    if metric == "numeric" and n:
-        return f"metric 'numeric': found {n} classes, expected none"
-    if metric in ("logodds", "absolute_logodds"):
-        if n != 2:
-            return f"metric {metric!r}: found {n} classes, expected exactly 2"
-        if item.other_prompt is None:
-            return f"metric {metric!r}: expected other_prompt"
+    if "other_prompt" in NEEDS[metric].fields and item.other_prompt is None:
+        return f"metric {metric!r}: expected other_prompt"
     return ""
 
 

@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 Spans = tuple[tuple[int, int], ...]
-SIDES = ("plain", "conflict", "neutral")
+Side = Literal["conflict", "plain", "neutral"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,22 @@ class Prompt:
             end, before = stop, name
         object.__setattr__(self, "roles", MappingProxyType(roles))
 
-    def __reduce__(self):  # a mappingproxy does not pickle; worker processes need pairs
+    def __reduce__(self) -> tuple[type[Prompt], tuple[object, ...]]:
+        """For worker processes: a mappingproxy does not pickle."""
         return Prompt, (self.text, dict(self.roles))
 
     def spans(self, role: str) -> tuple[str, ...]:
         """The pieces of text that carry ``role`` (none where the prompt has no such role)."""
         return tuple(self.text[a:b] for a, b in self.roles.get(role, ()))
+
+
+class PairSide(NamedTuple):
+    """One side of a pair: its prompt, and the completions that are right and wrong there."""
+
+    side: Side
+    prompt: Prompt
+    right: str
+    wrong: str
 
 
 @dataclass(frozen=True)
@@ -93,15 +105,19 @@ class Pair:
         """Both completions in the order of the prize's item."""
         return (self.answer, self.lure) if self.answer_index == 0 else (self.lure, self.answer)
 
-    def sides(self) -> Iterator[tuple[str, Prompt, str, str]]:
-        """``(side, prompt, right, wrong)`` of every side there is: conflict, plain, neutral.
+    def sides(self) -> Iterator[PairSide]:
+        """Every side there is: conflict, plain, neutral.
 
         ``right`` is the completion this side asks for: the answer on conflict, the lure on plain.
         """
-        yield "conflict", self.conflict, self.answer, self.lure
-        yield "plain", self.plain, self.lure, self.answer
+        yield PairSide("conflict", self.conflict, self.answer, self.lure)
+        yield PairSide("plain", self.plain, self.lure, self.answer)
         if self.neutral is not None and self.neutral_answer and self.neutral_lure:
-            yield "neutral", self.neutral, self.neutral_answer, self.neutral_lure
+            yield PairSide("neutral", self.neutral, self.neutral_answer, self.neutral_lure)
+
+    def with_neutral(self, neutral: Prompt, answer: str, lure: str) -> Pair:
+        """The same pair with a neutral side: after ``neutral`` it is ``answer`` that is right, against ``lure``."""
+        return replace(self, neutral=neutral, neutral_answer=answer, neutral_lure=lure)
 
 
 @dataclass(frozen=True)
@@ -133,24 +149,22 @@ class PairSet:
     def __getitem__(self, index: int) -> Pair:
         return self.pairs[index]
 
-    def take(self, indices) -> PairSet:
+    def take(self, indices: Iterable[int]) -> PairSet:
         """The pairs at ``indices``, under the same name."""
-        return PairSet(self.name, tuple(self.pairs[i] for i in indices), self.citation, self.equally_likely, self.seed)
+        return replace(self, pairs=tuple(self.pairs[i] for i in indices))
 
 
 def check_one_factor(pair: Pair) -> None:
     """Proves that plain and conflict are the same text once the spans of ``pair.factor`` are cut out.
 
-    Raises ``ValueError`` that names the pair and shows where the texts part otherwise, or where
-    neither prompt has the factor at all.
+    Raises ``ValueError`` that names the pair and shows the first character at which the texts differ otherwise, or
+    that neither prompt has the factor at all.
     """
     if pair.factor not in pair.plain.roles and pair.factor not in pair.conflict.roles:
         raise ValueError(f"pair {pair.id!r}: neither prompt has a role {pair.factor!r}")
     plain, conflict = (_without(prompt, pair.factor) for prompt in (pair.plain, pair.conflict))
     if plain != conflict:
-        at = next(
-            (i for i, (a, b) in enumerate(zip(plain, conflict, strict=False)) if a != b), min(len(plain), len(conflict))
-        )
+        at = len(os.path.commonprefix([plain, conflict]))
         raise ValueError(
             f"pair {pair.id!r}: apart from {pair.factor!r} the prompts differ at character {at}: "
             f"plain has {plain[at : at + 30]!r}, conflict has {conflict[at : at + 30]!r}"
@@ -164,7 +178,7 @@ def _without(prompt: Prompt, role: str) -> str:
     return text
 
 
-def compose(parts: list[tuple[str, str]]) -> Prompt:
+def compose(parts: Sequence[tuple[str, str]]) -> Prompt:
     """A prompt from ``(text, role)`` pieces in order; an empty role means none, an empty text is skipped.
 
     >>> compose([("It is", ""), (" not", "negation"), (" so.", "")])

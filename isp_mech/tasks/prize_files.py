@@ -8,26 +8,20 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from isp_mech.errors import InputError
-from isp_mech.tasks.items import CITATIONS, METRICS, Item, Task, is_text
-from isp_mech.tasks.rows import NEEDED, infer_metric, parse_row, row_of, show
+from isp_mech.tasks.items import CITATIONS, METRICS, NEEDS, Item, Metric, Task, is_text
+from isp_mech.tasks.rows import infer_metric, parse_row, row_of, show
+from isp_mech.tasks.text_files import Row, Rows, is_there, json_rows, read_text, table_rows
 
 SUFFIXES = (".csv", ".jsonl")
-MAX_BYTES = 256 * 2**20
-MAX_LINE = 4 * 2**20
-MAX_DEPTH = 100
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _METRIC_ENDING = re.compile(rf"[_-]({'|'.join(METRICS)})$")
-_TOO_DEEP = f"JSON nested too deep, expected at most {MAX_DEPTH} levels"
-Row = tuple[str, dict[str, Any]]  # where it stands ("line 7"), and its fields
 
 
-def read_task(path_or_id: str | os.PathLike[str], *, metric: str | None = None, name: str | None = None) -> Task:
+def read_task(path_or_id: str | os.PathLike[str], *, metric: Metric | None = None, name: str | None = None) -> Task:
     """The task of a ``.csv`` or ``.jsonl`` file of the prize's format, or of a data set on the hub.
 
     ``metric`` is inferred from the fields where not given; ``name`` is the file's, without
@@ -40,10 +34,12 @@ def read_task(path_or_id: str | os.PathLike[str], *, metric: str | None = None, 
     if metric is not None and metric not in METRICS:
         raise InputError(source, [f"metric {metric!r}: expected one of {', '.join(METRICS)}"])
     if path.suffix.lower() not in SUFFIXES and _HUB_ID.fullmatch(source) and not is_there(path):
-        rows, problems, csv_texts = *_hub_rows(source), False
+        csv_texts = False
+        rows, problems = _hub_rows(source)
     else:
         csv_texts = path.suffix.lower() == ".csv"
-        rows, problems = (_csv_rows if csv_texts else _jsonl_rows)(_read_text(path))
+        _check_suffix(path)
+        rows, problems = table_rows(read_text(path)) if csv_texts else json_rows(read_text(path))
     names = list(dict.fromkeys(field for _, row in rows for field in row))
     metric = metric or infer_metric(names)
     items: list[Item] = []
@@ -54,7 +50,7 @@ def read_task(path_or_id: str | os.PathLike[str], *, metric: str | None = None, 
             f"found {_listed(names)}: expected prompt with classes and answer_index (classification; logodds with "
             "other_prompt), with completion (sequence_prob), or with true_answer or anchor (numeric)"
         )
-    elif missing := [needed for needed in NEEDED[metric] if needed not in names]:
+    elif missing := [needed for needed in NEEDS[metric].fields if needed not in names]:
         what = "column" if csv_texts else "field"
         problems += [f"missing {what} {needed!r} in every row: found {_listed(names)}" for needed in missing]
     else:
@@ -74,8 +70,7 @@ def write_task(task: Task, path: str | os.PathLike[str]) -> Path:
     the others. ``InputError`` for another suffix.
     """
     target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(str(path), [f"suffix {target.suffix!r}: expected {' or '.join(SUFFIXES)}"])
+    _check_suffix(target)
     with_id = [item.id for item in task] != [str(i) for i in range(len(task))]
     rows = [row_of(item, task.metric, with_id=with_id) for item in task]
     text = _csv_text(rows) if target.suffix.lower() == ".csv" else _jsonl_text(rows)
@@ -89,11 +84,18 @@ def write_task(task: Task, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def _check_suffix(path: Path) -> None:
+    if is_there(path) and path.is_dir():
+        raise InputError(str(path), [f"a folder: expected a file ending in {' or '.join(SUFFIXES)}"])
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(str(path), [f"suffix {path.suffix!r}: expected {' or '.join(SUFFIXES)}"])
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(map(show, names[:20])) + (", ..." if len(names) > 20 else "") if names else "no fields"
 
 
-def _items(rows: list[Row], metric: str, csv_texts: bool) -> tuple[list[Item], list[str]]:
+def _items(rows: list[Row], metric: Metric, csv_texts: bool) -> tuple[list[Item], list[str]]:
     ids = [row.get("id") for _, row in rows]
     texts = [str(value) for value in ids if is_text(value) or type(value) is int]
     own = len(set(texts)) == len(rows) and all(texts)
@@ -105,147 +107,8 @@ def _items(rows: list[Row], metric: str, csv_texts: bool) -> tuple[list[Item], l
     return items, problems
 
 
-# ---- bytes and lines
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is a file or folder of that name; False too for what no file can be called."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _read_text(path: Path) -> str:
-    """The file's text without a byte order mark; ``InputError`` where it is none."""
-    if is_there(path) and path.is_dir():
-        raise InputError(str(path), [f"a folder: expected a file ending in {' or '.join(SUFFIXES)}"])
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(str(path), [f"suffix {path.suffix!r}: expected {' or '.join(SUFFIXES)}"])
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise InputError(str(path), ["no such file"]) from None
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), [f"cannot be read: {error}"]) from None
-    if len(data) > MAX_BYTES:
-        raise InputError(str(path), [f"over {MAX_BYTES // 2**20} MB: expected a task file, split it"])
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(str(path), ["UTF-16, by its byte order mark: expected UTF-8"])
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(str(path), _encoding_problems(data)) from None
-
-
-def _encoding_problems(data: bytes) -> list[str]:
-    problems, offset = [], 0
-    for number, line in enumerate(data.split(b"\n"), 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            place = offset + error.start
-            problems.append(
-                f"line {number}: byte 0x{data[place]:02x} at offset {place} of the file is not UTF-8, expected UTF-8"
-            )
-        offset += len(line) + 1
-    return problems
-
-
-def _jsonl_rows(text: str) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    problems = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip(" \t\r"):
-            continue
-        where = f"line {number}"
-        if len(line) > MAX_LINE:
-            problems.append(f"{where}: {len(line)} characters, expected at most {MAX_LINE}")
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_object, parse_constant=_no_constant)
-        except json.JSONDecodeError as error:
-            problems.append(f"{where}: broken JSON at column {error.colno}: {error.msg}")
-        except RecursionError:
-            problems.append(f"{where}: {_TOO_DEEP}")
-        except ValueError as error:
-            problems.append(f"{where}: broken JSON: {str(error).split(';')[0]}")
-        else:
-            if _too_deep(row):
-                problems.append(f"{where}: {_TOO_DEEP}")
-            elif isinstance(row, dict):
-                rows.append((where, row))
-            else:
-                problems.append(f"{where}: found {show(row)}, expected an object with the fields of an item")
-    return rows, problems
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the field {show(next(n for n in names if names.count(n) > 1))} is given twice")
-    return dict(pairs)
-
-
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            v
-            for part in level
-            if isinstance(part, (list, dict))
-            for v in (part.values() if isinstance(part, dict) else part)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
-
-
 def _jsonl_text(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n" for row in rows)
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """csv refuses fields over 128 kB; a prompt with many shots may be longer."""
-    before = csv.field_size_limit(MAX_BYTES)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _csv_rows(text: str) -> tuple[list[Row], list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[Row] = []
-    problems: list[str] = []
-    header: list[str] = []
-    with _long_fields():
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                problems.append(f"line {line}: broken CSV: {error}")
-                break
-            if not cells:
-                continue
-            if not header:
-                header = cells
-                twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
-                problems += [f"line {line}: the column {show(name)} is given twice" for name in twice]
-            elif len(cells) != len(header):
-                problems.append(f"line {line}: found {len(cells)} cells, expected {len(header)}")
-            else:
-                rows.append((f"line {line}", dict(zip(header, cells, strict=True))))
-    return rows, problems
 
 
 def _csv_text(rows: list[dict[str, Any]]) -> str:
@@ -267,7 +130,7 @@ def _cell(name: str, value: Any) -> str:
 # ---- the hub
 
 
-def _hub_rows(hub_id: str) -> tuple[list[Row], list[str]]:
+def _hub_rows(hub_id: str) -> Rows:
     try:
         import datasets
     except ImportError:
@@ -284,4 +147,4 @@ def _hub_rows(hub_id: str) -> tuple[list[Row], list[str]]:
         chosen = next(iter(splits.values()))
     else:
         raise InputError(hub_id, [f"splits {', '.join(splits)}: expected 'train' or a single one"])
-    return [(f"row {number}", dict(row)) for number, row in enumerate(chosen, 1)], []
+    return Rows([Row(f"row {number}", dict(row)) for number, row in enumerate(chosen, 1)], [])

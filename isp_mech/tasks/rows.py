@@ -10,16 +10,9 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isp_mech.tasks.items import Item, is_text
+from isp_mech.tasks.items import NEEDS, Item, Metric, is_text
 
 MAX_CLASSES = 10_000
-NEEDED: Mapping[str, tuple[str, ...]] = {
-    "classification": ("prompt", "classes", "answer_index"),
-    "sequence_prob": ("prompt", "completion"),
-    "logodds": ("prompt", "other_prompt", "classes", "answer_index"),
-    "absolute_logodds": ("prompt", "other_prompt", "classes", "answer_index"),
-    "numeric": ("prompt",),
-}
 # possessive repeats (*+): a hostile cell cannot make the search go back and forth
 _TEXT = r"""[uU]?(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")\s*+"""
 _TEXTS = rf"\s*+(?:{_TEXT}(?:,\s*+{_TEXT})*+(?:,\s*+)?+)?+"
@@ -30,7 +23,7 @@ _SHORT.maxlist = _SHORT.maxdict = 4
 _SHORT.maxlevel = 3
 
 
-def infer_metric(names: Sequence[str]) -> str | None:
+def infer_metric(names: Sequence[str]) -> Metric | None:
     """The metric whose fields these are; None where they fit none.
 
     ``absolute_logodds`` has the fields of ``logodds`` and has to be asked for.
@@ -47,12 +40,12 @@ def infer_metric(names: Sequence[str]) -> str | None:
     return None
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value for a message, cut to a readable length."""
     return _SHORT.repr(value)
 
 
-def parse_classes(value: Any) -> tuple[str, ...]:
+def parse_classes(value: object) -> tuple[str, ...]:
     """The classes of a JSON list of texts, or of a text that holds a Python list of texts.
 
     Only flat lists of texts are evaluated. ``ValueError`` says what was expected.
@@ -84,33 +77,29 @@ def parse_classes(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def parse_row(row: Mapping[str, Any], metric: str, item_id: str, *, texts_only: bool) -> tuple[Item | None, list[str]]:
+def parse_row(
+    row: Mapping[str, Any], metric: Metric, item_id: str, *, texts_only: bool
+) -> tuple[Item | None, list[str]]:
     """The item of a row, and all problems with it (then the item is None).
 
     ``texts_only`` says that the row is of CSV, where a number is written as text.
     """
-    problems = [f"missing field {name!r}" for name in NEEDED[metric] if name not in row]
+    needs = NEEDS[metric]
+    problems = [f"missing field {name!r}" for name in needs.fields if name not in row]
     for name in row:
         if not is_text(name):
             problems.append(f"field {show(name)}: its name is not text that UTF-8 can carry")
-        elif name in ("classes", "answer_index") and metric in ("sequence_prob", "numeric"):
+        elif name in ("classes", "answer_index") and name not in needs.fields:
             problems.append(f"field {name!r} does not go with metric {metric!r}")
     for name in ("prompt", "other_prompt", "completion"):
-        if name in row and (name in NEEDED[metric] or name == "other_prompt"):
+        if name in row and (name in needs.fields or name == "other_prompt"):
             empty = not is_text(row[name]) or not (row[name] if name == "completion" else row[name].strip())
             problems += [f"field {name!r}: found {show(row[name])}, expected some text"] if empty else []
     classes: tuple[str, ...] = ()
     answer = 0
-    if "classes" in NEEDED[metric]:
-        fewest, most = (2, MAX_CLASSES) if metric == "classification" else (2, 2)
-        if "classes" in row:
-            try:
-                classes = parse_classes(row["classes"])
-                if not fewest <= len(classes) <= most:
-                    wanted = "exactly 2" if most == 2 else "at least 2"
-                    problems.append(f"field 'classes': found {len(classes)} ({show(list(classes))}), expected {wanted}")
-            except ValueError as error:
-                problems.append(f"field 'classes': {error}")
+    if "classes" in needs.fields:
+        classes, wrong = _classes(row["classes"], metric) if "classes" in row else ((), [])
+        problems += wrong
         if "answer_index" in row:
             answer, complaint = _answer(row["answer_index"], len(classes), texts_only)
             problems += [complaint] if complaint else []
@@ -118,16 +107,23 @@ def parse_row(row: Mapping[str, Any], metric: str, item_id: str, *, texts_only: 
         classes = (row["completion"],)
     else:
         problems += _numeric_problems(row)
-    extra = {
-        name: value
-        for name, value in row.items()
-        if name not in NEEDED[metric] and name != "other_prompt" and not (name == "id" and value == item_id)
-    }
-    problems += [f"field {show(name)}: {found}" for name, value in extra.items() if (found := _unfit(value))]
+    read = (*needs.fields, "other_prompt")
+    extra = {k: value for k, value in row.items() if k not in read and not (k == "id" and value == item_id)}
+    problems += [f"field {show(name)}: {unfit}" for name, value in extra.items() if (unfit := _unfit(value))]
     if problems:
         return None, problems
     text = row["classes"] if isinstance(row.get("classes"), str) else None
     return Item(item_id, row["prompt"], classes, answer, row.get("other_prompt"), extra, tuple(row), text), []
+
+
+def _classes(value: object, metric: Metric) -> tuple[tuple[str, ...], list[str]]:
+    """The classes that a cell holds, and what is wrong with them."""
+    try:
+        classes = parse_classes(value)
+    except ValueError as error:
+        return (), [f"field 'classes': {error}"]
+    wanted = NEEDS[metric].count_problem(len(classes))
+    return classes, [f"field 'classes': found {len(classes)} ({show(list(classes))}), {wanted}"] if wanted else []
 
 
 def _answer(value: Any, n_classes: int, texts_only: bool) -> tuple[int, str]:
@@ -162,7 +158,7 @@ def _unfit(value: Any) -> str:
     return ""
 
 
-def row_of(item: Item, metric: str, *, with_id: bool) -> dict[str, Any]:
+def row_of(item: Item, metric: Metric, *, with_id: bool) -> dict[str, Any]:
     """The item as a row, in the order and with the spelling of classes it was read with."""
     values: dict[str, Any] = {"id": item.id} if (with_id or "id" in item.fields) and "id" not in item.extra else {}
     values["prompt"] = item.prompt

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isp_mech.errors import InputError
-from isp_mech.tasks import METRICS, Item, Task, read_task, rows, write_task
-from isp_mech.tasks import prize_files as files
+from isp_mech.tasks import METRICS, Item, Task, read_task, text_files, write_task
+from isp_mech.tasks.items import NEEDS
 
 PRIZE = Path(__file__).parents[3] / "shared" / "data" / "prize"
 IN_A_FOLDER = [HealthCheck.function_scoped_fixture]
@@ -96,7 +96,7 @@ def test_the_metric_is_read_from_the_fields(tmp_path):
     task = read_task(jsonl(tmp_path, {"prompt": "How many?", "true_answer": 5, "anchor": 100}))
     assert task.metric == "numeric" and task[0].classes == () and task[0].extra == {"true_answer": 5, "anchor": 100}
     assert read_task(jsonl(tmp_path, {"prompt": "How many?"}), metric="numeric").metric == "numeric"
-    assert set(rows.NEEDED) == set(METRICS)
+    assert set(NEEDS) == set(METRICS)
 
 
 def test_name_citation_and_spaces(tmp_path):
@@ -177,7 +177,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path):
     )
     assert problems(path) == (
         "line 3: broken JSON at column 17: Expecting property name enclosed in double quotes",
-        "line 4: found [1, 2], expected an object with the fields of an item",
+        "line 4: found [1, 2], expected an object with fields",
         "line 2: field 'prompt': found '', expected some text",
         "line 2: field 'classes': found 1 (['x']), expected at least 2",
         "line 2: field 'answer_index': found 9, expected a whole number from 0 to 0",
@@ -279,7 +279,7 @@ def test_bad_csv_is_named_by_line(text, found, tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
-    assert problems(tmp_path / "none.jsonl") == ("no such file",)
+    assert problems(tmp_path / "none.jsonl") == ("cannot be read: No such file or directory",)
     assert problems(tmp_path) == ("a folder: expected a file ending in .csv or .jsonl",)
     (tmp_path / "t.tsv").write_text("x")
     assert problems(tmp_path / "t.tsv") == ("suffix '.tsv': expected .csv or .jsonl",)
@@ -288,8 +288,8 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     )
     (tmp_path / "wide.csv").write_bytes("prompt".encode("utf-16"))
     assert problems(tmp_path / "wide.csv") == ("UTF-16, by its byte order mark: expected UTF-8",)
-    monkeypatch.setattr(files, "MAX_BYTES", 10)
-    assert problems(jsonl(tmp_path, GOOD)) == ("over 0 MB: expected a task file, split it",)
+    monkeypatch.setattr(text_files, "MAX_BYTES", 10)
+    assert problems(jsonl(tmp_path, GOOD)) == ("over 0 MB: expected a smaller file, split it",)
     with pytest.raises(InputError, match="suffix '.txt': expected .csv or .jsonl"):
         write_task(Task("t", (Item("0", "p", ("a", "b")),)), tmp_path / "t.txt")
     assert not (tmp_path / "t.txt").exists()
@@ -354,7 +354,7 @@ def test_an_item_is_checked(settings, message):
         ({"items": (Item("0", "p", ("a",)),)}, "found 1 classes, expected at least 2"),
         ({"metric": "logodds"}, "expected other_prompt"),
         ({"metric": "numeric"}, "found 2 classes, expected none"),
-        ({"metric": "sequence_prob"}, "found 2 completions, expected 1"),
+        ({"metric": "sequence_prob"}, "found 2 classes, expected exactly 1"),
         ({"metric": "logodds", "items": (Item("0", "p", ("a", "b", "c"), 0, "q"),)}, "expected exactly 2"),
         (
             {"metric": "sequence_prob", "items": (Item("0", "p", ("a",), extra={"completion": 1}),)},
