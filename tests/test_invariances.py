@@ -14,7 +14,7 @@ from isp_mech.inference.contrast_prompts import prepare, watch_batch
 from isp_mech.inference.logprobs import grow
 from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import role_names
-from isp_mech.models import Batch, RecordSpec, alibi, wrap_model
+from isp_mech.models import Batch, RecordSpec, TokenPlaces, alibi, wrap_model
 from isp_mech.tracing.trace import trace
 
 VALUES = (("lens", "margin"), ("attention", "weight"), ("effects", "direct_effect"))
@@ -41,14 +41,16 @@ def some_trees():
 def test_the_last_layer_at_few_tokens_gives_what_it_gives_at_all(model):
     batch, rows, nodes = some_trees()
     roles = torch.rand(len(rows), batch.ids.shape[1], 3, generator=torch.Generator().manual_seed(0))
-    watch = RecordSpec(rows, nodes, rows, nodes, roles)
+    spec = RecordSpec(rows, nodes, rows, nodes, roles)
     calls = []
     handle = model.architecture.blocks[-1].attn_out.register_forward_pre_hook(
         lambda module, args: calls.append(args[0])
     )
     try:
-        hidden, whole = model.forward(batch, watch=watch)
-        few, record = model.read(batch, rows, nodes, watch=watch)
+        everywhere = model.forward(batch, record=spec)
+        hidden, whole = everywhere.hidden, everywhere.record
+        selected = model.forward(batch, at=TokenPlaces(rows, nodes), record=spec)
+        few, record = selected.hidden, selected.record
     finally:
         handle.remove()
     sizes = [x.numel() // x.shape[-1] for x in calls]
@@ -63,10 +65,11 @@ def test_the_last_layer_at_few_tokens_gives_what_it_gives_at_all(model):
 
 def test_keys_and_values_are_had_without_the_rest_of_the_last_layer(model):
     nothing = torch.zeros(0, dtype=torch.long)
-    watch = RecordSpec(nothing, nothing, keys=True)
+    spec = RecordSpec(nothing, nothing, keys=True)
     batch = chains([range(7, 30, 2), range(8, 48, 2)])
-    _, whole = model.forward(batch, watch=watch)
-    normed, some = model.read(batch, nothing, nothing, watch=watch)
+    whole = model.forward(batch, record=spec).record
+    selected = model.forward(batch, at=TokenPlaces(nothing, nothing), record=spec)
+    normed, some = selected.hidden, selected.record
     assert len(some.keys) == len(whole.keys) == model.architecture.n_layers and len(normed) == 0
     for a, b in zip([*some.keys, *some.values], [*whole.keys, *whole.values], strict=True):
         assert torch.equal(a, b)
@@ -80,15 +83,15 @@ def test_copies_at_few_tokens_give_what_they_give_at_all(model):
     ids = torch.tensor([[*copy.tokens, *reversed(copy.tokens)]] * 2)
     depth = torch.tensor([copy.depths * 2]) + torch.tensor([[len(tokens)] for tokens in trunks])
     own = torch.from_numpy(copy.visible())[None, None].expand(2, 2, -1, -1)
-    trunk = dataclasses.replace(grow(model, trunks), own=own)
+    trunk = dataclasses.replace(grow(model, trunks), visible_within=own)
     rows, nodes = torch.tensor([0, 0, 0, 1]), torch.tensor([2, 4, 8, 5])
     widths = []
     handle = model.architecture.blocks[-1].attn_out.register_forward_pre_hook(
         lambda module, args: widths.append(args[0])
     )
     try:
-        whole = model.branch(Batch(ids, depth), trunk)
-        few = model.read_copies(Batch(ids, depth), trunk, rows, nodes)
+        whole = model.forward(Batch(ids, depth), prefix=trunk).hidden
+        few = model.forward(Batch(ids, depth), prefix=trunk, at=TokenPlaces(rows, nodes)).hidden
     finally:
         handle.remove()
     assert [x.numel() // x.shape[-1] for x in widths] == [2 * 2 * t, 2 * 2 * 2]  # two tokens of one copy are wanted
@@ -106,14 +109,15 @@ def test_padding_may_stand_on_either_side(model):
     at = torch.tensor([0, 1]), torch.tensor([n - 1, n - 1])
     roles = torch.zeros(2, n, 2)
     roles[:, : n - 3, 0] = roles[:, n - 3 :, 1] = 1
-    left, seen = model.read(Batch(ids, depth, visible), *at, watch=RecordSpec(*at, *at, roles))
+    left = model.forward(Batch(ids, depth, visible), at=TokenPlaces(*at), record=RecordSpec(*at, *at, roles))
     trees = [PrefixTree(), PrefixTree()]
     for tree, tokens in zip(trees, (long, short), strict=True):
         tree.extend(tokens)
     at = torch.tensor([0, 1]), torch.tensor([n - 1, n - m - 1])
     roles[1] = roles[1].roll(-m, 0)
-    right, want = model.read(make_batch(trees), *at, watch=RecordSpec(*at, *at, roles))
-    assert torch.allclose(left, right, atol=1e-4)
+    right = model.forward(make_batch(trees), at=TokenPlaces(*at), record=RecordSpec(*at, *at, roles))
+    seen, want = left.record, right.record
+    assert torch.allclose(left.hidden, right.hidden, atol=1e-4)
     for a, b in zip([*seen.attention, *seen.heads], [*want.attention, *want.heads], strict=True):
         assert torch.allclose(a, b, atol=1e-4)
 

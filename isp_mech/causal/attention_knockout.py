@@ -129,14 +129,15 @@ def _scaled(
             t = copy.ids.shape[1]
             edits = [_scaling(s, a, row, torch.full_like(row, c * t)) for c, a in enumerate(alphas) for s in sites]
             copies = Batch(copy.ids.repeat(1, len(alphas)), copy.depth.repeat(1, len(alphas)))
-            hidden = model.branch(copies, trunk, start=start, edits=edits)
+            hidden = model.forward(copies, prefix=trunk, first_layer=start, edits=edits).hidden
             terms = terms.copied(len(alphas), t)
             margins = margin_of(model, hidden[terms.rows, terms.nodes], terms).view(len(alphas), len(here))
             after[rows] = margins.T.cpu().numpy()
             continue
         at, terms = torch.tensor([fork.shared - 1 for fork in here]), terms_of_batch(model, here, nodes)
         for into, alpha in ((before, 1.0), *((after[:, i], alpha) for i, alpha in enumerate(alphas))):
-            hidden, _ = model.forward(batch, edits=[_scaling(site, alpha, row, at.to(row.device)) for site in sites])
+            edits = [_scaling(site, alpha, row, at.to(row.device)) for site in sites]
+            hidden = model.forward(batch, edits=edits).hidden
             into[rows] = margin_of(model, hidden[terms.rows, terms.nodes], terms).cpu().numpy()
     after[:, [alpha == 1 for alpha in alphas]] = before[:, None]  # nothing is changed: not even by rounding
     return before, after
@@ -163,12 +164,12 @@ def _without_attention(
         here = [forks[i] for i in rows]
         trunk, copy, terms, before[rows] = run_once(model, batch, here, nodes)
         for r, of_role in enumerate(tokens):
-            hidden_tokens = torch.zeros_like(trunk.reach)
+            hidden_tokens = torch.zeros_like(trunk.visible_prefix)
             for row, i in enumerate(rows):
                 hidden_tokens[row, [token for token in of_role[i] if token < here[row].shared - 1]] = True
             for w, window in enumerate(windows):
-                blind = replace(trunk, hidden=hidden_tokens, hidden_in=window)
-                states = model.branch(copy, blind, start=min(window))
+                blind = replace(trunk, blocked=hidden_tokens, blocked_layers=window)
+                states = model.forward(copy, prefix=blind, first_layer=min(window)).hidden
                 after[r, rows, w] = margin_of(model, states[terms.rows, terms.nodes], terms).cpu().numpy()
     return before, after
 

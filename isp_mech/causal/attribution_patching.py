@@ -72,20 +72,20 @@ def _by_gradients(
         jobs = [[Shift(layer, 0, 0.0) for layer in layers]]
     else:
         ways = [(layer, (k + 0.5) / steps) for layer in layers for k in range(steps)]
-        most = copies_at_once(model, n, t, trunk.reach.shape[1])
+        most = copies_at_once(model, n, t, trunk.visible_prefix.shape[1])
         parts = [ways[i : i + most] for i in range(0, len(ways), most)]
         jobs = [[Shift(layer, c, share) for c, (layer, share) in enumerate(part)] for part in parts]
     found = torch.zeros(n, len(layers), model.architecture.n_heads + 1, device=gap.heads.device)
     for shifts in jobs:
         copies = 1 + max(shift.copy for shift in shifts)
         moved, edits = _edits(shifts, gap, t)
-        hidden = model.branch(
+        hidden = model.forward(
             Batch(copy.ids.repeat(1, copies), copy.depth.repeat(1, copies)),
-            trunk,
-            start=min(shift.layer for shift in shifts),
+            prefix=trunk,
+            first_layer=min(shift.layer for shift in shifts),
             edits=edits,
             gradients=True,
-        )
+        ).hidden
         here = terms.copied(copies, t)
         with torch.enable_grad():
             margins = margin_of(model, hidden[here.rows, here.nodes], here, gradients=True)

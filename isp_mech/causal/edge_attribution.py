@@ -100,7 +100,7 @@ def _by_gradients(
         jobs = [[Way(u, 0, 0.0) for u in range(len(sites))]]
     else:
         shares = [(u, (k + 0.5) / steps) for u in range(len(sites)) for k in range(steps)]
-        most = copies_at_once(model, n, t, trunk.reach.shape[1])
+        most = copies_at_once(model, n, t, trunk.visible_prefix.shape[1])
         parts = [shares[i : i + most] for i in range(0, len(shares), most)]
         jobs = [[Way(u, c, share) for c, (u, share) in enumerate(part)] for part in parts]
     bench = Bench(model, trunk, copy, terms, gap, sites)
@@ -139,13 +139,13 @@ def _run(bench: Bench, ways: Sequence[Way], copies: int, start: int) -> tuple[Gr
     """A forward of the copies from layer ``start`` on, each with its site moved: its wires, and the sum of margins."""
     t = bench.copy.ids.shape[1]
     with capture_gradients(bench.model.architecture) as wires:
-        hidden = bench.model.branch(
+        hidden = bench.model.forward(
             Batch(bench.copy.ids.repeat(1, copies), bench.copy.depth.repeat(1, copies)),
-            bench.trunk,
-            start=start,
+            prefix=bench.trunk,
+            first_layer=start,
             edits=[_edit(bench.sites[way.site], bench.gap, way, t) for way in ways if way.share],
             gradients=True,
-        )
+        ).hidden
     here = bench.terms.copied(copies, t)
     with torch.enable_grad():
         return wires, margin_of(bench.model, hidden[here.rows, here.nodes], here, gradients=True).sum()

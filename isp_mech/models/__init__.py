@@ -8,7 +8,16 @@ name; nothing of size positions x positions or positions x vocabulary is kept.
 
 from isp_mech.models.architecture import Architecture, Norm, norm_of
 from isp_mech.models.bridge import read_jacobians
-from isp_mech.models.forward_types import ActivationEdit, ActivationRecord, Batch, Encoding, PrefixCache, RecordSpec
+from isp_mech.models.forward_types import (
+    ActivationEdit,
+    ActivationRecord,
+    Batch,
+    Encoding,
+    Forward,
+    PrefixCache,
+    RecordSpec,
+    TokenPlaces,
+)
 from isp_mech.models.gradient_capture import GradientCapture, capture_gradients
 from isp_mech.models.loading import (
     Models,
@@ -29,12 +38,14 @@ __all__ = [
     "Batch",
     "ActivationEdit",
     "Encoding",
+    "Forward",
     "Model",
     "Models",
     "Norm",
     "ActivationRecord",
     "PrefixCache",
     "RecordSpec",
+    "TokenPlaces",
     "GradientCapture",
     "check_device",
     "in_float32",

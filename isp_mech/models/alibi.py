@@ -39,16 +39,16 @@ def slopes_of(n_heads: int) -> Tensor:
 
 
 def _attention(self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any) -> tuple:
-    probe = CONTEXT.get()
-    if probe is None:
+    context = CONTEXT.get()
+    if context is None:
         return type(self).forward(self, hidden_states, residual, *args, **kwargs)
-    depth = probe.batch.depth
-    if probe.narrow is not None and probe.narrow.keys is not None:
-        depth = depth.gather(1, probe.narrow.nodes)
+    depth = context.batch.depth
+    if context.selection is not None and context.selection.keys is not None:
+        depth = depth.gather(1, context.selection.nodes)
     query, key, value = self._reshape(self.query_key_value(hidden_states))
     slopes = slopes_of(self.num_heads).to(query) / self.inv_norm_factor
     query = torch.cat([query, slopes[:, None, None].expand(*query.shape[:3], 1)], -1)
     key = torch.cat([key, depth[:, None, :, None].expand(*key.shape[:3], 1).to(key)], -1)
     value = torch.cat([value, torch.zeros_like(value[..., :1])], -1)  # kernels want as many dimensions here
-    out, _ = attend(self, query, key, value, mask_of(probe.batch, key.dtype), scaling=self.inv_norm_factor)
+    out, _ = attend(self, query, key, value, mask_of(context.batch, key.dtype), scaling=self.inv_norm_factor)
     return self.dense(out[..., :-1].flatten(-2)) + residual, None

@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from isp_mech.models.architecture import repeat_heads
 from isp_mech.models.forward_types import CONTEXT, ForwardContext, PrefixCache
 from isp_mech.models.hooks import KeysKnown
-from isp_mech.models.prefix_attention import attend_over_trunk
+from isp_mech.models.prefix_attention import attend_over_prefix
 
 ATTENTION = "isp_mech"
 
@@ -30,23 +30,23 @@ class Kind:
 
 def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, softcap=None, **kwargs):
     """Our attention function, called by the model's attention modules: (row, pos, head, d_head), None."""
-    probe = CONTEXT.get()
+    context = CONTEXT.get()
     kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    if probe is not None and probe.trunk is not None:
-        _keep_if_narrow(probe, module.layer_idx, key, value)
-        return _attend_over_trunk(probe, probe.trunk, module.layer_idx, query, key, value, kind), None
-    if probe is not None and probe.narrow is not None and probe.narrow.keys is not None:
-        return _attend_from_few(probe, query, kind), None
-    if probe is not None and probe.watch is not None and probe.watch.keys:
-        probe.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
-        probe.record.values.append(value.contiguous())
-    if probe is not None and probe.watch is not None and probe.watch.query_rows is not None:
-        probe.record.attention.append(_attention_by_role(probe, query, key, kind))
-    if probe is not None:
-        _keep_if_narrow(probe, module.layer_idx, key, value)
-    if probe is not None and probe.batch.visible is not None and sliding_window is not None:
+    if context is not None and context.prefix is not None:
+        _keep_if_narrow(context, module.layer_idx, key, value)
+        return _attend_over_prefix(context, context.prefix, module.layer_idx, query, key, value, kind), None
+    if context is not None and context.selection is not None and context.selection.keys is not None:
+        return _attend_from_few(context, query, kind), None
+    if context is not None and context.spec is not None and context.spec.keys:
+        context.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
+        context.record.values.append(value.contiguous())
+    if context is not None and context.spec is not None and context.spec.query_rows is not None:
+        context.record.attention.append(_attention_by_role(context, query, key, kind))
+    if context is not None:
+        _keep_if_narrow(context, module.layer_idx, key, value)
+    if context is not None and context.batch.visible is not None and sliding_window is not None:
         # a packed mask comes from us: the window, counted in ancestors, is ours to keep
-        gap = probe.batch.depth[:, None, :, None] - probe.batch.depth[:, None, None, :]
+        gap = context.batch.depth[:, None, :, None] - context.batch.depth[:, None, None, :]
         outside = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
         attention_mask = attention_mask.masked_fill((gap >= sliding_window).to(attention_mask.device), outside)
     if softcap is None:
@@ -54,42 +54,43 @@ def attend(module, query, key, value, attention_mask, *, scaling=None, sliding_w
     return _capped_attention(query, key, value, attention_mask, kind.scale, softcap), None
 
 
-def _keep_if_narrow(probe: ForwardContext, layer: int, key, value) -> None:
+def _keep_if_narrow(context: ForwardContext, layer: int, key, value) -> None:
     """Ends the last layer's first run, of all tokens, where it is computed at few of them."""
-    narrow = probe.narrow
-    if narrow is not None and narrow.keys is None and layer == narrow.layer:
-        narrow.keys, narrow.values = key, value
+    selection = context.selection
+    if selection is not None and selection.keys is None and layer == selection.layer:
+        selection.keys, selection.values = key, value
         raise KeysKnown
 
 
-def _attention_by_role(probe: ForwardContext, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
+def _attention_by_role(context: ForwardContext, query, key, kind: Kind) -> Float[Tensor, "q head role"]:
     """A row of the batch at a time, over its own keys: nothing is copied for each query."""
-    watch = probe.watch
-    assert watch is not None and watch.query_rows is not None and watch.roles is not None and probe.seen is not None
-    assert watch.query_nodes is not None
-    out = query.new_empty(len(watch.query_rows), query.shape[1], watch.roles.shape[-1], dtype=torch.float32)
-    for row in watch.query_rows.unique().tolist():
-        here = (watch.query_rows == row).nonzero()[:, 0]
-        nodes, seen = watch.query_nodes[here], probe.seen[here]
-        depth = probe.batch.depth[None, row]
+    spec = context.spec
+    assert spec is not None and spec.query_rows is not None and spec.roles is not None
+    assert spec.query_nodes is not None
+    out = query.new_empty(len(spec.query_rows), query.shape[1], spec.roles.shape[-1], dtype=torch.float32)
+    for row in spec.query_rows.unique().tolist():
+        here = (spec.query_rows == row).nonzero()[:, 0]
+        nodes = spec.query_nodes[here]
+        seen = context.batch.seen_from(spec.query_rows[here], nodes)
+        depth = context.batch.depth[None, row]
         if kind.window is not None:
             seen = seen & (depth[0, nodes][:, None] - depth < kind.window)
         weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], kind)[0]
-        out[here] = torch.einsum("h q k, q k r -> q h r", weights, watch.roles[here])
+        out[here] = torch.einsum("h q k, q k r -> q h r", weights, spec.roles[here])
     return out
 
 
-def _attend_from_few(probe: ForwardContext, query, kind: Kind):
+def _attend_from_few(context: ForwardContext, query, kind: Kind):
     """Attention of the last layer's few tokens to all tokens, (row, m, head, d_head)."""
-    narrow, batch = probe.narrow, probe.batch
-    assert narrow is not None and narrow.keys is not None and narrow.values is not None
-    rows = torch.arange(len(narrow.nodes), device=query.device).repeat_interleave(narrow.nodes.shape[1])
-    seen = batch.seen_from(rows, narrow.nodes.flatten()).view(*narrow.nodes.shape, -1)
+    selection, batch = context.selection, context.batch
+    assert selection is not None and selection.keys is not None and selection.values is not None
+    rows = torch.arange(len(selection.nodes), device=query.device).repeat_interleave(selection.nodes.shape[1])
+    seen = batch.seen_from(rows, selection.nodes.flatten()).view(*selection.nodes.shape, -1)
     if kind.window is not None:
-        seen = seen & (batch.depth.gather(1, narrow.nodes)[:, :, None] - batch.depth[:, None] < kind.window)
-    weights = _weights(query, narrow.keys, seen, kind).to(query.dtype)
-    (row, head, m, pos), kv = weights.shape, narrow.keys.shape[1]
-    out = weights.view(row, kv, head // kv * m, pos) @ narrow.values
+        seen = seen & (batch.depth.gather(1, selection.nodes)[:, :, None] - batch.depth[:, None] < kind.window)
+    weights = _weights(query, selection.keys, seen, kind).to(query.dtype)
+    (row, head, m, pos), kv = weights.shape, selection.keys.shape[1]
+    out = weights.view(row, kv, head // kv * m, pos) @ selection.values
     return out.view(row, head, m, -1).transpose(1, 2).contiguous()
 
 
@@ -102,25 +103,25 @@ def _weights(query, key, seen, kind: Kind) -> Float[Tensor, "row head q pos"]:
     return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
 
 
-def _attend_over_trunk(probe: ForwardContext, trunk: PrefixCache, layer: int, query, key, value, kind: Kind):
-    """Attention of copies, or of few of their tokens: to the trunk's tokens, and to their own."""
-    t = trunk.own.shape[-1]
-    reach, own, depth = trunk.reach[:, None], trunk.own, probe.batch.depth.unflatten(1, (-1, t))
+def _attend_over_prefix(context: ForwardContext, prefix: PrefixCache, layer: int, query, key, value, kind: Kind):
+    """Attention of copies, or of few of their tokens: to the prefix's tokens, and to their own."""
+    t = prefix.visible_within.shape[-1]
+    reach, own, depth = prefix.visible_prefix[:, None], prefix.visible_within, context.batch.depth.unflatten(1, (-1, t))
     asking = depth
-    if probe.narrow is not None and probe.narrow.keys is not None:
-        assert probe.narrow.values is not None
-        key, value = probe.narrow.keys, probe.narrow.values
-        nodes = probe.narrow.nodes.unflatten(1, (depth.shape[1], -1)) % t  # row copy s
+    if context.selection is not None and context.selection.keys is not None:
+        assert context.selection.values is not None
+        key, value = context.selection.keys, context.selection.values
+        nodes = context.selection.nodes.unflatten(1, (depth.shape[1], -1)) % t  # row copy s
         asking = depth.gather(2, nodes)
         own = own.expand(-1, depth.shape[1], -1, -1).gather(2, nodes[..., None].expand(-1, -1, -1, t).to(own.device))
-    if trunk.hidden is not None and layer in trunk.hidden_in:
-        reach = reach & ~trunk.hidden[:, None]
+    if prefix.blocked is not None and layer in prefix.blocked_layers:
+        reach = reach & ~prefix.blocked[:, None]
     if kind.window is not None:
-        reach = reach & (asking.flatten(1)[:, :, None] - trunk.depth[:, None, :] < kind.window)
+        reach = reach & (asking.flatten(1)[:, :, None] - prefix.depth[:, None, :] < kind.window)
         own = own & (asking[..., :, None] - depth[..., None, :] < kind.window)
-    mine = (trunk.keys[layer], trunk.values[layer])
+    mine = (prefix.keys[layer], prefix.values[layer])
     reach, own = reach.to(query.device), own.to(query.device)
-    return attend_over_trunk(query, key, value, mine, reach, own, kind.scale, kind.cap).contiguous()
+    return attend_over_prefix(query, key, value, mine, reach, own, kind.scale, kind.cap).contiguous()
 
 
 def _capped_attention(query, key, value, mask, scale, softcap):

@@ -32,6 +32,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class TokenPlaces:
+    """``n`` tokens of a batch, each by its row and its node in the row."""
+
+    rows: Int[Tensor, " n"]
+    nodes: Int[Tensor, " n"]
+
+
+@dataclass(frozen=True)
 class RecordSpec:
     """What one forward keeps: sublayers at the ``n`` tokens ``(rows, nodes)``; from the ``q`` tokens
     ``(query_rows, query_nodes)``, each head's attention summed over the tokens of each role; and, with
@@ -66,35 +74,48 @@ class ActivationRecord:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """What one forward gives: ``hidden``, the states after the final norm, at all tokens (row, pos, d_model) or at
+    those that were asked for (n, d_model), and what was recorded."""
+
+    hidden: Float[Tensor, "*at d_model"]
+    record: ActivationRecord
+
+
+@dataclass(frozen=True)
 class PrefixCache:
     """What copies of a row's last tokens run over: a forward that is done already.
 
-    A copy has the ``t`` tokens of ``own``, and ``own[row, c, i, j]`` is True where token ``i`` of copy c
-    sees its token ``j`` (one copy stands for all that are alike); all of them see the earlier tokens where
-    ``reach`` is True, and nothing of other copies.
-    ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's input at the ``t`` tokens
-    of the copy that nothing was changed in, so that a run may start at any layer. In the layers of ``hidden_in``
-    the earlier tokens where ``hidden`` is True are not seen.
+    Each copy has ``t`` tokens: ``visible_within[row, c, i, j]`` is True where token ``i`` of copy c sees its token
+    ``j`` (one copy stands for all that are alike). All of them see the earlier tokens where ``visible_prefix`` is
+    True, and nothing of other copies. ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's
+    input at the ``t`` tokens of the copy that nothing was changed in, so that a run may start at any layer. In the
+    layers of ``blocked_layers`` the earlier tokens where ``blocked`` is True are not seen.
     """
 
     keys: Sequence[Float[Tensor, "row kv pos d_head"]]
     values: Sequence[Float[Tensor, "row kv pos d_head"]]
-    reach: Bool[Tensor, "row pos"]
+    visible_prefix: Bool[Tensor, "row pos"]
     depth: Int[Tensor, "row pos"]
-    own: Bool[Tensor, "row copies_or_one t t"]
+    visible_within: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
-    hidden: Bool[Tensor, "row pos"] | None = None
-    hidden_in: frozenset[int] = frozenset()
+    blocked: Bool[Tensor, "row pos"] | None = None
+    blocked_layers: frozenset[int] = frozenset()
 
     @classmethod
     def before(
-        cls, ends: Sequence[int], record: ActivationRecord, batch: Batch, own: Tensor, resid: Sequence[Tensor] = ()
+        cls,
+        ends: Sequence[int],
+        record: ActivationRecord,
+        batch: Batch,
+        visible_within: Tensor,
+        resid: Sequence[Tensor] = (),
     ) -> PrefixCache:
         """What stands before node ``ends[row]`` of each row of a forward that kept its keys and values."""
         pos, device = max(1, *ends), record.keys[0].device  # one that none reaches, where all copies begin at the start
-        reach = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
+        visible_prefix = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
         keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
-        return cls(keys, values, reach, batch.depth[:, :pos].to(device), own.to(device), resid)
+        return cls(keys, values, visible_prefix, batch.depth[:, :pos].to(device), visible_within.to(device), resid)
 
     @classmethod
     def along(
@@ -103,14 +124,14 @@ class PrefixCache:
         paths: Sequence[Sequence[int]],
         record: ActivationRecord,
         batch: Batch,
-        own: Tensor,
+        visible_within: Tensor,
         resid: Sequence[Tensor] = (),
     ) -> PrefixCache:
         """What stands at the nodes of each of ``n`` paths, the i-th in row ``rows[i]`` of a forward that kept its keys
         and values; paths may have nodes in common."""
         ends = [len(path) for path in paths]
         if rows.tolist() == list(range(len(batch.ids))) and all(list(p) == list(range(len(p))) for p in paths):
-            return cls.before(ends, record, batch, own, resid)
+            return cls.before(ends, record, batch, visible_within, resid)
         pos, device = max(1, *ends), record.keys[0].device
         nodes = torch.tensor([[*path, *[0] * (pos - len(path))] for path in paths])
         row = rows[:, None].expand(-1, pos)
@@ -118,8 +139,8 @@ class PrefixCache:
             [x[row.to(x.device), :, nodes.to(x.device)].transpose(1, 2) for x in kept]
             for kept in (record.keys, record.values)
         )
-        reach = torch.arange(pos, device=device) < torch.tensor(ends, device=device)[:, None]
-        return cls(keys, values, reach, batch.depth[row, nodes].to(device), own.to(device), resid)
+        visible_prefix = torch.arange(pos, device=device) < torch.tensor(ends, device=device)[:, None]
+        return cls(keys, values, visible_prefix, batch.depth[row, nodes].to(device), visible_within.to(device), resid)
 
 
 @dataclass(frozen=True)
@@ -179,15 +200,16 @@ class TokenSelection:
 
 @dataclass(frozen=True)
 class ForwardContext:
+    """What the hooks and the attention function of one forward are to know."""
+
     batch: Batch
-    watch: RecordSpec | None
+    spec: RecordSpec | None
     record: ActivationRecord
-    seen: Tensor | None
-    trunk: PrefixCache | None = None
-    narrow: TokenSelection | None = None
+    prefix: PrefixCache | None = None
+    selection: TokenSelection | None = None
 
 
-CONTEXT: ContextVar[ForwardContext | None] = ContextVar("isp_mech_probe", default=None)
+CONTEXT: ContextVar[ForwardContext | None] = ContextVar("isp_mech_forward", default=None)
 
 
 def mask_of(batch: Batch, dtype: torch.dtype) -> Tensor | None:

@@ -19,16 +19,16 @@ from isp_mech.models.forward_types import CONTEXT, ActivationEdit, ActivationRec
 
 def hooks(
     architecture: Architecture,
-    watch: RecordSpec | None,
+    spec: RecordSpec | None,
     record: ActivationRecord,
     edits: Sequence[ActivationEdit],
     batch: Batch,
-    narrow: TokenSelection | None = None,
+    selection: TokenSelection | None = None,
 ) -> Iterator[Any]:
     """Registers, on the modules of one forward, what watches and what edits; yields the handles."""
     shape = tuple(batch.ids.shape)
-    if watch is not None and watch.keys and not len(watch.rows):
-        watch = None  # attention keeps the keys, and nothing else is wanted
+    if spec is not None and spec.keys and not len(spec.rows):
+        spec = None  # attention keeps the keys, and nothing else is wanted
 
     def grid(x: Tensor) -> Tensor:  # OPT runs its MLP on (row * pos, d); a view, so that edits reach it
         return x.view(*shape, x.shape[-1])
@@ -37,11 +37,11 @@ def hooks(
         return lambda x: into.append(watched(x, few))
 
     def watched(x: Tensor, few: bool) -> Tensor:
-        assert watch is not None
-        if few and narrow is not None:
-            x = x.view(*narrow.nodes.shape, x.shape[-1])
-            return x[watch.rows, narrow.column[watch.rows, watch.nodes]]
-        return grid(x)[watch.rows, watch.nodes]
+        assert spec is not None
+        if few and selection is not None:
+            x = x.view(*selection.nodes.shape, x.shape[-1])
+            return x[spec.rows, selection.column[spec.rows, spec.nodes]]
+        return grid(x)[spec.rows, spec.nodes]
 
     def look_before(put):
         return lambda module, args, kwargs: put(args[0] if args else kwargs["hidden_states"])
@@ -59,7 +59,7 @@ def hooks(
             yield block.mlp_write.register_forward_hook(_edit_output(mlp_edits, grid))
         if stream_edits:
             yield block.block.register_forward_hook(_edit_output(stream_edits, grid))
-        if watch is None:
+        if spec is None:
             continue
         few = (
             layer == architecture.n_layers - 1
@@ -68,7 +68,7 @@ def hooks(
         yield block.attn_out.register_forward_pre_hook(look_before(keep(record.heads, few)), with_kwargs=True)
         yield block.attn_write.register_forward_hook(look_after(keep(record.attn, few)))
         yield block.mlp_write.register_forward_hook(look_after(keep(record.mlp, few)))
-    if watch is not None and architecture.ln_final is not None:
+    if spec is not None and architecture.ln_final is not None:
 
         def keep_final(module, args):
             record.final = watched(args[0], few=False)
@@ -164,39 +164,39 @@ def narrow_on_demand(block: Any, mask_is_argument: bool) -> None:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         whole = own or partial(type(self).forward, self)
-        probe = CONTEXT.get()
-        if probe is None or probe.narrow is None:
+        context = CONTEXT.get()
+        if context is None or context.selection is None:
             return whole(*args, **kwargs)
         try:
             whole(*args, **kwargs)
         except KeysKnown:
-            if not probe.narrow.nodes.shape[1]:
+            if not context.selection.nodes.shape[1]:
                 return _handed_over(mask_is_argument, None, args, kwargs)
-            few = partial(_at_few, probe.narrow)
+            few = partial(_at_few, context.selection)
             out = whole(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
-            return _everywhere(probe.narrow, out)
+            return _everywhere(context.selection, out)
         raise RuntimeError(f"{type(self).__name__} ran without our attention")
 
     forward.narrows = True  # type: ignore[attr-defined]
     block.forward = MethodType(forward, block)
 
 
-def _at_few(narrow: TokenSelection, x: Any) -> Any:
+def _at_few(selection: TokenSelection, x: Any) -> Any:
     """What a block is given, (row, pos) or (row, pos, d), at the few tokens; anything else as it is."""
-    pos = narrow.column.shape[1]
+    pos = selection.column.shape[1]
     if isinstance(x, tuple):
-        return tuple(_at_few(narrow, part) for part in x)
+        return tuple(_at_few(selection, part) for part in x)
     if not isinstance(x, Tensor) or x.dim() not in (2, 3) or x.shape[1] != pos or pos == 1:
         return x
-    x = x.expand(len(narrow.nodes), *x.shape[1:])
-    return x.gather(1, narrow.nodes if x.dim() == 2 else narrow.nodes[..., None].expand(-1, -1, x.shape[2]))
+    x = x.expand(len(selection.nodes), *x.shape[1:])
+    return x.gather(1, selection.nodes if x.dim() == 2 else selection.nodes[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _everywhere(narrow: TokenSelection, x: Any) -> Any:
+def _everywhere(selection: TokenSelection, x: Any) -> Any:
     """What a block gives at the few tokens, with zeros at the others."""
     if isinstance(x, tuple):
-        return tuple(_everywhere(narrow, part) for part in x)
+        return tuple(_everywhere(selection, part) for part in x)
     if not isinstance(x, Tensor):
         return x
-    nodes = narrow.nodes[..., None].expand(-1, -1, x.shape[2])
-    return x.new_zeros(len(x), narrow.column.shape[1], x.shape[2]).scatter_(1, nodes, x)
+    nodes = selection.nodes[..., None].expand(-1, -1, x.shape[2])
+    return x.new_zeros(len(x), selection.column.shape[1], x.shape[2]).scatter_(1, nodes, x)

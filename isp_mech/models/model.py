@@ -23,9 +23,11 @@ from isp_mech.models.forward_types import (
     ActivationRecord,
     Batch,
     Encoding,
+    Forward,
     ForwardContext,
     PrefixCache,
     RecordSpec,
+    TokenPlaces,
     TokenSelection,
     mask_of,
 )
@@ -151,119 +153,74 @@ class Model:
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def forward(
-        self, batch: Batch, *, watch: RecordSpec | None = None, edits: Sequence[ActivationEdit] = ()
-    ) -> tuple[Float[Tensor, "row pos d_model"], ActivationRecord]:
-        """Hidden states after the final norm, and what ``watch`` asked for.
+        self,
+        batch: Batch,
+        *,
+        prefix: PrefixCache | None = None,
+        at: TokenPlaces | None = None,
+        record: RecordSpec | None = None,
+        edits: Sequence[ActivationEdit] = (),
+        first_layer: int = 0,
+        gradients: bool = False,
+    ) -> Forward:
+        """One forward, the only one: hidden states after the final norm, at all tokens or at ``at``, and what
+        ``record`` asks for.
 
-        ``edits`` take effect in their layer's forward, so that everything after them follows.
+        ``edits`` take effect in their layer's forward, so that everything after them follows. With ``at`` the last
+        layer is computed at few tokens alone, where that is the faster. With ``prefix`` the batch holds copies of each
+        row's last tokens, one after the other, each as many as the prefix cache says: every copy sees the prefix and
+        itself. They may start at ``first_layer``, before which no edit may lie: there all copies are as
+        ``prefix.resid`` has them. With ``gradients`` the hidden states can be differentiated by the edits' values.
         """
-        return self._run(self._own(batch), watch, edits)
-
-    def read(
-        self, batch: Batch, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"], *, watch: RecordSpec | None = None
-    ) -> tuple[Float[Tensor, "n d_model"], ActivationRecord]:
-        """Hidden states after the final norm at the ``n`` tokens ``(rows, nodes)``, and what ``watch`` asked for.
-
-        What ``forward`` gives at those tokens; the last layer is computed at them and the watched ones alone.
-        """
-        batch = self._own(batch)
-        all_rows, all_nodes = rows, nodes
-        if watch is not None:
-            all_rows, all_nodes = torch.cat([rows, watch.rows]), torch.cat([nodes, watch.nodes])
-        narrow = (
-            narrow_to(batch, all_rows, all_nodes, self.architecture.n_layers - 1) if self.accepts_custom_masks else None
-        )
-        if narrow is not None and not narrow.is_worth_it:
-            narrow = None
-        hidden, record = self._run(batch, watch, (), narrow)
-        return hidden[rows, nodes], record
-
-    def _own(self, batch: Batch) -> Batch:
-        """The batch on the model's device; ``ValueError`` for trees that its attention cannot take."""
-        if batch.visible is not None and not self.accepts_trees:
-            raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
+        self._check(batch, prefix, record, first_layer)
         visible = None if batch.visible is None else batch.visible.to(self.device)
-        return Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
-
-    def _run(
-        self,
-        batch: Batch,
-        watch: RecordSpec | None,
-        edits: Sequence[ActivationEdit],
-        narrow: TokenSelection | None = None,
-    ) -> tuple[Float[Tensor, "row pos d_model"], ActivationRecord]:
-        seen = None
-        if watch is not None and watch.query_rows is not None and watch.query_nodes is not None:
-            seen = batch.seen_from(watch.query_rows, watch.query_nodes)
-        record = ActivationRecord()
-        token = CONTEXT.set(ForwardContext(batch, watch, record, seen, narrow=narrow))
-        with ExitStack() as stack, torch.no_grad():
-            stack.callback(CONTEXT.reset, token)
-            for handle in hooks(self.architecture, watch, record, edits, batch, narrow):
-                stack.callback(handle.remove)
-            finds_mask = self.accepts_custom_masks and not self.architecture.mask_is_argument
-            out = self.hf.base_model(
-                input_ids=batch.ids,
-                attention_mask=None if finds_mask else mask_of(batch, DTYPES[self.dtype]),
-                position_ids=batch.depth,
-                use_cache=False,
-            )
-        return out.last_hidden_state, record
-
-    def branch(
-        self,
-        batch: Batch,
-        trunk: PrefixCache,
-        *,
-        start: int = 0,
-        edits: Sequence[ActivationEdit] = (),
-        gradients: bool = False,
-    ) -> Float[Tensor, "row pos d_model"]:
-        """Hidden states after the final norm of copies of each row's last tokens, each with its own edits.
-
-        ``batch`` holds the copies one after the other, the trunk's ``t`` tokens each. The run starts at
-        layer ``start``, before which no edit may lie: there all copies are as ``trunk.resid`` has them.
-        With ``gradients`` what comes out can be differentiated by the edits' values.
-        """
-        return self._run_copies(self._own_copies(batch), trunk, start=start, edits=edits, gradients=gradients)
-
-    def read_copies(
-        self, batch: Batch, trunk: PrefixCache, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n d_model"]:
-        """What ``branch`` gives at the ``n`` tokens ``(rows, nodes)``; the last layer is computed at them alone."""
-        batch = self._own_copies(batch)
-        narrow = narrow_copies(batch, rows, nodes, self.architecture.n_layers - 1, trunk.own.shape[-1])
-        return self._run_copies(batch, trunk, narrow=narrow if narrow.is_worth_it else None)[rows, nodes]
-
-    def _own_copies(self, batch: Batch) -> Batch:
-        if not self.accepts_custom_masks:
-            raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
-        return Batch(batch.ids.to(self.device), batch.depth.to(self.device))
-
-    def _run_copies(
-        self,
-        batch: Batch,
-        trunk: PrefixCache,
-        *,
-        start: int = 0,
-        edits: Sequence[ActivationEdit] = (),
-        gradients: bool = False,
-        narrow: TokenSelection | None = None,
-    ) -> Float[Tensor, "row pos d_model"]:
-        copies = batch.ids.shape[1] // trunk.own.shape[-1]
-        token = CONTEXT.set(ForwardContext(batch, None, ActivationRecord(), None, trunk, narrow))
+        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
+        kept = ActivationRecord()
+        selection = None if at is None or edits or gradients else self._select(batch, prefix, at, record)
         with ExitStack() as stack, torch.set_grad_enabled(gradients):
-            stack.callback(CONTEXT.reset, token)
-            if start:
-                stack.enter_context(starting_at(self.architecture, start, trunk.resid[start].repeat(1, copies, 1)))
-            for handle in hooks(self.architecture, None, ActivationRecord(), edits, batch):
+            stack.callback(CONTEXT.reset, CONTEXT.set(ForwardContext(batch, record, kept, prefix, selection)))
+            if first_layer and prefix is not None:
+                copies = batch.ids.shape[1] // prefix.visible_within.shape[-1]
+                hidden = prefix.resid[first_layer].repeat(1, copies, 1)
+                stack.enter_context(starting_at(self.architecture, first_layer, hidden))
+            for handle in hooks(self.architecture, record, kept, edits, batch, selection):
                 stack.callback(handle.remove)
-            unused = None  # our attention has its own
-            if self.architecture.mask_is_argument:
-                unused = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)
-            out = self.hf.base_model(
-                input_ids=batch.ids, attention_mask=unused, position_ids=batch.depth, use_cache=False
-            )
+            out = self._run_base(batch, prefix)
+        return Forward(out if at is None else out[at.rows, at.nodes], kept)
+
+    def _check(self, batch: Batch, prefix: PrefixCache | None, record: RecordSpec | None, first_layer: int) -> None:
+        """``ValueError`` for trees or a prefix that the attention does not accept, and for what goes not together."""
+        accepted = self.accepts_trees if prefix is None else self.accepts_custom_masks
+        if not accepted and (prefix is not None or batch.visible is not None):
+            raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
+        if prefix is None and first_layer:
+            raise ValueError("first_layer: expected a prefix, which knows what goes into that layer")
+        if prefix is not None and record is not None and (record.keys or record.query_rows is not None):
+            raise ValueError("over a prefix neither keys nor attention are recorded")
+
+    def _select(
+        self, batch: Batch, prefix: PrefixCache | None, at: TokenPlaces, record: RecordSpec | None
+    ) -> TokenSelection | None:
+        """The tokens at which the last layer has to be computed, None where it had better be at all of them."""
+        if not self.accepts_custom_masks:
+            return None
+        rows, nodes, last = at.rows, at.nodes, self.architecture.n_layers - 1
+        if record is not None:
+            rows, nodes = torch.cat([rows, record.rows]), torch.cat([nodes, record.nodes])
+        if prefix is None:
+            selection = narrow_to(batch, rows, nodes, last)
+        else:
+            selection = narrow_copies(batch, rows, nodes, last, prefix.visible_within.shape[-1])
+        return selection if selection.is_worth_it else None
+
+    def _run_base(self, batch: Batch, prefix: PrefixCache | None) -> Float[Tensor, "row pos d_model"]:
+        if self.accepts_custom_masks and not self.architecture.mask_is_argument:
+            mask = None  # Bloom's attention finds it in the batch
+        elif prefix is not None:
+            mask = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # not used
+        else:
+            mask = mask_of(batch, DTYPES[self.dtype])
+        out = self.hf.base_model(input_ids=batch.ids, attention_mask=mask, position_ids=batch.depth, use_cache=False)
         return out.last_hidden_state
 
     def logits_of(self, hidden: Float[Tensor, "n d_model"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

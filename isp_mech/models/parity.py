@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from isp_mech.models.forward_types import Batch
+from isp_mech.models.forward_types import Batch, Forward
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class Runnable(Protocol):
     def dtype(self) -> str: ...
     @property
     def accepts_trees(self) -> bool: ...
-    def forward(self, batch: Batch) -> tuple[Tensor, Any]: ...
+    def forward(self, batch: Batch) -> Forward: ...
     def unembed(self, hidden: Tensor) -> Tensor: ...
 
 
@@ -34,8 +34,8 @@ def branches_come_out_right(model: Runnable, ids: Tensor) -> bool:
     visible[:, n:, cut:n] = False
     other = torch.cat([ids[:, :cut], ids[:, cut + 1 :]], 1)
     try:
-        packed, _ = model.forward(Batch(tree, depth, visible))
-        plain, _ = model.forward(Batch(other, torch.arange(n - 1, device=ids.device)[None]))
+        packed = model.forward(Batch(tree, depth, visible)).hidden
+        plain = model.forward(Batch(other, torch.arange(n - 1, device=ids.device)[None])).hidden
     except Exception:  # whatever a model does that was not made for such a mask
         return False
     plain, packed = plain[:, cut:].float(), packed[:, n:].float()
@@ -48,7 +48,7 @@ def check_against_plain(model: Runnable, ids: Tensor, plain: Tensor) -> None:
     length = ids.shape[1]
     depth = torch.arange(length, device=ids.device)[None]
     visible = torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril() if model.accepts_trees else None
-    hidden, _ = model.forward(Batch(ids, depth, visible))
+    hidden = model.forward(Batch(ids, depth, visible)).hidden
     with torch.no_grad():
         ours = model.unembed(hidden[0])[None].to(plain.device)
         expect_equal(f"{model.name}: the packed forward", ours, plain, model.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 FUSED: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
-def attend_over_trunk(
+def attend_over_prefix(
     query: Float[Tensor, "row head n d"],
     key: Float[Tensor, "row kv m d"],
     value: Float[Tensor, "row kv m d"],

@@ -236,8 +236,8 @@ def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Be
     for rows, batch in batches(trees, batch_size):
         at = torch.arange(len(rows) * pos, device=model.device)
         everywhere = torch.eye(pos, device=model.device).expand(len(at), -1, -1)  # each token is a role of its own
-        watch = RecordSpec(at // pos, at % pos, at // pos, at % pos, everywhere)
-        _, record = model.forward(batch, watch=watch)
+        spec = RecordSpec(at // pos, at % pos, at // pos, at % pos, everywhere)
+        record = model.forward(batch, record=spec).record
         alphabets = asked.alphabets[rows].to(model.device)
         for layer in range(shape.n_layers):
             pattern = record.attention[layer].float().view(len(rows), pos, shape.n_heads, pos).transpose(1, 2)

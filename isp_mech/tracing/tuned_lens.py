@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import make_batch
-from isp_mech.inference.contrast_prompts import residuals
+from isp_mech.inference.contrast_prompts import residual_stream
 from isp_mech.inference.prefix_tree import PrefixTree
-from isp_mech.models import Model, RecordSpec, read_jacobians
+from isp_mech.models import Model, RecordSpec, TokenPlaces, read_jacobians
 
 HELD_OUT = 0.1  # share of the texts that the lens is judged on, and not trained on
 LONGEST = 512  # tokens of a text that are used
@@ -181,9 +181,10 @@ def _streams(
     places = np.array([(row, node) for row, tree in enumerate(trees) for node in range(len(tree))])
     places = places[np.sort(rng.permutation(len(places))[:tokens])]
     rows, nodes = _ints(places[:, 0], model), _ints(places[:, 1], model)
-    normed, record = model.read(make_batch(trees), rows, nodes, watch=RecordSpec(rows, nodes))
+    forward = model.forward(make_batch(trees), at=TokenPlaces(rows, nodes), record=RecordSpec(rows, nodes))
+    normed, record = forward.hidden, forward.record
     with torch.no_grad():
-        return [x.float() for x in residuals(record)], model.unembed(normed).log_softmax(-1)
+        return [x.float() for x in residual_stream(record)], model.unembed(normed).log_softmax(-1)
 
 
 def _ints(values: np.ndarray, model: Model) -> Int[Tensor, " n"]:

@@ -114,7 +114,7 @@ def test_another_error_is_not_taken_for_memory(make_model, monkeypatch):
     def fail(self, batch, *args, **kwargs):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(Model, "_run", fail)
+    monkeypatch.setattr(Model, "forward", fail)
     with pytest.raises(RuntimeError, match="something else"):
         query_logprobs(make_model("neox"), queries(4, 0))
 

@@ -24,7 +24,7 @@ def checkpoint(tmp_path, tokenizer):
 def test_a_folder_loads_and_gives_the_plain_models_logits(checkpoint, tokenizer):
     model = load_model(checkpoint, name="little")
     ids = tokenizer("Redefine pi as 462.").input_ids
-    hidden, _ = model.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None]))
+    hidden = model.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None])).hidden
     ours = model.unembed(hidden[0]).log_softmax(-1)
     assert torch.allclose(ours, plain_logprobs(make_hf("llama"), ids), atol=1e-5)
     assert "little" in repr(model) and model.max_tokens == 256 and model.accepts_custom_masks
@@ -98,18 +98,18 @@ def test_bfloat16_stays_near_float32(tokenizer):
     ids = tokenizer("Redefine pi as 462.").input_ids
     plain = plain_logprobs(hf, ids)
     half = wrap_model(hf, tokenizer, name="half", dtype="bfloat16")
-    hidden, _ = half.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None]))
+    hidden = half.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None])).hidden
     assert (half.unembed(hidden[0]).log_softmax(-1) - plain).abs().mean() < 0.1
 
 
 def test_a_packed_row_gives_what_each_branch_gives_alone(model):
     trunk, ends = [7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31], [[5, 6], [8], [5, 9, 2]]
     from isp_mech.inference.batches import make_batch
-    from isp_mech.inference.prefix_tree import Tree
+    from isp_mech.inference.prefix_tree import PrefixTree
 
-    tree = Tree()
+    tree = PrefixTree()
     paths = [tree.extend([*trunk, *end]) for end in ends]
-    hidden, _ = model.forward(make_batch([tree]))
+    hidden = model.forward(make_batch([tree])).hidden
     for path, end in zip(paths, ends, strict=True):
         ours = model.unembed(hidden[0, list(path)]).log_softmax(-1)
         assert torch.allclose(ours, plain_logprobs(model.hf, [*trunk, *end]), atol=1e-4)
@@ -118,7 +118,7 @@ def test_a_packed_row_gives_what_each_branch_gives_alone(model):
 def test_what_is_watched_adds_up_to_the_stream(model):
     ids = torch.arange(1, 15)[None] % 300
     nodes = torch.arange(14)
-    _, record = model.forward(Batch(ids, nodes[None]), watch=RecordSpec(torch.zeros(14, dtype=torch.long), nodes))
+    record = model.forward(Batch(ids, nodes[None]), record=RecordSpec(torch.zeros(14, dtype=torch.long), nodes)).record
     after = [*record.resid[1:], record.final]
     for layer, before in enumerate(record.resid):
         assert torch.allclose(before + record.attn[layer] + record.mlp[layer], after[layer], atol=1e-4)
@@ -134,7 +134,7 @@ def test_attention_by_role_is_the_softmax_of_eager_attention(make_model):
         roles = torch.zeros(1, 20, 2)
         roles[0, :5, 0] = roles[0, 5:, 1] = 1
         at = torch.tensor([0]), torch.tensor([17])
-        _, record = make_model(name).forward(Batch(ids, torch.arange(20)[None]), watch=RecordSpec(*at, *at, roles))
+        record = make_model(name).forward(Batch(ids, torch.arange(20)[None]), record=RecordSpec(*at, *at, roles)).record
         ours = torch.stack(record.attention)[:, 0]
         want = torch.stack([weights[..., :5].sum(-1), weights[..., 5:].sum(-1)], -1)
         assert torch.allclose(ours, want, atol=1e-5), name
@@ -149,7 +149,7 @@ def test_the_bridge_shares_parameters_and_leaves_the_model_alone(tmp_path, token
     assert cache["blocks.1.hook_resid_pre"].shape == (1, len(ids), 32)
     ours = {p.data_ptr() for p in model.hf.parameters()}
     assert {p.data_ptr() for p in model.bridge.original_model.parameters()} & ours
-    hidden, _ = model.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None]))
+    hidden = model.forward(Batch(torch.tensor([ids]), torch.arange(len(ids))[None])).hidden
     assert torch.allclose(model.unembed(hidden[0]).log_softmax(-1), plain_logprobs(make_hf("neox"), ids), atol=1e-5)
 
 
