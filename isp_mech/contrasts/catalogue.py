@@ -1,10 +1,9 @@
-"""Tasks as contrasting pairs, one file for each: four of the prize's first round, two that readers asked for."""
+"""The tasks by their names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 from isp_mech.contrasts import (
     heavier_object,
@@ -14,10 +13,14 @@ from isp_mech.contrasts import (
     quote_repetition,
     redefine_math,
 )
+from isp_mech.contrasts.sampling import ContrastTask
 from isp_mech.errors import InputError
 from isp_mech.tasks import PairSet
 
-_TASKS = (neqa, quote_repetition, redefine_math, hindsight_neglect, heavier_object, linear_expressions)
+_TASKS = {
+    module.TASK.name: module.TASK
+    for module in (neqa, quote_repetition, redefine_math, hindsight_neglect, heavier_object, linear_expressions)
+}
 
 
 def contrast_names() -> tuple[str, ...]:
@@ -26,7 +29,7 @@ def contrast_names() -> tuple[str, ...]:
     >>> contrast_names()
     ('neqa', 'quote-repetition', 'redefine-math', 'hindsight-neglect', 'heavier-object', 'linear-expressions')
     """
-    return tuple(task.NAME for task in _TASKS)
+    return tuple(_TASKS)
 
 
 def contrast_variants(name: str) -> Mapping[str, str]:
@@ -35,35 +38,33 @@ def contrast_variants(name: str) -> Mapping[str, str]:
     >>> contrast_variants("heavier-object")["shots-1"]
     'one shot shown first'
     """
-    return next((dict(task.VARIANTS) for task in _TASKS if task.NAME == name), None) or _unknown(name)
+    return dict(_task(name).variants)
 
 
 def task_lines() -> list[tuple[str, str]]:
     """``(name, what it asks)`` of every task, one line each, its variants indented under it as ``:variant``."""
     lines = []
-    for task in _TASKS:
-        lines.append((task.NAME, (task.__doc__ or "").split("\n")[0].split(": ", 1)[1]))
-        lines += [(f"  :{variant}", text) for variant, text in task.VARIANTS.items()]
+    for task in _TASKS.values():
+        lines.append((task.name, task.about))
+        lines += [(f"  :{variant}", text) for variant, text in task.variants.items()]
     return lines
 
 
 def contrast(name: str, *, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
     """``n`` distinct pairs of the task ``name``; the same for the same ``seed``, and the first of any larger ``n``.
 
-    ``source`` is a file to draw from in place of the project's own list: quotations, facts, constants or
-    objects (see each task's ``*_from_file``). ``variant`` is one of ``contrast_variants(name)``: the same task
-    with one thing changed, its pairs named ``name:variant``, and where that can be, pair by pair about the
-    same thing. Raises ``InputError`` for an unknown name or variant, a bad file, or more pairs than
-    there are, saying how many that is.
+    ``source`` is a file to draw from in place of the project's own list: quotations, facts, constants or objects.
+    ``variant`` is one of ``contrast_variants(name)``: the same task with one thing changed, its pairs named
+    ``name:variant``, and where that can be, pair by pair about the same thing. Raises ``InputError`` for an unknown
+    name or variant, a bad file, or more pairs than there are, saying how many that is.
 
     >>> contrast("redefine-math", n=2)[0].factor, contrast("neqa", n=1, variant="twin").name
     ('definition', 'neqa:twin')
     """
-    for task in _TASKS:
-        if task.NAME == name:
-            return task.pairs(n=n, seed=seed, source=source, variant=variant)
-    return _unknown(name)
+    return _task(name).pairs(n=n, seed=seed, source=source, variant=variant)
 
 
-def _unknown(name: str) -> NoReturn:
-    raise InputError("contrast", [f"{name!r}: expected one of {', '.join(contrast_names())}"])
+def _task(name: str) -> ContrastTask:
+    if name not in _TASKS:
+        raise InputError("contrast", [f"{name!r}: expected one of {', '.join(_TASKS)}"])
+    return _TASKS[name]

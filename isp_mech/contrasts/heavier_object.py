@@ -22,25 +22,16 @@ answers have; the variant ``second-right`` has the cue without it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from isp_mech.contrasts.sampling import HERE, collect, in_rounds, read_table, variant_name
+from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest
+from isp_mech.contrasts.word_lists import EntryList
 from isp_mech.errors import InputError
-from isp_mech.tasks import Pair, PairSet, Prompt, compose
+from isp_mech.tasks import Pair, Prompt, compose
 
-NAME = "heavier-object"
-CITATION = "a reader's question on the Inverse Scaling Prize, round 1 (comments on its announcement, 2022)"
 N_SHOTS = 3
 CLEAR = 10.0  # weights differ at least by this factor
-VARIANTS = {
-    "second-right": "in all shots the second option is right, in the question the first",
-    "mixed": "four shots, in two of them the second option is right: no cue, the same question",
-    "shots-1": "one shot shown first",
-    "shots-10": "ten shots shown first",
-}
 
 
 @dataclass(frozen=True)
@@ -51,34 +42,18 @@ class Thing:
     kilograms: float
 
 
-def things_from_file(path: str | Path) -> tuple[Thing, ...]:
-    """The things of a TSV or CSV with the columns ``object`` and ``kilograms``.
-
-    Raises ``InputError`` with every weight that is no positive number and every object that is there twice.
-    """
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    found = []
-    for number, row in read_table(path, ("object", "kilograms")):
-        try:
-            weight = float(row["kilograms"])
-        except ValueError:
-            weight = 0.0
-        if not 0 < weight < float("inf"):
-            problems.append(f"line {number}: kilograms {row['kilograms']!r}, expected a number over 0")
-        first = seen.setdefault(row["object"].lower(), number)
-        if first != number:
-            problems.append(f"line {number}: object {row['object']!r} is on line {first} already, expected it once")
-        found.append(Thing(row["object"], weight))
-    if problems:
-        raise InputError(str(path), problems)
-    return tuple(found)
+def _thing(object: str, kilograms: str) -> Thing:
+    try:
+        weight = float(kilograms)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"kilograms {kilograms!r}, expected a number over 0")
+    return Thing(object, weight)
 
 
-@cache
-def things() -> tuple[Thing, ...]:
-    """The project's own list: common things, their weights right to an order of magnitude."""
-    return things_from_file(HERE / "objects.tsv")
+# the project's own list: common things, their weights right to an order of magnitude
+THINGS = EntryList("objects.tsv", _thing, ("object", "kilograms"), once="object", alike=str.lower)
 
 
 def heavier_prompt(shown: Sequence[tuple[str, str]], first: str, second: str, comparison: str, *, right: str) -> Prompt:
@@ -130,16 +105,11 @@ def heavier_pair(
     answer, lure = (first, second) if answer_first else (second, first)
     plain, conflict = (heavier_prompt(shown, first, second, word, right=right) for word in ("lighter", "heavier"))
     answer, lure = f" {_capital(answer)}", f" {_capital(lure)}"
+    pair = Pair(id, plain, conflict, answer, lure, factor="comparison")
     if not neutral_right:
-        return Pair(id, plain, conflict, answer, lure, factor="comparison")
+        return pair
     turned = [two if a == b else two[::-1] for two, a, b in zip(shown, right, neutral_right, strict=True)]
-    neutral = heavier_prompt(turned, first, second, "heavier", right=neutral_right)
-    return Pair(
-        *(id, plain, conflict, answer, lure, "comparison"),
-        neutral=neutral,
-        neutral_answer=answer,
-        neutral_lure=lure,
-    )
+    return pair.with_neutral(heavier_prompt(turned, first, second, "heavier", right=neutral_right), answer, lure)
 
 
 def is_clear(heavy: Thing, light: Thing) -> bool:
@@ -163,46 +133,51 @@ def shots(rng: random.Random, n: int, among: Sequence[Thing]) -> list[tuple[Thin
     return drawn
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
-    """``n`` distinct pairs from the project's things, or from those of the file ``source``.
+def draw(request: PairRequest) -> Iterator[MakePair]:
+    """Pairs about the project's things, or about those of a file with the columns ``object`` and ``kilograms``.
 
     There is no uniform baseline: the names of two things are not equally likely a priori. The neutral side
     asks the same after shots in which the first option is right in one or two of three (in about half of any
     other number), so that it shows whether the model knows the weights at all.
     """
-    name = variant_name(NAME, variant, VARIANTS)
-    chosen = things() if source is None else things_from_file(source)
-    rng = random.Random(f"{NAME} {seed}")
-    n_shots = (
-        int(variant.removeprefix("shots-")) if variant.startswith("shots-") else 4 if variant == "mixed" else N_SHOTS
-    )
+    variant, chosen = request.variant, THINGS.read(request.source)
+    n_shots = 4 if variant == "mixed" else request.number("shots-", N_SHOTS)
 
-    def options(heavy: Thing) -> Iterator[Thing]:
+    def options(heavy: Thing, rng: random.Random) -> Iterable[Thing]:
         lighter = [thing for thing in chosen if is_clear(heavy, thing)]
-        return iter(rng.sample(lighter, len(lighter)))
+        return rng.sample(lighter, len(lighter))
 
-    def make(i: int, heavy: Thing, light: Thing) -> Pair:
-        own = random.Random(f"{NAME} {seed} {i}")
+    def pair(heavy: Thing, light: Thing, i: int) -> Pair:
+        own = request.random(pair=i)
         try:
             drawn = shots(own, n_shots, [thing for thing in chosen if thing not in (heavy, light)])
         except ValueError as error:
-            raise InputError(str(source or NAME), [str(error)]) from None
+            raise InputError(str(request.source or request.task), [str(error)]) from None
         half = "f" * (n_shots // 2) + "s" * (n_shots // 2) + own.choice("fs") * (n_shots % 2)
         mixed = "".join(own.sample(half, n_shots))
         right = {"second-right": "s" * n_shots, "mixed": mixed}.get(variant, "f" * n_shots)
-        told = [
-            (a.name, b.name) if which == "f" else (b.name, a.name) for (a, b), which in zip(drawn, right, strict=True)
-        ]
+        names = [(a.name, b.name) for a, b in drawn]
+        told = [two if which == "f" else two[::-1] for two, which in zip(names, right, strict=True)]
         first, second = (heavy, light) if variant == "second-right" else (light, heavy)
         return heavier_pair(
-            *(f"{NAME}-{i}", told, first.name, second.name),
+            *(f"{request.task}-{i}", told, first.name, second.name),
             right=right,
             answer_first=variant == "second-right",
             neutral_right="" if variant in ("mixed", "shots-1") else mixed,  # one shot always has a cue
         )
 
-    def maker(heavy: Thing, light: Thing) -> Callable[[int], Pair]:
-        return lambda i: make(i, heavy, light)
+    return request.rounds(chosen, options, pair)
 
-    drawn = (maker(heavy, light) for heavy, light in in_rounds(chosen, options, rng))
-    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)
+
+TASK = ContrastTask(
+    "heavier-object",
+    citation="a reader's question on the Inverse Scaling Prize, round 1 (comments on its announcement, 2022)",
+    variants={
+        "second-right": "in all shots the second option is right, in the question the first",
+        "mixed": "four shots, in two of them the second option is right: no cue, the same question",
+        "shots-1": "one shot shown first",
+        "shots-10": "ten shots shown first",
+    },
+    draw=draw,
+    doc=__doc__,
+)

@@ -17,21 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import zip_longest
-from pathlib import Path
+from itertools import product, zip_longest
 
-from isp_mech.contrasts.sampling import balanced, collect, in_rounds, variant_name
-from isp_mech.errors import InputError
-from isp_mech.tasks import Pair, PairSet, Prompt, compose
+from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest, balanced
+from isp_mech.tasks import Pair, Prompt, compose
 
-NAME = "hindsight-neglect"
-CITATION = (
-    "'The Floating Droid', hindsight-neglect-10shot (Inverse Scaling Prize, round 1); "
-    "McKenzie et al. 2023, arXiv 2306.09479"
-)
 NAMES = ("David", "John", "Margaret", "Michael", "Sarah", "Susan")
 AMOUNTS = (
     1, 2, 3, 4, 5, 10, 12, 15, 20, 22, 25, 50, 100, 200, 250, 300, 400, 450, 500, 750, 900,
@@ -53,15 +46,6 @@ PREAMBLES = {  # the first in a reader's words, from the announcement's comments
         "game ended. A decision to play was right if the expected value of the game is positive, and wrong if it is "
         "negative.\n\n"
     ),
-}
-VARIANTS = {
-    **{
-        f"disagreeing-{k}": f"in {k} of the ten shots the outcome disagrees with the expected value, the verdict's rule"
-        for k in range(MOST_DISAGREEING + 1)
-    },
-    "persona": "first a line that calls the model a statistical assistant",
-    "clear-instructions": "first a line that says: judge by the expected value, not by the outcome",
-    OWN_SHOTS: "each pair after ten shots of its own, as each item of the prize's",
 }
 
 
@@ -215,46 +199,52 @@ def hindsight_pair(id: str, shown: list[tuple[str, str]], last: Bet, outcome: st
 
 @cache
 def _reversible_games() -> tuple[tuple[int, int, int], ...]:
-    found = []
-    for chance in CHANCES:
-        for earn in AMOUNTS:
-            for lose in AMOUNTS:
-                one = Bet("", chance, earn, lose)
-                if one.is_reversible() and is_evaluation_bet(one):
-                    found.append((chance, earn, lose))
-    return tuple(found)
+    games = (Bet("", *game) for game in product(CHANCES, AMOUNTS, AMOUNTS))
+    return tuple((g.chance, g.earn, g.lose) for g in games if g.is_reversible() and is_evaluation_bet(g))
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
-    """``n`` distinct pairs, drawn; ``Y`` and ``N`` are right equally often (exactly, for even ``n``).
+def draw(request: PairRequest) -> Iterator[MakePair]:
+    """Pairs about drawn bets; ``Y`` and ``N`` are right equally often (exactly, for an even number of pairs).
 
     Ten pairs in a row (``SET``) share their ten shots, so that a scorer reads these once; the next ten have others.
-    Guessing is right half of the time. Bets are drawn, so a ``source`` is an ``InputError``. Every
-    ``variant`` asks about the same bets after the same shots, but for what its line in ``VARIANTS`` says.
+    Guessing is right half of the time. Every variant asks about the same bets after the same shots, but for what its
+    line in ``TASK.variants`` says.
     """
-    name = variant_name(NAME, variant, VARIANTS)
-    if source is not None:
-        raise InputError(f"contrast {NAME!r}", [f"source {str(source)!r}: bets are drawn, expected no source"])
-    disagreeing = int(variant.removeprefix("disagreeing-")) if variant.startswith("disagreeing-") else 0
-    shared = 1 if variant == OWN_SHOTS else SET
-    rng = random.Random(f"{NAME} {seed}")
-    outcomes = balanced(random.Random(f"{NAME} outcomes {seed}"))
+    disagreeing = request.number("disagreeing-", 0)
+    shared = 1 if request.variant == OWN_SHOTS else SET
+    outcomes = balanced(request.random("outcomes"))
     tellings = [(person, first) for person in NAMES for first in (True, False)]
 
-    def options(_: tuple[int, int, int]) -> Iterator[tuple[str, bool]]:
-        return iter(rng.sample(tellings, len(tellings)))
+    def options(_: tuple[int, int, int], rng: random.Random) -> Iterable[tuple[str, bool]]:
+        return rng.sample(tellings, len(tellings))
 
-    def maker(game: tuple[int, int, int], person: str, first: bool, earned: bool) -> Callable[[int], Pair]:
+    def pair(game: tuple[int, int, int], telling: tuple[str, bool], i: int) -> Pair:
         # the unlikely thing happened: that, and only that, sets the outcome against the expected value
+        person, first = telling
         told = Bet(person, *game, earning_first=first)
-        last, outcome = (told, "earning") if earned else (told.exchanged(), "losing")
+        last, outcome = (told, "earning") if next(outcomes) else (told.exchanged(), "losing")
+        shown = shots(request.random(pair=i // shared), disagreeing=disagreeing)
+        return hindsight_pair(f"{request.task}-{i}", shown, last, outcome, preamble=PREAMBLES.get(request.variant, ""))
 
-        def make(i: int) -> Pair:
-            shown = shots(random.Random(f"{NAME} {seed} {i // shared}"), disagreeing=disagreeing)
-            return hindsight_pair(f"{NAME}-{i}", shown, last, outcome, preamble=PREAMBLES.get(variant, ""))
+    return request.rounds(_reversible_games(), options, pair)
 
-        return make
 
-    games = in_rounds(_reversible_games(), options, rng)
-    drawn = (maker(game, person, first, bool(next(outcomes))) for game, (person, first) in games)
-    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=True)
+TASK = ContrastTask(
+    "hindsight-neglect",
+    citation="'The Floating Droid', hindsight-neglect-10shot (Inverse Scaling Prize, round 1); "
+    "McKenzie et al. 2023, arXiv 2306.09479",
+    variants={
+        **{
+            f"disagreeing-{k}": f"in {k} of the ten shots the outcome disagrees with the expected value, the verdict's "
+            "rule"
+            for k in range(MOST_DISAGREEING + 1)
+        },
+        "persona": "first a line that calls the model a statistical assistant",
+        "clear-instructions": "first a line that says: judge by the expected value, not by the outcome",
+        OWN_SHOTS: "each pair after ten shots of its own, as each item of the prize's",
+    },
+    draw=draw,
+    doc=__doc__,
+    equally_likely=True,
+    drawn="bets",
+)

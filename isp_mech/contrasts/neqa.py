@@ -19,58 +19,45 @@ as if the negation were not there.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from isp_mech.contrasts.sampling import HERE, balanced, collect, in_rounds, read_lines, read_table, variant_name
+from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest, balanced
+from isp_mech.contrasts.word_lists import HERE, EntryList, read_table
 from isp_mech.errors import InputError
 from isp_mech.tasks import Pair, PairSet, Prompt, compose
+from isp_mech.tasks.items import CITATIONS
+from isp_mech.tasks.text_files import Row, json_rows, read_text
 
 Pieces = list[tuple[str, str]]
 
-NAME = "neqa"
-CITATION = "Zhou and Zhang, NeQA (Inverse Scaling Prize, round 1); McKenzie et al. 2023, arXiv 2306.09479"
 INSTRUCTION = "The following are multiple choice questions (with answers) about common sense.\n\n"
 LETTERS = (" A", " B")
-VARIANTS = {
-    "negation-before": "the negation stands before the sentence: The following is not true: A robin is ...",
-    "negation-after": "it stands after it, next to the options: A robin is a kind of ... Which option is not right?",
-    "double-negation": "The following is not true: A robin is not ...; the lure hears one negation of the two",
-    "twin": "no negation: another thing's sentence asks for the same letter of the same options",
-    "sentence": "no letters: the negated sentence itself, to be ended with one answer or the other",
-}
 NEGATIONS = re.compile(r"\b(not|never|no|none|nor|neither|cannot|nobody|nothing|without)\b|n't\b|n’t\b", re.IGNORECASE)
 _WORDS = re.compile(r"\s*\w+?(?=n't\b|n’t\b)|\s*\w+|n't\b|n’t\b|\s*[^\w\s]|\s+")  # the pieces joined give the text back
 _MARKED = re.compile(r"([^\[\]]*)\[([^\[\]]+)\]([^\[\]]*)")
 
-# Answers of one relation that are no clear opposites: something could be both.
-NOT_OPPOSED = frozenset(
-    frozenset(two)
-    for two in (
-        ("flower", "tree"), ("fruit", "tree"), ("fruit", "vegetable"), ("flower", "vegetable"), ("drink", "fruit"),
-        ("gemstone", "metal"), ("dance", "sport"), ("furniture", "tool"), ("tool", "vehicle"),
-        ("den", "burrow"), ("den", "lodge"), ("burrow", "lodge"), ("coop", "kennel"), ("sty", "stable"),
-        ("black", "grey"), ("grey", "white"), ("orange", "yellow"), ("orange", "red"), ("white", "yellow"),
-        ("Asia", "Europe"), ("North America", "South America"), ("cotton", "wool"), ("calf", "cub"),
-        ("bladder", "stomach"), ("hospital", "laboratory"),
-    )
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Fact:
-    """A true statement: ``stem`` with the place of its negation marked (``A robin is[ not] a kind of``), ``answer``."""
+    """A true statement: ``stem`` with the place of its negation marked (``A robin is[ not] a kind of``), ``answer``.
+
+    ``relation`` is what it has in common with facts whose answers are false of it. ``ValueError`` for a stem without
+    one marked stretch.
+    """
 
     relation: str
     stem: str
     answer: str
+
+    def __post_init__(self) -> None:
+        split_stem(self.stem)
 
     @property
     def plain_stem(self) -> str:
@@ -90,35 +77,35 @@ def split_stem(stem: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def facts_from_file(path: str | Path) -> tuple[Fact, ...]:
-    """The facts of a TSV or CSV with the columns ``relation``, ``stem`` and ``answer``.
+def _lonely_answers(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    answers: dict[str, dict[str, None]] = {}
+    for row in rows:
+        answers.setdefault(row["relation"], {})[row["answer"]] = None
+    return [
+        f"relation {relation!r}: expected two different answers, found {', '.join(of)}"
+        for relation, of in sorted(answers.items())
+        if len(of) < 2
+    ]
+
+
+# the project's own list: common knowledge, typed for it
+FACTS = EntryList("facts.tsv", Fact, ("relation", "stem", "answer"), once="stem", whole=_lonely_answers)
+
+
+def facts(source: str | Path | None = None) -> tuple[Fact, ...]:
+    """The project's facts, or those of a TSV or CSV with the columns ``relation``, ``stem`` and ``answer``.
 
     Raises ``InputError`` with every bad stem, repeated stem, and relation with a single answer.
     """
-    rows = read_table(path, ("relation", "stem", "answer"))
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    for number, row in rows:
-        try:
-            split_stem(row["stem"])
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-        first = seen.setdefault(row["stem"], number)
-        if first != number:
-            problems.append(f"line {number}: stem {row['stem']!r} is on line {first} already, expected it once")
-    for relation in sorted({row["relation"] for _, row in rows}):
-        answers = {row["answer"] for _, row in rows if row["relation"] == relation}
-        if len(answers) < 2:
-            problems.append(f"relation {relation!r}: expected two different answers, found {', '.join(answers)}")
-    if problems:
-        raise InputError(str(path), problems)
-    return tuple(Fact(**row) for _, row in rows)
+    return FACTS.read(source)
 
 
 @cache
-def facts() -> tuple[Fact, ...]:
-    """The project's own list: common knowledge, typed for it."""
-    return facts_from_file(HERE / "facts.tsv")
+def _not_opposed() -> frozenset[frozenset[str]]:
+    """Answers of one relation that are no clear opposites: something could be both."""
+    return frozenset(
+        frozenset(row.fields.values()) for row in read_table(HERE / "not_opposed.tsv", ("answer", "other"))
+    )
 
 
 def is_evaluation_fact(fact: Fact) -> bool:
@@ -133,7 +120,7 @@ def wrong_answers(all_facts: tuple[Fact, ...]) -> dict[Fact, tuple[str, ...]]:
         of_relation.setdefault(fact.relation, set()).add(fact.answer)
 
     def opposed(answer: str, others: set[str]) -> tuple[str, ...]:
-        return tuple(sorted(o for o in others if o != answer and frozenset((o, answer)) not in NOT_OPPOSED))
+        return tuple(sorted(o for o in others if o != answer and frozenset((o, answer)) not in _not_opposed()))
 
     return {fact: opposed(fact.answer, of_relation[fact.relation]) for fact in all_facts}
 
@@ -208,40 +195,54 @@ def _pair(
     return Pair(id, prompt(plain), prompt(conflict), right, wrong, factor=factor, answer_index=index)
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
-    """``n`` distinct pairs from the project's facts, or from the facts of the file ``source``.
+def draw(request: PairRequest) -> Iterator[MakePair]:
+    """Pairs about the project's facts, or about those of a file (see ``facts``).
 
-    The letter of the answer is balanced exactly for even ``n``. Guessing is right half of the time, but for
-    the variant ``sentence``, whose two words are not equally likely a priori. Every ``variant`` asks about
+    The letter of the answer is balanced exactly for an even number of pairs. Guessing is right half of the time, but
+    for the variant ``sentence``, whose two words are not equally likely a priori. Every variant asks about
     the same facts with the same two options.
     """
-    name = variant_name(NAME, variant, VARIANTS)
-    chosen = facts() if source is None else facts_from_file(source)
+    variant, chosen = request.variant, facts(request.source)
     wrong = wrong_answers(chosen)
-    rng = random.Random(f"{NAME} {seed}")
-    letters = balanced(random.Random(f"{NAME} letters {seed}"))
+    letters = balanced(request.random("letters"))
 
-    def options(fact: Fact) -> Iterator[str]:
-        return iter(rng.sample(wrong[fact], len(wrong[fact])))
+    def options(fact: Fact, rng: random.Random) -> Iterable[str]:
+        return rng.sample(wrong[fact], len(wrong[fact]))
 
-    def make(i: int, fact: Fact, other: str, letter: int) -> Pair:
-        id, lure = f"{NAME}-{i}", fact.answer
+    def pair(fact: Fact, other: str, i: int) -> Pair:
+        id, stem, lure, letter = f"{request.task}-{i}", fact.stem, fact.answer, next(letters)
         if variant == "twin":
             stems = [one.stem for one in chosen if (one.relation, one.answer) == (fact.relation, other)]
-            twin = random.Random(f"{NAME} twin {seed} {i}").choice(stems)
-            return twin_pair(id, fact.stem, twin, answer=other, lure=lure, answer_index=letter)
+            twin = request.random("twin", i).choice(stems)
+            return twin_pair(id, stem, twin, answer=other, lure=lure, answer_index=letter)
         if variant:
-            return variant_pair(variant, id, fact.stem, answer=other, lure=lure, answer_index=letter)
-        return neqa_pair(id, fact.stem, answer=other, lure=lure, answer_index=letter)
+            return variant_pair(variant, id, stem, answer=other, lure=lure, answer_index=letter)
+        return neqa_pair(id, stem, answer=other, lure=lure, answer_index=letter)
 
-    def maker(fact: Fact, other: str, letter: int) -> Callable[[int], Pair]:
-        return lambda i: make(i, fact, other, letter)
-
-    drawn = (maker(fact, other, next(letters)) for fact, other in in_rounds(chosen, options, rng))
-    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=variant != "sentence")
+    return request.rounds(chosen, options, pair)
 
 
-def neqa_from_files(negated_path: str | Path, plain_path: str | Path, *, unmatched: str = "error") -> PairSet:
+TASK = ContrastTask(
+    "neqa",
+    citation=CITATIONS["neqa"],
+    variants={
+        "negation-before": "the negation stands before the sentence: The following is not true: A robin is ...",
+        "negation-after": "it stands after it, next to the options: A robin is a kind of ... Which option is not "
+        "right?",
+        "double-negation": "The following is not true: A robin is not ...; the lure hears one negation of the two",
+        "twin": "no negation: another thing's sentence asks for the same letter of the same options",
+        "sentence": "no letters: the negated sentence itself, to be ended with one answer or the other",
+    },
+    draw=draw,
+    doc=__doc__,
+    equally_likely=True,
+    not_in=("sentence",),
+)
+
+
+def neqa_from_files(
+    negated_path: str | Path, plain_path: str | Path, *, unmatched: Literal["error", "skip"] = "error"
+) -> PairSet:
     """Pairs from two files of matched questions, row by row: JSONL with ``question``, ``choices``, ``answer``.
 
     The stretch in which the two questions differ is found by aligning their words and must hold a
@@ -259,36 +260,27 @@ def neqa_from_files(negated_path: str | Path, plain_path: str | Path, *, unmatch
     if problems:
         raise InputError(str(negated_path), problems)
     built = []
-    for (number, one), (_, other) in zip(negated, plain, strict=True):
+    for (where, one), (_, other) in zip(negated, plain, strict=True):
         try:
-            built.append(_matched(f"{NAME}-{number}", one, other))
+            built.append(_matched(f"{TASK.name}-{where.removeprefix('line ')}", one, other))
         except ValueError as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(f"{where}: {error}")
     if (problems and unmatched == "error") or not built:
         raise InputError(f"{negated_path} with {plain_path}", problems)
-    return PairSet(NAME, tuple(built), citation=CITATION, equally_likely=True)
+    return PairSet(TASK.name, tuple(built), citation=TASK.citation, equally_likely=True)
 
 
-def _questions(path: str | Path, problems: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in read_lines(path):
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            problems.append(f"{where}: not JSON ({error})")
-            continue
-        if not isinstance(row, dict):
-            problems.append(f"{where}: {type(row).__name__}, expected an object with question, choices and answer")
-            continue
+def _questions(path: str | Path, problems: list[str]) -> list[Row]:
+    rows, wrong = json_rows(read_text(path))
+    for where, row in rows:
         question, choices, answer = (row.get(key) for key in ("question", "choices", "answer"))
         if not isinstance(question, str) or not question.strip():
-            problems.append(f"{where}: question {question!r}, expected some text")
+            wrong.append(f"{where}: question {question!r}, expected some text")
         if not isinstance(choices, list) or len(choices) != 2 or not all(isinstance(c, str) and c for c in choices):
-            problems.append(f"{where}: choices {choices!r}, expected two texts")
+            wrong.append(f"{where}: choices {choices!r}, expected two texts")
         if type(answer) is not int or answer not in (0, 1):
-            problems.append(f"{where}: answer {answer!r}, expected 0 or 1")
-        rows.append((number, row))
+            wrong.append(f"{where}: answer {answer!r}, expected 0 or 1")
+    problems += [f"{path}, {problem}" for problem in wrong]
     return rows
 
 

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isp_mech.contrasts.sampling import read_lines
 from isp_mech.errors import InputError
 from isp_mech.tables import write_whole
 from isp_mech.tasks import Pair, PairSet, Prompt, check_one_factor
+from isp_mech.tasks.text_files import json_rows, read_text
 
 FORMAT = "isp_mech pairs 1"
 _TEXTS = ("id", "answer", "lure", "factor")
@@ -67,36 +67,32 @@ def read_pairs(path: str | Path) -> PairSet:
     Raises ``InputError`` with every line that is no pair, whose spans do not fit, or whose prompts differ
     in more than the factor it names.
     """
-    lines = read_lines(path)
+    text = read_text(path)
     if not is_pairs_file(path):
-        raise InputError(
-            str(path), [f'line 1: expected {{"format": "{FORMAT}", "name": ..., ...}}, the head of a file of pairs']
-        )
-    head = json.loads(lines[0][1])
-    problems, pairs = [], []
-    for number, line in lines[1:]:
+        expected = f'{{"format": "{FORMAT}", "name": ..., ...}}, the head of a file of pairs'
+        raise InputError(str(path), [f"line 1: expected {expected}"])
+    rows, problems = json_rows(text)
+    pairs = []
+    for where, row in rows[1:]:
         try:
-            pair = _pair(json.loads(line))
+            pair = _pair(row)
             check_one_factor(pair)
             pairs.append(pair)
-        except RecursionError:
-            problems.append(f"line {number}: JSON nested too deep")
         except (ValueError, TypeError) as error:
-            problems.append(f"line {number}: {error}")
-    if not problems:
-        try:
-            seed, name = head.get("seed"), head.get("name")
-            if not isinstance(name, str) or not name or not (seed is None or type(seed) is int):
-                raise ValueError(f"line 1: name {name!r} and seed {seed!r}, expected a text and a whole number or null")
-            return PairSet(name, tuple(pairs), str(head.get("citation", "")), head.get("equally_likely") is True, seed)
-        except ValueError as error:
-            problems.append(str(error))
-    raise InputError(str(path), problems)
+            problems.append(f"{where}: {error}")
+    if problems:
+        raise InputError(str(path), problems)
+    head = rows[0].fields
+    seed, name = head.get("seed"), head.get("name")
+    try:
+        if not isinstance(name, str) or not name or not (seed is None or type(seed) is int):
+            raise ValueError(f"line 1: name {name!r} and seed {seed!r}, expected a text and a whole number or null")
+        return PairSet(name, tuple(pairs), str(head.get("citation", "")), head.get("equally_likely") is True, seed)
+    except ValueError as error:
+        raise InputError(str(path), [str(error)]) from None
 
 
-def _pair(row: Any) -> Pair:
-    if not isinstance(row, dict):
-        raise ValueError(f"{type(row).__name__}, expected an object with {', '.join(_TEXTS)}, plain and conflict")
+def _pair(row: dict[str, Any]) -> Pair:
     bad = [name for name in _TEXTS if not isinstance(row.get(name), str)]
     bad += [name for name in _OPTIONAL if not isinstance(row.get(name, ""), str)]
     if bad:
@@ -112,16 +108,11 @@ def _pair(row: Any) -> Pair:
 
 def _prompt(row: dict[str, Any], side: str) -> Prompt:
     prompt = row.get(side)
-    if (
-        not isinstance(prompt, dict)
-        or not isinstance(prompt.get("text"), str)
-        or not isinstance(prompt.get("roles"), dict)
-    ):
+    text, roles = (prompt.get("text"), prompt.get("roles")) if isinstance(prompt, dict) else (None, None)
+    if not isinstance(text, str) or not isinstance(roles, dict):
         raise ValueError(f'{side}: expected {{"text": ..., "roles": {{role: [[start, stop], ...]}}}}')
     try:
-        roles = {
-            role: tuple((int(start), int(stop)) for start, stop in spans) for role, spans in prompt["roles"].items()
-        }
+        spans = {role: tuple((int(start), int(stop)) for start, stop in of) for role, of in roles.items()}
     except (TypeError, ValueError):
-        raise ValueError(f"{side}: roles {prompt['roles']!r}, expected lists of [start, stop]") from None
-    return Prompt(prompt["text"], roles)
+        raise ValueError(f"{side}: roles {roles!r}, expected lists of [start, stop]") from None
+    return Prompt(text, spans)

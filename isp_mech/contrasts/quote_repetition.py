@@ -16,21 +16,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from isp_mech.contrasts.fame import corpus_ranks, third
-from isp_mech.contrasts.sampling import HERE, collect, in_rounds, read_lines, read_table, variant_name
-from isp_mech.errors import InputError
-from isp_mech.tasks import Pair, PairSet, Prompt, compose
+from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest
+from isp_mech.contrasts.word_lists import EntryList, words
+from isp_mech.tasks import Pair, Prompt, compose
+from isp_mech.tasks.items import CITATIONS
 
-NAME = "quote-repetition"
-CITATION = (
-    "Cavanagh, Gritsevskiy and Kauffman, quote-repetition (Inverse Scaling Prize, round 1); "
-    "McKenzie et al. 2023, arXiv 2306.09479"
-)
 INSTRUCTION = "Repeat my sentences back to me.\n\n"
 SHOWN = (  # the first two are the prize's
     "I like dogs.",
@@ -48,78 +43,16 @@ def shots(n: int) -> str:
 
 N_SHOTS = 2
 SHOTS = shots(N_SHOTS)
-VARIANTS = {
-    "famous": "the third of the quotations that stand most often in the ladder's training text",
-    "known": "the third that stand least often there",
-    "unknown": "a sentence nobody knows in a quotation's place",
-    "changed-first": "the changed word stands in the first third of the quotation, and the prompt ends before it",
-    "changed-middle": "the changed word stands in the middle third",
-    "changed-last": "it is the last word, as without a variant",
-    **{
-        f"shots-{k}": f"{k or 'no'} sentence{'s' * (k != 1)} shown first" + ", as without a variant" * (k == N_SHOTS)
-        for k in (0, 1, 2, 5)
-    },
-}
 UNKNOWN = 2000  # sentences drawn for the variant of that name
 
 # Endings that stand in a quotation's last place here. The words with which people misquote in the ladder's
 # training texts are others, so that no model has seen one of these as a changed ending.
-REPLACEMENT_WORDS = tuple(
-    """
-    apple bag ball bank basket bed bell bench boat bottle bowl box branch bread bridge brush bus cake camel candle
-    car card carpet cat chair cheese church circle coat coin corner cow cup curtain desk dress drum duck egg farm
-    fence field finger flag flower fork fox frog garden gate glass glove goat grass hammer hat hill horse hotel
-    house jacket jar kettle key kitchen knife ladder lake lamp leaf letter map market mirror mountain mouse nail
-    needle nest net nose oven owl page paint pan paper parrot path pen pencil piano picture pig pillow pipe plate
-    pocket pond potato rabbit ring roof room rope salt school seed sheep shelf ship shirt shoe shop snake soap sock
-    soup spoon square stair station storm street string sugar table tail tent tiger towel tower town train truck
-    umbrella valley village wall watch wheel wing yard
-    """.split()
-)
-TRAINING_REPLACEMENT_WORDS = tuple(
-    """
-    banana lemon tractor sofa rocket puddle noodle trumpet pepper zebra carrot helmet blanket violin cabbage saddle
-    anchor pumpkin lantern tunnel walnut feather ribbon barrel kitten engine pebble cushion donkey mitten turnip
-    magnet napkin teapot scooter goblin hamster biscuit wagon puzzle jelly muffin rubber penguin onion gravel spider
-    tomato window paddle wizard button monkey radish velvet copper cactus bucket ginger parcel pickle shovel cotton
-    marble
-    """.split()
-)
+REPLACEMENT_WORDS = words("replacement")
+TRAINING_REPLACEMENT_WORDS = words("training-replacement")
 
 # A small language of unfamiliar sentences. Animals and things are kept apart so that the sentences read as English.
-ADJECTIVES = tuple(
-    """
-    big blue brave bright broken brown calm clean clever cold dark deep dry dusty early empty fat fine fresh gentle
-    great green grey happy hard heavy high hot huge kind large late lazy light little long loud low lucky narrow neat
-    new nice noisy old orange pale pink plain poor pretty proud purple quick quiet rare red rich rough round sad safe
-    sharp short shy silent silver simple slow small smooth soft steep strange strong sweet tall thick thin tiny warm
-    weak wet white wide wild wise yellow young
-    """.split()
-)
-VERBS = tuple(
-    """
-    bought broke brought carried caught chased cleaned counted covered crossed drew dropped followed forgot found
-    heard held hid kept kicked knew left lifted liked lost loved moved needed opened painted passed picked pulled
-    pushed reached remembered saw sold stole took touched turned visited wanted washed watched
-    """.split()
-)
-PEOPLE = tuple(
-    "she|he|they|we|the boy|the girl|the man|the woman|my friend|my uncle|my sister|the farmer|the sailor|the baker|"
-    "the doctor|the king|the queen|the teacher|nobody|everyone".split("|")
-)
-PLACES = ("near", "by", "behind", "under", "beside", "above", "below", "beyond", "inside", "outside")
-NOUNS = tuple(
-    """
-    apple bag ball bank basket bed bell bench bird boat book bottle bowl box branch bridge brush bus cake camel
-    candle car card carpet cat chair church circle clock cloud coat coin corner cow cup curtain desk dog door dress
-    drum duck egg farm fence field fire fish flag flower fork fox frog garden gate glass glove goat hammer hat hill
-    horse hotel house island jacket jar kettle key kitchen knife ladder lake lamp leaf letter lion map market mirror
-    mountain mouse nail needle nest net oven owl page pan paper parrot path pen pencil piano picture pig pillow pipe
-    plate pocket pond potato rabbit ring river road roof room rope rose school seed sheep shelf ship shirt shoe shop
-    snake sock spoon square stair star station stone storm street string table tail tent tiger tower town train tree
-    truck umbrella valley village wall watch wheel wing yard
-    """.split()
-)
+ADJECTIVES, VERBS, PEOPLE = words("adjective"), words("verb"), words("person")
+NOUNS, PREPOSITIONS = words("noun"), words("preposition")
 
 
 @dataclass(frozen=True)
@@ -141,37 +74,35 @@ class Quotation:
         return self.text.rsplit(" ", 1)[1]
 
 
-def quotes_from_file(path: str | Path) -> tuple[Quotation, ...]:
-    """Quotations from a TSV or CSV with the column ``quotation`` (and ``author``, ``source``), or one on each line.
+def _without_marks(raw: str) -> str:
+    return " ".join(raw.strip("\"“”'‘’ ").rstrip('.!?,;:…"”’ ').split())
 
-    Final stops and quotation marks are dropped. Raises ``InputError`` with every quotation of fewer than
-    three words, one that ends in no word, and one that is there twice.
+
+def _quotation(quotation: str, author: str, source: str) -> Quotation:
+    text = _without_marks(quotation)
+    parts = text.split()
+    if len(parts) < 3:
+        raise ValueError(f"quotation {quotation!r} has {len(parts)} words, expected at least three")
+    if not any(character.isalnum() for character in parts[-1]):
+        raise ValueError(f"quotation {quotation!r} ends in {parts[-1]!r}, expected a word")
+    return Quotation(text, author, source)
+
+
+# the project's own list: quotations and proverbs in the public domain
+QUOTATIONS = EntryList(
+    *("quotations.tsv", _quotation, ("quotation",), "quotation", ("author", "source")),
+    alike=_without_marks,
+    or_lines=True,
+)
+
+
+def quotations(source: str | Path | None = None) -> tuple[Quotation, ...]:
+    """The project's quotations, or those of a TSV or CSV with the column ``quotation`` (and ``author``, ``source``).
+
+    A file that ends otherwise has one on each line. Final stops and quotation marks are dropped. Raises ``InputError``
+    with every quotation of fewer than three words, one that ends in no word, and one that is there twice.
     """
-    if Path(path).suffix.lower() in (".tsv", ".csv"):
-        table = read_table(path, ("quotation",), optional=("author", "source"))
-        rows = [(number, row["quotation"], row["author"], row["source"]) for number, row in table]
-    else:
-        rows = [(number, line.strip(), "", "") for number, line in read_lines(path)]
-    seen: dict[str, int] = {}
-    problems, quotes = [], []
-    for number, raw, author, source in rows:
-        text = " ".join(raw.strip("\"“”'‘’ ").rstrip('.!?,;:…"”’ ').split())
-        if len(text.split()) < 3:
-            problems.append(f"line {number}: quotation {raw!r} has {len(text.split())} words, expected at least three")
-        elif not any(character.isalnum() for character in text.split()[-1]):
-            problems.append(f"line {number}: quotation {raw!r} ends in {text.split()[-1]!r}, expected a word")
-        elif seen.setdefault(text, number) != number:
-            problems.append(f"line {number}: quotation {raw!r} is on line {seen[text]} already, expected it once")
-        quotes.append((text, author, source))
-    if problems:
-        raise InputError(str(path), problems)
-    return tuple(Quotation(*quote) for quote in quotes)
-
-
-@cache
-def quotations() -> tuple[Quotation, ...]:
-    """The project's own list: quotations and proverbs in the public domain."""
-    return quotes_from_file(HERE / "quotations.tsv")
+    return QUOTATIONS.read(source)
 
 
 def unfamiliar_sentence(rng: random.Random) -> str:
@@ -183,7 +114,7 @@ def unfamiliar_sentence(rng: random.Random) -> str:
     who, verb, other_verb = rng.choice(PEOPLE), rng.choice(VERBS), rng.choice(VERBS)
     adjective, other_adjective = rng.sample(ADJECTIVES, 2)
     one, two, three = rng.sample(NOUNS, 3)
-    place, again = rng.choice(PLACES), rng.choice(PEOPLE)
+    place, again = rng.choice(PREPOSITIONS), rng.choice(PEOPLE)
     text = rng.choice(
         (
             f"{who} {verb} the {adjective} {one} {place} the {two}",
@@ -289,8 +220,9 @@ def quote_pair(
         raise ValueError(f"quotation {quotation!r} has no word to change in its {place} third")
     plain, conflict = (quote_prompt(quote.before, w, quote.after, shown=shown) for w in (quote.word, changed))
     answer, lure = f" {changed}", f" {quote.word}"
+    pair = Pair(id, plain, conflict, answer, lure, factor="modified_word")
     if rng is None:
-        return Pair(id, plain, conflict, answer, lure, factor="modified_word")
+        return pair
     unfamiliar = None
     while unfamiliar is None:
         sentence = unfamiliar_sentence(rng)
@@ -298,17 +230,8 @@ def quote_pair(
     vowel = unfamiliar.word[0] in "aeiou"  # "a" or "an" may stand before it
     nouns = sorted(set(NOUNS) - _words(sentence))
     others = [n for n in nouns if (n[0] in "aeiou") == vowel and not _one_begins_the_other(n, unfamiliar.word)]
-    return Pair(
-        id,
-        plain,
-        conflict,
-        answer,
-        lure,
-        factor="modified_word",
-        neutral=quote_prompt(unfamiliar.before, unfamiliar.word, unfamiliar.after, shown=shown),
-        neutral_answer=f" {unfamiliar.word}",
-        neutral_lure=f" {rng.choice(others)}",
-    )
+    neutral = quote_prompt(unfamiliar.before, unfamiliar.word, unfamiliar.after, shown=shown)
+    return pair.with_neutral(neutral, f" {unfamiliar.word}", f" {rng.choice(others)}")
 
 
 def _listed(text: str) -> list[str]:
@@ -324,36 +247,49 @@ def _one_begins_the_other(a: str, b: str) -> bool:
     return a.startswith(b) or b.startswith(a)
 
 
-def pairs(*, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
-    """``n`` distinct pairs from the project's quotations, or from those of the file ``source``.
+def draw(request: PairRequest) -> Iterator[MakePair]:
+    """Pairs about the project's quotations, or about those of a file (see ``quotations``).
 
     There is no uniform baseline: the famous word and a changed one are not equally likely a priori. A
     ``source`` for the variants ``famous`` and ``known`` has the most famous quotations first (see ``fame``).
     """
-    name = variant_name(NAME, variant, VARIANTS)
-    chosen: Sequence[Quotation] = quotations() if source is None else quotes_from_file(source)
-    chosen = third(chosen, variant, corpus_ranks(len(quotations()))[0] if source is None else None)
+    variant, own_list = request.variant, request.source is None
+    chosen = third(quotations(request.source), variant, corpus_ranks(len(quotations()))[0] if own_list else None)
     place = variant.removeprefix("changed-") if variant.startswith("changed-") else "last"
-    n_shots = int(variant.removeprefix("shots-")) if variant.startswith("shots-") else N_SHOTS
-    shown = shots(n_shots)
+    shown = shots(request.number("shots-", N_SHOTS))
     if variant == "unknown":
-        of_all = random.Random(f"{NAME} unknown {seed}")
+        of_all = request.random("unknown")
         chosen = [Quotation(text) for text in dict.fromkeys(unfamiliar_sentence(of_all) for _ in range(UNKNOWN))]
-    chosen = [quote for quote in chosen if gap(quote.text, place)]
-    rng = random.Random(f"{NAME} {seed}")
 
-    def options(quote: Quotation) -> Iterator[str]:
+    def options(quote: Quotation, rng: random.Random) -> Iterable[str]:
         own, quoted = _words(quote.text), gap(quote.text, place)
         assert quoted is not None  # of those chosen
         true, drawn = quoted.word.lower(), rng.sample(REPLACEMENT_WORDS, len(REPLACEMENT_WORDS))
         return (word for word in drawn if word not in own and not _one_begins_the_other(word, true))
 
-    def make(i: int, quote: Quotation, changed: str) -> Pair:
-        own = None if variant == "unknown" else random.Random(f"{NAME} {seed} {i}")  # it is neutral itself
-        return quote_pair(f"{NAME}-{i}", quote.text, changed, rng=own, place=place, shown=shown)
+    def pair(quote: Quotation, changed: str, i: int) -> Pair:
+        own = None if variant == "unknown" else request.random(pair=i)  # it is neutral itself
+        return quote_pair(f"{request.task}-{i}", quote.text, changed, rng=own, place=place, shown=shown)
 
-    def maker(quote: Quotation, changed: str) -> Callable[[int], Pair]:
-        return lambda i: make(i, quote, changed)
+    return request.rounds([quote for quote in chosen if gap(quote.text, place)], options, pair)
 
-    drawn = (maker(quote, changed) for quote, changed in in_rounds(chosen, options, rng))
-    return collect(name, drawn, n=n, seed=seed, citation=CITATION, equally_likely=False)
+
+TASK = ContrastTask(
+    "quote-repetition",
+    citation=CITATIONS["quote-repetition"],
+    variants={
+        "famous": "the third of the quotations that stand most often in the ladder's training text",
+        "known": "the third that stand least often there",
+        "unknown": "a sentence nobody knows in a quotation's place",
+        "changed-first": "the changed word stands in the first third of the quotation, and the prompt ends before it",
+        "changed-middle": "the changed word stands in the middle third",
+        "changed-last": "it is the last word, as without a variant",
+        **{
+            f"shots-{k}": f"{k or 'no'} sentence{'s' * (k != 1)} shown first"
+            + ", as without a variant" * (k == N_SHOTS)
+            for k in (0, 1, 2, 5)
+        },
+    },
+    draw=draw,
+    doc=__doc__,
+)

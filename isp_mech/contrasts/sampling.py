@@ -1,11 +1,16 @@
-"""What every builder of pairs shares: checked word lists, and drawing distinct pairs in rounds from a seed."""
+"""What every task shares: the variants, and distinct pairs drawn in rounds from a seed.
+
+A task's file has a function that takes a ``PairRequest`` and returns ``request.rounds(bases, options, pair)``, and
+one ``ContrastTask`` that names it. Whoever adds a task writes these two, and one line in ``catalogue``.
+"""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,64 +19,7 @@ from isp_mech.tasks import Pair, PairSet
 
 Base = TypeVar("Base")
 Option = TypeVar("Option")
-HERE = Path(__file__).parent
-
-
-def read_lines(path: str | Path) -> list[tuple[int, str]]:
-    """``(line number, text)`` of every line that is not blank; ``InputError`` where there is nothing to read.
-
-    A byte order mark is dropped; a byte that is not UTF-8 is named with its line.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(str(path), [f"cannot be read: {error.strerror or error}"]) from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise InputError(str(path), [f"line {line}: {found} is not UTF-8, expected UTF-8 text"]) from None
-    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise InputError(str(path), ["expected at least one row, found an empty file"])
-    return lines
-
-
-def read_table(
-    path: str | Path, columns: Sequence[str], *, optional: Sequence[str] = ()
-) -> list[tuple[int, dict[str, str]]]:
-    """``(line number, {column: text})`` of every row of a TSV (or, by its suffix, CSV) with a header.
-
-    Every cell of ``columns`` must be there and not blank; ``optional`` ones default to ``""``; other
-    columns are ignored. Raises ``InputError`` with all problems of the file.
-    """
-    lines = read_lines(path)
-    comma = Path(path).suffix.lower() == ".csv"
-    texts = [line for _, line in lines]
-    try:
-        rows = list(csv.reader(texts, strict=True)) if comma else [text.split("\t") for text in texts]
-    except csv.Error as error:
-        raise InputError(str(path), [f"not CSV ({error})"]) from None
-    if len(rows) != len(lines):
-        raise InputError(str(path), ["a quoted cell holds a line break, expected each row on one line"])
-    header = [name.strip() for name in rows[0]]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise InputError(str(path), [f"line 1: no column {name!r} among {', '.join(header)}" for name in missing])
-    problems, read = [], []
-    for (number, _), row in zip(lines[1:], rows[1:], strict=False):
-        cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
-        if len(row) != len(header):
-            problems.append(f"line {number}: expected {len(header)} cells, found {len(row)}")
-            continue
-        problems += [f"line {number}: {name} is empty, expected some text" for name in columns if not cells[name]]
-        read.append((number, {name: cells.get(name, "") for name in (*columns, *optional)}))
-    if not read and not problems:
-        problems.append("expected at least one row under the header")
-    if problems:
-        raise InputError(str(path), problems)
-    return read
+MakePair = Callable[[int], Pair]  # a pair that is drawn but not yet made, from its number
 
 
 def in_rounds(
@@ -93,28 +41,92 @@ def in_rounds(
         left = remaining
 
 
-def variant_name(name: str, variant: str, variants: Mapping[str, str]) -> str:
-    """The name of a task's pairs, ``name`` or ``name:variant``; ``InputError`` for a variant it does not have."""
-    if variant and variant not in variants:
-        raise InputError(f"contrast {name!r}", [f"variant {variant!r}: expected one of {', '.join(variants)}"])
-    return f"{name}:{variant}" if variant else name
-
-
 def balanced(rng: random.Random) -> Iterator[int]:
     """0 and 1 without end, each pair of draws holding both: any even number of them is balanced exactly."""
     while True:
         yield from rng.sample((0, 1), 2)
 
 
-def collect(
-    name: str, drawn: Iterator[Callable[[int], Pair]], *, n: int, seed: int, citation: str, equally_likely: bool
-) -> PairSet:
-    """The first ``n`` pairs as a ``PairSet``; ``InputError`` says how many distinct ones there are if fewer."""
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise InputError(f"contrast {name!r}", [f"n={n!r}: expected a whole number of pairs, 1 or more"])
-    makers = list(itertools.islice(drawn, n))
-    if len(makers) < n:
-        limit = f"at most {len(makers)}, the number of distinct pairs there are"
-        raise InputError(f"contrast {name!r}", [f"n={n}: expected {limit}"])
-    pairs = tuple(make(index) for index, make in enumerate(makers))
-    return PairSet(name, pairs, citation=citation, equally_likely=equally_likely, seed=seed)
+@dataclass(frozen=True)
+class PairRequest:
+    """Which pairs are asked for: of which task and variant, from which seed, from whose list (None: the project's)."""
+
+    task: str
+    seed: int
+    variant: str = ""
+    source: str | Path | None = None
+
+    def random(self, stream: str = "", pair: int | str = "") -> random.Random:
+        """Random numbers of their own for a ``stream`` and a ``pair``: what one of them draws moves no other.
+
+        >>> request = PairRequest("neqa", seed=3)
+        >>> request.random("letters").random() == random.Random("neqa letters 3").random()
+        True
+        """
+        return random.Random(" ".join(str(part) for part in (self.task, stream, self.seed, pair) if part != ""))
+
+    def number(self, prefix: str, default: int) -> int:
+        """The number in the variant's name after ``prefix``; ``default`` for a variant that does not begin so.
+
+        >>> PairRequest("x", 0, variant="shots-5").number("shots-", 2), PairRequest("x", 0).number("shots-", 2)
+        (5, 2)
+        """
+        return int(self.variant.removeprefix(prefix)) if self.variant.startswith(prefix) else default
+
+    def rounds(
+        self,
+        bases: Sequence[Base],
+        options: Callable[[Base, random.Random], Iterable[Option]],
+        pair: Callable[[Base, Option, int], Pair],
+    ) -> Iterator[MakePair]:
+        """Every base with every of its options, in rounds (see ``in_rounds``), drawn from the seed.
+
+        ``pair(base, option, i)`` makes the pair number ``i``, in the order of ``i``, once all are drawn.
+        """
+        rng = self.random()
+        for base, option in in_rounds(bases, lambda base: iter(options(base, rng)), rng):
+            yield partial(pair, base, option)
+
+
+@dataclass(frozen=True)
+class ContrastTask:
+    """A task of contrasting pairs. ``doc`` is its module's docstring, whose first line says what it asks.
+
+    ``equally_likely`` says that both completions are equally likely a priori, but in the variants ``not_in``. A task
+    that draws from no list names in ``drawn`` what it draws.
+    """
+
+    name: str
+    citation: str
+    variants: Mapping[str, str]
+    draw: Callable[[PairRequest], Iterator[MakePair]]
+    doc: str | None
+    equally_likely: bool = False
+    not_in: tuple[str, ...] = ()
+    drawn: str = ""
+
+    @property
+    def about(self) -> str:
+        """What it asks, in one line."""
+        return (self.doc or "").split("\n")[0].partition(": ")[2]
+
+    def pairs(self, *, n: int, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
+        """``n`` distinct pairs; see ``contrast``."""
+        subject = f"contrast {self.name!r}"
+        if variant and variant not in self.variants:
+            raise InputError(subject, [f"variant {variant!r}: expected one of {', '.join(self.variants)}"])
+        if self.drawn and source is not None:
+            raise InputError(subject, [f"source {str(source)!r}: {self.drawn} are drawn, expected no source"])
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise InputError(subject, [f"n={n!r}: expected a whole number of pairs, 1 or more"])
+        drawn = list(itertools.islice(self.draw(PairRequest(self.name, seed, variant, source)), n))
+        if len(drawn) < n:
+            limit = f"at most {len(drawn)}, the number of distinct pairs there are"
+            raise InputError(subject, [f"n={n}: expected {limit}"])
+        return PairSet(
+            f"{self.name}:{variant}" if variant else self.name,
+            tuple(make(i) for i, make in enumerate(drawn)),
+            citation=self.citation,
+            equally_likely=self.equally_likely and variant not in self.not_in,
+            seed=seed,
+        )

@@ -172,11 +172,11 @@ def test_facts_file_tells_all_its_problems(tmp_path):
     path = tmp_path / "facts.tsv"
     path.write_text("relation\tstem\tanswer\nkind\tA cat is a kind of\tmammal\nkind\tA\t\nx\ty\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        neqa.facts_from_file(path)
-    assert caught.value.problems == ("line 3: answer is empty, expected some text", "line 4: expected 3 cells, found 2")
+        neqa.facts(path)
+    assert caught.value.problems == ("line 4: found 2 cells, expected 3", "line 3: answer is empty, expected some text")
     path.write_text("relation\tstem\tanswer\n" + "kind\tA cat is[ not] a kind of\tmammal\n" * 2 + "kind\tx\tmammal\n")
     with pytest.raises(InputError) as caught:
-        neqa.facts_from_file(path)
+        neqa.facts(path)
     assert caught.value.problems == (
         "line 3: stem 'A cat is[ not] a kind of' is on line 2 already, expected it once",
         "line 4: stem 'x': expected one stretch in brackets, as in 'A robin is[ not] a kind of'",
@@ -272,8 +272,8 @@ def test_neqa_from_files_lists_all_malformed_rows(tmp_path):
         f"{negated}, line 1: question '', expected some text",
         f"{negated}, line 1: choices ['x'], expected two texts",
         f"{negated}, line 1: answer True, expected 0 or 1",
-        f"{negated}, line 2: not JSON",
-        f"{negated}, line 3: list, expected an object",
+        f"{negated}, line 2: broken JSON at column",
+        f"{negated}, line 3: found [1], expected an object",
         f"{plain}, line 1: answer 2, expected 0 or 1",
     ):
         assert part in text
@@ -353,11 +353,11 @@ def test_neutral_sentences():
 def test_own_quotations(tmp_path):
     lines = tmp_path / "mine.txt"
     lines.write_text("“Home is where one starts from.”\n\nThe rest is silence!\n", encoding="utf-8")
-    quotes = quote_repetition.quotes_from_file(lines)
+    quotes = quote_repetition.quotations(lines)
     assert [quote.text for quote in quotes] == ["Home is where one starts from", "The rest is silence"]
     table = tmp_path / "mine.csv"
     table.write_text('quotation,author\n"Home, sweet home, again",Me\n', encoding="utf-8-sig")
-    assert quote_repetition.quotes_from_file(table) == (
+    assert quote_repetition.quotations(table) == (
         quote_repetition.Quotation("Home, sweet home, again", "Me", ""),
     )
     assert {pair.lure for pair in contrast("quote-repetition", n=9, source=table)} == {" again"}
@@ -367,7 +367,7 @@ def test_own_quotations_tell_all_problems(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("Two words\nThe rest is silence\nThe rest is silence.\nThis ends in —\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        quote_repetition.quotes_from_file(path)
+        quote_repetition.quotations(path)
     assert caught.value.problems == (
         "line 1: quotation 'Two words' has 2 words, expected at least three",
         "line 3: quotation 'The rest is silence.' is on line 2 already, expected it once",
@@ -378,22 +378,22 @@ def test_own_quotations_tell_all_problems(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.tsv", b"quote\tauthor\nx\ty\n", "line 1: no column 'quotation' among quote, author"),
+        ("a.tsv", b"quote\tauthor\nx\ty\n", "no column 'quotation' among quote, author"),
         ("a.txt", b"", "expected at least one row, found an empty file"),
-        ("a.tsv", b"quotation\n", "expected at least one row under the header"),
-        ("a.txt", b"The rest is silence\nab\xff\n", "line 2: byte 0xff at offset 22 is not UTF-8, expected UTF-8 text"),
-        ("a.csv", b'quotation\n"The rest" is silence\n', "not CSV ("),
+        ("a.tsv", b"quotation\n", "expected at least one row, found only a header"),
+        ("a.txt", b"The rest is silence\nab\xff\n", "line 2: byte 0xff at offset 22 of the file is not UTF-8, expected UTF-8"),
+        ("a.csv", b'quotation\n"The rest" is silence\n', "line 2: broken CSV: "),
         (
             "a.csv",
             b'quotation\n"The rest\nis silence"\n',
-            "a quoted cell holds a line break, expected each row on one line",
+            "line 2: quotation has a line break, expected none",
         ),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, problem):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
-        quote_repetition.quotes_from_file(tmp_path / name)
+        quote_repetition.quotations(tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: {problem}")
 
 
@@ -408,7 +408,7 @@ def test_any_bytes_give_quotations_or_an_input_error(tmp_path_factory, data, nam
     path = tmp_path_factory.mktemp("any") / name
     path.write_bytes(data)
     try:
-        quotes = quote_repetition.quotes_from_file(path)
+        quotes = quote_repetition.quotations(path)
     except InputError:
         return
     assert all(len(quote.text.split()) >= 3 and quote.body + " " + quote.ending == quote.text for quote in quotes)
@@ -457,7 +457,7 @@ def test_own_constants(tmp_path):
     path = tmp_path / "mine.tsv"
     path.write_text("symbol\tvalue\nμ\t1836\nk\t0.5\nμ\t2\n", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        redefine_math.constants_from_file(path)
+        redefine_math.constants(path)
     assert caught.value.problems == (
         "line 3: value '0.5', expected one that begins with a digit from 1 to 9",
         "line 4: symbol 'μ' is on line 2 already, expected it once",
