@@ -24,7 +24,8 @@ class InputError(ValueError):
         )
         super().__init__("\n".join(lines + ([f"  ... and {rest} more"] if rest else [])))
 
-    def __reduce__(self):  # worker processes send it back
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, tuple[str, ...]]]:
+        """For worker processes, which send it back."""
         return type(self), (self.subject, self.problems)
 
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-KINDS = ("head", "mlp", "resid")
+Kind = Literal["head", "mlp", "resid"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 DECISION = "decision"  # positions of sites: the last token that both completions have in common, or a role's name
-REPLACEMENTS = ("mean", "resample", "plain", "zero")  # what stands in for a site's output
-METHODS = ("exact", "attribution", "integrated")  # by which a site's total effect is found
+Replacement = Literal["mean", "resample", "plain", "zero"]  # what replaces the output of a site
+REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
+Method = Literal["exact", "attribution", "integrated"]  # by which the total effect of a site is measured
+METHODS: tuple[Method, ...] = get_args(Method)
 _PATTERN = re.compile(r"a(\d+)\.h(\d+)|m(\d+)|r(\d+)")
 
 
@@ -27,7 +31,7 @@ class Site:
     """
 
     layer: int
-    kind: str
+    kind: Kind
     head: int | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +70,7 @@ def all_sites(n_layers: int, n_heads: int, *, stream: bool = False) -> tuple[Sit
     >>> [str(s) for s in all_sites(1, 2, stream=True)]
     ['a0.h0', 'a0.h1', 'm0', 'r0']
     """
-    last = ("mlp", "resid") if stream else ("mlp",)
+    last: tuple[Kind, ...] = ("mlp", "resid") if stream else ("mlp",)
     return tuple(
         site
         for layer in range(n_layers)

@@ -17,9 +17,16 @@ from isp_mech.contrasts.sampling import ContrastTask
 from isp_mech.errors import InputError
 from isp_mech.tasks import PairSet
 
-_TASKS = {
-    module.TASK.name: module.TASK
-    for module in (neqa, quote_repetition, redefine_math, hindsight_neglect, heavier_object, linear_expressions)
+_TASKS: Mapping[str, ContrastTask] = {
+    task.name: task
+    for task in (
+        neqa.TASK,
+        quote_repetition.TASK,
+        redefine_math.TASK,
+        hindsight_neglect.TASK,
+        heavier_object.TASK,
+        linear_expressions.TASK,
+    )
 }
 
 

@@ -16,19 +16,10 @@ from __future__ import annotations
 from isp_mech.tables.atomic_write import write_whole
 from isp_mech.tables.run import Run, Setting, make_run
 from isp_mech.tables.schemas import SCHEMAS, Column
+from isp_mech.tables.site_tables import AnySites, sites_of
 from isp_mech.tables.table import Table, checksum_of_bytes, concat, read_table, table, table_of_bytes
 
 __all__ = [
-    "SCHEMAS",
-    "Column",
-    "Run",
-    "Setting",
-    "Table",
-    "checksum_of_bytes",
-    "concat",
-    "make_run",
-    "read_table",
-    "table",
-    "table_of_bytes",
-    "write_whole",
-]
+    "SCHEMAS", "AnySites", "Column", "Run", "Setting", "Table", "checksum_of_bytes", "concat", "make_run", "read_table",
+    "sites_of", "table", "table_of_bytes", "write_whole",
+]  # fmt: skip

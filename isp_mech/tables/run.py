@@ -48,7 +48,8 @@ class Run:
         object.__setattr__(self, "versions", MappingProxyType(dict(sorted(self.versions.items()))))
         object.__setattr__(self, "notes", tuple(self.notes))
 
-    def __reduce__(self):  # a mappingproxy does not pickle; worker processes need runs
+    def __reduce__(self) -> tuple[type[Run], tuple[object, ...]]:
+        """For worker processes: a mappingproxy does not pickle."""
         values = [getattr(self, f.name) for f in fields(self)]
         return Run, tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
 

@@ -216,7 +216,6 @@ def _unreadable(where: str, error: Exception) -> InputError:
     return InputError(where, [f"not a parquet file that can be read ({str(error).splitlines()[0]})"])
 
 
-def _from_arrow(column: pa.ChunkedArray, dtype: str | None) -> pd.Series:
-    if dtype in ("string", "Int64"):
-        return column.to_pandas(types_mapper={pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype()}.get)
-    return column.to_pandas()
+def _from_arrow(column: pa.ChunkedArray, dtype: str | None) -> pd.Series[Any]:
+    kept = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype()}  # others become numpy's types
+    return pd.Series(column.to_pandas(types_mapper=kept.get if dtype in ("string", "Int64") else None))
