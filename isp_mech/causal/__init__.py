@@ -6,9 +6,9 @@ check = verify(sites, pairs, family)
 
 from __future__ import annotations
 
-from isp_mech.causal.attention_knockout import knock_out, scale_sites
 from isp_mech.causal.edges import edges
 from isp_mech.causal.faithfulness import keep
+from isp_mech.causal.interventions import knock_out, scale_sites
 from isp_mech.causal.locate import Sites, locate
 from isp_mech.causal.verify import verify
 

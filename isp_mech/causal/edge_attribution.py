@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isp_mech.causal.activation_patching import Paths, copies_at_once, prompts_to_copy, run_once
-from isp_mech.causal.replacements import Outputs
-from isp_mech.errors import InputError
-from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, margin_of
-from isp_mech.models import ActivationEdit, Batch, GradientCapture, Model, PrefixCache, capture_gradients
+from isp_mech.causal.attribution_patching import InterpolationStep, check_gradients, interpolation_steps
+from isp_mech.causal.prompt_copies import PromptCopies, WholePrompts, run_once, run_prompts
+from isp_mech.causal.replacements import SiteOutputs
+from isp_mech.inference.batches import BatchPlan
+from isp_mech.inference.margin import ContrastPrompt
+from isp_mech.models import ActivationEdit, GradientCapture, Model, capture_gradients
 from isp_mech.sites import Site
 
 
@@ -31,167 +32,127 @@ class EdgeEffects:
 
 
 def edge_effects(
-    model: Model,
-    forks: Sequence[ContrastPrompt],
-    outputs: Outputs,
-    stand_in: Outputs,
+    prompts: Sequence[ContrastPrompt],
+    outputs: SiteOutputs,
+    replacement: SiteOutputs,
     sites: Sequence[Site],
+    plan: BatchPlan,
     *,
     steps: int = 1,
-    batch_size: int | str = "auto",
-    progress: bool = False,
 ) -> EdgeEffects:
     """The effect of every edge between ``sites``, whose own outputs are ``outputs``, and from them to the output."""
-    if not model.accepts_custom_masks:
-        raise InputError(model.name, ["gradients need an attention that takes a mask of ours"])
-    edges, whole = np.full((len(forks), len(sites), len(sites) + 1), np.nan), np.zeros((len(forks), len(sites)))
-    for rows, batch, nodes in prompts_to_copy(model, forks, batch_size, "edges", progress) if sites else ():
-        own, instead = outputs.of(rows, model.device), stand_in.of(rows, model.device)
-        gap = Outputs(own.heads - instead.heads, own.mlps - instead.mlps)
-        edges[rows], whole[rows] = _by_gradients(model, batch, [forks[i] for i in rows], nodes, gap, sites, steps)
-    return EdgeEffects(edges, whole)
+    check_gradients(plan, steps)
+    n, k, device = len(prompts), len(sites), plan.model.device
+    effects = EdgeEffects(np.full((n, k, k + 1), np.nan), np.zeros((n, k)))
+
+    def run(rows: list[int], whole: WholePrompts) -> None:
+        gap = outputs.of(rows, device).minus(replacement.of(rows, device))
+        sums = _Sums(run_once(whole), gap, sites)
+        for part in interpolation_steps(k, steps, sums.once.at_once(plan)):
+            _add(sums, part)
+        edges = torch.where(sums.there, sums.edges / steps, torch.nan)
+        effects.edges[rows], effects.whole[rows] = edges.cpu().numpy(), (sums.whole / steps).cpu().numpy()
+
+    if sites:
+        run_prompts(prompts, run, plan, "edges")
+    return effects
 
 
-@dataclass(frozen=True)
-class Way:
-    """In one copy, site number ``site`` moved by ``share`` of the way to its replacement."""
+class _Sums:
+    """Prompts that were run once, how far each site is from its replacement, and what the gradients add up to:
+    ``edges`` (row, from, to), ``whole`` (row, from), and which edges are ``there``."""
 
-    site: int
-    copy: int
-    share: float
+    def __init__(self, once: PromptCopies, gap: SiteOutputs, sites: Sequence[Site]) -> None:
+        self.once, self.gap, self.sites = once, gap, sites
+        k, device = len(sites), gap.heads.device
+        self.edges = torch.zeros(once.n, k, k + 1, device=device)
+        self.whole = torch.zeros(once.n, k, device=device)
+        self.there = torch.zeros(k, k + 1, dtype=torch.bool, device=device)
 
-
-@dataclass(frozen=True)
-class Bench:
-    """Prompts that were run once, one copy of what follows them, and how far each site is from its replacement."""
-
-    model: Model
-    trunk: PrefixCache
-    copy: Batch
-    terms: LogprobTerms
-    gap: Outputs
-    sites: Sequence[Site]
-
-    def product(self, site: Site, slope: Tensor) -> Tensor:
+    def product(self, site: Site, gradient: Tensor) -> Tensor:
         """(row,): a site's way from its replacement, times a gradient by its output (row, d)."""
         if site.head is None:
-            return (self.gap.mlps[:, site.layer] * slope).sum(-1)
-        d_head = self.model.architecture.d_head
-        own = slope[:, site.head * d_head : (site.head + 1) * d_head]
+            return (self.gap.mlps[:, site.layer] * gradient).sum(-1)
+        d_head = self.once.model.architecture.d_head
+        own = gradient[:, site.head * d_head : (site.head + 1) * d_head]
         return (self.gap.heads[:, site.layer, site.head] * own).sum(-1)
 
     def at_decision(self, gradient: Tensor, copies: int) -> Tensor:
         """(row, copy, d) of a gradient at all tokens of all copies."""
-        return gradient.reshape(len(self.copy.ids), copies, self.copy.ids.shape[1], -1)[:, :, 0]
+        return gradient.reshape(self.once.n, copies, self.once.t, -1)[:, :, 0]
 
 
-def _by_gradients(
-    model: Model,
-    batch: Batch,
-    forks: Sequence[ContrastPrompt],
-    nodes: Sequence[Paths],
-    gap: Outputs,
-    sites: Sequence[Site],
-    steps: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    trunk, copy, terms, _ = run_once(model, batch, forks, nodes)
-    n, t = copy.ids.shape
-    if steps == 1:  # nothing is moved, so that one copy serves all sites
-        jobs = [[Way(u, 0, 0.0) for u in range(len(sites))]]
-    else:
-        shares = [(u, (k + 0.5) / steps) for u in range(len(sites)) for k in range(steps)]
-        most = copies_at_once(model, n, t, trunk.visible_prefix.shape[1])
-        parts = [shares[i : i + most] for i in range(0, len(shares), most)]
-        jobs = [[Way(u, c, share) for c, (u, share) in enumerate(part)] for part in parts]
-    bench = Bench(model, trunk, copy, terms, gap, sites)
-    edges = torch.zeros(n, len(sites), len(sites) + 1, device=gap.heads.device)
-    whole = torch.zeros(n, len(sites), device=gap.heads.device)
-    there = torch.zeros(edges.shape[1:], dtype=torch.bool, device=edges.device)
-    for ways in jobs:
-        _add_job(bench, ways, edges, whole, there)
-    return torch.where(there, edges / steps, torch.nan).cpu().numpy(), (whole / steps).cpu().numpy()
-
-
-def _add_job(bench: Bench, ways: Sequence[Way], edges: Tensor, whole: Tensor, there: Tensor) -> None:
-    """Adds what each way gives to ``edges`` (row, from, to) and ``whole`` (row, from), and marks edges in ``there``."""
-    copies, sites = 1 + max(way.copy for way in ways), bench.sites
-    start = min(sites[way.site].layer for way in ways)
-    wires, margin = _run(bench, ways, copies, start)
+def _add(sums: _Sums, part: Sequence[InterpolationStep]) -> None:
+    """Adds what each step gives, all of them in one forward."""
+    copies, sites = 1 + max(step.copy for step in part), sums.sites
+    first_layer = min(sites[step.index].layer for step in part)
+    edits = [_edit(sites[step.index], sums.gap, step, sums.once.t) for step in part if step.share]
+    with capture_gradients(sums.once.model.architecture) as captured:
+        margin = sums.once.run(copies, edits, first_layer=first_layer, gradients=True).sum()
     with torch.enable_grad():
-        slopes, final = _slopes(wires, margin, sites, start)
-        for way in ways:
-            slope = bench.at_decision(slopes[way.site], copies)[:, way.copy]
-            whole[:, way.site] += bench.product(sites[way.site], slope)
-        for v, layer, gradient in _readers(bench.model, wires, slopes, final, sites, start):
-            before = [way for way in ways if _writes_before(sites[way.site], layer)]
+        gradients, final = _gradients(captured, margin, sites, first_layer)
+        for step in part:
+            own = sums.at_decision(gradients[step.index], copies)[:, step.copy]
+            sums.whole[:, step.index] += sums.product(sites[step.index], own)
+        for v, layer, gradient in _readers(sums.once.model, captured, gradients, final, sites, first_layer):
+            before = [step for step in part if _writes_before(sites[step.index], layer)]
             pulled: dict[int, Tensor] = {}  # the gradient by a layer's head outputs, and at -1 by what is written
-            for way in before:
-                u = sites[way.site]
+            for step in before:
+                u = sites[step.index]
                 at = -1 if u.head is None else u.layer
                 if at not in pulled:
-                    by = gradient if u.head is None else _by_heads(wires, u.layer, gradient)
-                    pulled[at] = bench.at_decision(by, copies)
-                edges[:, way.site, v] += bench.product(u, pulled[at][:, way.copy])
-                there[way.site, v] = True
+                    by = gradient if u.head is None else _by_heads(captured, u.layer, gradient)
+                    pulled[at] = sums.at_decision(by, copies)
+                sums.edges[:, step.index, v] += sums.product(u, pulled[at][:, step.copy])
+                sums.there[step.index, v] = True
 
 
-def _run(bench: Bench, ways: Sequence[Way], copies: int, start: int) -> tuple[GradientCapture, Tensor]:
-    """A forward of the copies from layer ``start`` on, each with its site moved: its wires, and the sum of margins."""
-    t = bench.copy.ids.shape[1]
-    with capture_gradients(bench.model.architecture) as wires:
-        hidden = bench.model.forward(
-            Batch(bench.copy.ids.repeat(1, copies), bench.copy.depth.repeat(1, copies)),
-            prefix=bench.trunk,
-            first_layer=start,
-            edits=[_edit(bench.sites[way.site], bench.gap, way, t) for way in ways if way.share],
-            gradients=True,
-        ).hidden
-    here = bench.terms.copied(copies, t)
-    with torch.enable_grad():
-        return wires, margin_of(bench.model, hidden[here.rows, here.nodes], here, gradients=True).sum()
-
-
-def _edit(site: Site, gap: Outputs, way: Way, t: int) -> ActivationEdit:
+def _edit(site: Site, gap: SiteOutputs, step: InterpolationStep, t: int) -> ActivationEdit:
     row = torch.arange(len(gap.heads), device=gap.heads.device)
-    node = torch.full_like(row, way.copy * t)
+    node = torch.full_like(row, step.copy * t)
     if site.head is None:
-        return ActivationEdit(site.layer, row, node, None, -way.share * gap.mlps[:, site.layer], add=True)
+        return ActivationEdit(site.layer, row, node, None, -step.share * gap.mlps[:, site.layer], add=True)
     head = torch.full_like(row, site.head)
-    return ActivationEdit(site.layer, row, node, head, -way.share * gap.heads[:, site.layer, site.head], add=True)
+    return ActivationEdit(site.layer, row, node, head, -step.share * gap.heads[:, site.layer, site.head], add=True)
 
 
-def _slopes(
-    wires: GradientCapture, margin: Tensor, sites: Sequence[Site], start: int
+def _gradients(
+    captured: GradientCapture, margin: Tensor, sites: Sequence[Site], first_layer: int
 ) -> tuple[dict[int, Tensor], Tensor]:
     """The margin's gradients, whatever way they come: by site number, by all of its layer's head outputs or by the
     MLP's write; and by what goes into the final norm."""
-    assert wires.final is not None
-    later = [v for v, site in enumerate(sites) if site.layer >= start]
-    outputs = [(wires.mlp if sites[v].head is None else wires.heads)[sites[v].layer] for v in later]
-    *slopes, final = torch.autograd.grad(margin, [*outputs, wires.final], retain_graph=True)
-    return dict(zip(later, slopes, strict=True)), final
+    assert captured.final is not None
+    later = [v for v, site in enumerate(sites) if site.layer >= first_layer]
+    outputs = [(captured.mlp if sites[v].head is None else captured.heads)[sites[v].layer] for v in later]
+    *gradients, final = torch.autograd.grad(margin, [*outputs, captured.final], retain_graph=True)
+    return dict(zip(later, gradients, strict=True)), final
 
 
 def _readers(
-    model: Model, wires: GradientCapture, slopes: dict[int, Tensor], final: Tensor, sites: Sequence[Site], start: int
+    model: Model,
+    captured: GradientCapture,
+    gradients: dict[int, Tensor],
+    final: Tensor,
+    sites: Sequence[Site],
+    first_layer: int,
 ) -> Iterator[tuple[int, float, Tensor]]:
     """Readers by number (the output's is the last), the layer at which each reads the stream (a half more for MLPs in
     serial blocks), and the gradient of the margin by what it reads there, through it alone."""
-    for v, slope in slopes.items():
+    for v, gradient in gradients.items():
         site, layer = sites[v], sites[v].layer
         if site.head is not None:
-            alone = torch.zeros_like(slope)
+            alone = torch.zeros_like(gradient)
             mine = slice(site.head * model.architecture.d_head, (site.head + 1) * model.architecture.d_head)
-            alone[..., mine] = slope[..., mine]
-            output = wires.heads[layer]
+            alone[..., mine] = gradient[..., mine]
+            output = captured.heads[layer]
         else:
-            alone, output = slope, wires.mlp[layer]
-            by_attention = _product(output, wires.attn[layer], alone, may_be_none=True)
+            alone, output = gradient, captured.mlp[layer]
+            by_attention = _product(output, captured.attn[layer], alone, may_be_none=True)
             if by_attention is not None:
                 yield v, layer + 0.5, by_attention
                 continue
-        if layer > start:
-            yield v, float(layer), _product(output, wires.before[layer], alone)
+        if layer > first_layer:
+            yield v, float(layer), _product(output, captured.before[layer], alone)
     yield len(sites), float(model.architecture.n_layers), final
 
 
@@ -200,10 +161,10 @@ def _writes_before(site: Site, layer: float) -> bool:
     return site.layer + (1.0 if site.head is None else 0.5) <= layer
 
 
-def _by_heads(wires: GradientCapture, layer: int, gradient: Tensor) -> Tensor:
+def _by_heads(captured: GradientCapture, layer: int, gradient: Tensor) -> Tensor:
     """A gradient by the stream as one by a layer's head outputs."""
-    attn = wires.attn[layer]
-    return _product(attn, wires.heads[layer], gradient.reshape(attn.shape))
+    attn = captured.attn[layer]
+    return _product(attn, captured.heads[layer], gradient.reshape(attn.shape))
 
 
 def _product(output: Tensor, by: Tensor, gradient: Tensor, may_be_none: bool = False):

@@ -10,38 +10,38 @@ the edges from u to all later sites and the output sum to its exact effect.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isp_mech.causal.activation_patching import check_sets, replaced_margins
+from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.edge_attribution import EdgeEffects, edge_effects
-from isp_mech.causal.locate import CHECKED, Sites
-from isp_mech.causal.replacements import Outputs, observe, replacement_outputs
+from isp_mech.causal.locate import CHECKED
+from isp_mech.causal.replacements import ConflictSide, check_replacements, observe_conflict
+from isp_mech.causal.site_sets import SitesGiven, sites_for
 from isp_mech.errors import InputError
-from isp_mech.inference.batches import check_batch_size
-from isp_mech.inference.contrast_prompts import Prepared, prepare, run_of
-from isp_mech.models import Model, Models, members
-from isp_mech.sites import Site
+from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
+from isp_mech.inference.contrast_prompts import head_of, run_of
+from isp_mech.models import Models
+from isp_mech.sites import Replacement, Site
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Run, Table, concat, table
 from isp_mech.tasks import PairSet
 
-SOME = 24  # sites taken of those that were located
-MOST = 64  # sites that may be given
+STRONGEST = 24  # sites taken of those that were located
+MOST_GIVEN = 64  # sites that may be given
 OUTPUT = "output"
-Neighbourhood = Sites | Table | Collection[Site] | Mapping[str, Collection[Site]]
 
 
 def edges(
     pairs: PairSet,
     models: Models,
-    sites: Neighbourhood,
+    sites: SitesGiven,
     *,
-    replacement: str = "mean",
+    replacement: Replacement = "mean",
     steps: int = 5,
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Table:
@@ -53,99 +53,60 @@ def edges(
     completions' tokens after it. It is positive where it pushes towards the prompt's answer. ``steps`` gradients are
     taken at midpoints of the way from the replacement to u's output, or, with one step, where the model is. Intervals
     are 95 %, by bootstrap over pairs, p two-sided by sign flips, q by Benjamini-Hochberg over all edges of all models.
-    The Run's notes tell how far the gradients are from exact effects: take more steps where that is much.
-    ``InputError`` for sites a model has not, for more than 64, and for a model whose attention takes no mask of ours.
+    The Run's notes say how far the gradients are from exact effects: take more steps where that is much.
+    ``InputError`` for sites a model does not have, for more than 64, and for a model whose attention does not accept
+    custom masks.
     """
-    check_batch_size(batch_size)
+    check_replacements([replacement])
     if steps < 1:
         raise InputError("steps", [f"{steps}: expected 1 or more"])
-    options = Options(replacement, steps, batch_size, seed, progress)
-    joined = concat([_edges_of(model, pairs, sites, options) for model in members(models)])
+    asked = _Asked(pairs, sites, replacement, steps, seed)
+    joined = concat([_edges_of(asked, plan) for plan in each_model(models, batch_size, progress=progress)])
     q = benjamini_hochberg(joined.frame["p"].to_numpy())
     return replace(joined, frame=joined.frame.assign(q=q, significant=q <= LEVEL))
 
 
 @dataclass(frozen=True)
-class Options:
-    """The options of ``edges``."""
+class _Asked:
+    """What is asked of every model."""
 
+    pairs: PairSet
+    sites: SitesGiven
     replacement: str
     steps: int
-    batch_size: int | str
     seed: int
-    progress: bool
 
 
-def chosen_sites(sites: Neighbourhood, model: Model) -> tuple[Site, ...]:
-    """The sites of one model, layer by layer, heads before the MLP."""
-    if isinstance(sites, Sites | Table):
-        frame = (sites.sites if isinstance(sites, Sites) else sites).frame
-        here = frame[(frame["model"] == model.name) & frame["significant"] & (frame["kind"] != "resid")]
-        if model.name not in set(frame["model"]):
-            raise InputError("sites", [f"no rows for {model.name}, found {', '.join(sorted(set(frame['model'])))}"])
-        here = here.loc[here["effect"].abs().sort_values(ascending=False, kind="stable").index[:SOME]]
-        numbers = here["head"].fillna(-1).astype(int)
-        found: Collection[Site] = {
-            Site(int(layer), str(kind), None if head < 0 else int(head))
-            for layer, kind, head in zip(here["layer"], here["kind"], numbers, strict=True)
-        }
-    else:
-        found = set(sites.get(model.name, ()) if isinstance(sites, Mapping) else sites)
-    check_sets([frozenset(found)], model)
-    if len(found) > MOST:
-        raise InputError("sites", [f"{model.name}: {len(found)} sites, expected at most {MOST}"])
-    return tuple(sorted(found, key=lambda site: (site.layer, site.kind, site.head or 0)))
-
-
-def _edges_of(model: Model, pairs: PairSet, sites: Neighbourhood, o: Options) -> Table:
-    chosen = chosen_sites(sites, model)
-    conflict = prepare(model, pairs, ("conflict",))
-    seen = observe(model, conflict, batch_size=o.batch_size, progress=o.progress)
-    plain = None
-    if o.replacement == "plain":
-        plain = observe(model, prepare(model, pairs, ("plain",)), batch_size=o.batch_size).outputs
-    stand_in = replacement_outputs(o.replacement, seen.outputs, plain=plain, seed=o.seed)
-    found = edge_effects(
-        model,
-        conflict.forks,
-        seen.outputs,
-        stand_in,
-        chosen,
-        steps=o.steps,
-        batch_size=o.batch_size,
-        progress=o.progress,
+def _edges_of(asked: _Asked, plan: BatchPlan) -> Table:
+    model, pairs, kind = plan.model, asked.pairs, asked.replacement
+    sites = sites_for(asked.sites, model, strongest=STRONGEST)
+    if len(sites) > MOST_GIVEN:
+        raise InputError("sites", [f"{model.name}: {len(sites)} sites, expected at most {MOST_GIVEN}"])
+    conflict = observe_conflict(pairs, plan, [kind], seed=asked.seed)
+    measured = edge_effects(
+        conflict.prompts, conflict.outputs, conflict.replacements[kind], sites, plan, steps=asked.steps
     )
-    note = f"{model.name}: no significant sites, so no edges"
-    if chosen:
-        note = _compared(model, conflict, seen.margins, stand_in, chosen, found.whole, o)
+    note = _compared(conflict, sites, measured.whole, asked, plan) if sites else "no significant sites, so no edges"
     run = run_of(
         model,
         task=pairs.name,
         method="edges: by integrated gradients at the decision position",
-        seed=o.seed,
-        settings={"replacement": o.replacement, "steps": o.steps, "n_pairs": len(pairs), "level": LEVEL},
-        notes=[note],
+        seed=asked.seed,
+        settings={"replacement": kind, "steps": asked.steps, "n_pairs": len(pairs), "level": LEVEL},
+        notes=[f"{model.name}: {note}", *plan.notes()],
     )
-    return _table({"model": model.name, "n_params": model.n_params, "task": pairs.name}, chosen, found, o.seed, run)
+    return _table(head_of(model, pairs.name), sites, measured, asked.seed, run)
 
 
-def _compared(
-    model: Model,
-    conflict: Prepared,
-    margins: np.ndarray,
-    stand_in: Outputs,
-    sites: Sequence[Site],
-    whole: np.ndarray,
-    o: Options,
-) -> str:
+def _compared(conflict: ConflictSide, sites: Sequence[Site], whole: np.ndarray, asked: _Asked, plan: BatchPlan) -> str:
     """How far the sites' effects by gradients, which all edges sum to, are from the exact ones on a few pairs."""
-    few = min(CHECKED, len(margins))
-    these, alone = stand_in.of(range(few), "cpu"), [frozenset({site}) for site in sites]
-    replaced = replaced_margins(model, conflict.forks[:few], these, alone, batch_size=o.batch_size)
-    exact, ours = (margins[:few, None] - replaced).mean(0), whole[:few].mean(0)
+    prompts, values = conflict.prompts[:CHECKED], conflict.replacements[asked.replacement]
+    few = len(prompts)
+    margins = patched_margins(prompts, values, [frozenset(), *(frozenset({site}) for site in sites)], plan)
+    exact, ours = (margins[:, :1] - margins[:, 1:]).mean(0), whole[:few].mean(0)
     most = int(np.abs(ours - exact).argmax())
     return (
-        f"{model.name}: with steps {o.steps}, a site's effect by gradients and the exact one differ most at "
+        f"with steps {asked.steps}, a site's effect by gradients and the exact one differ most at "
         f"{sites[most]}, {ours[most]:.3f} and {exact[most]:.3f} nats, on {few} pairs"
     )
 

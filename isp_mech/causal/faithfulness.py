@@ -10,33 +10,35 @@ goes; CMD is the integral of |1 - f|, the smaller the better, with sites ranked 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from isp_mech.causal.activation_patching import replaced_margins
-from isp_mech.causal.replacements import observe, replacement_outputs
+from isp_mech.causal.activation_patching import patched_margins
+from isp_mech.causal.replacements import check_replacements, observe_conflict
+from isp_mech.causal.site_sets import EffectsGiven, effects_by_pair, halves
 from isp_mech.errors import InputError
-from isp_mech.inference.batches import check_batch_size
-from isp_mech.inference.contrast_prompts import prepare, run_of
-from isp_mech.models import Model, Models, members
-from isp_mech.sites import REPLACEMENTS, Site, all_sites
+from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
+from isp_mech.inference.contrast_prompts import head_of, run_of
+from isp_mech.models import Models
+from isp_mech.sites import Replacement, Site, all_sites
 from isp_mech.stats import bootstrap_interval
 from isp_mech.tables import Table, concat, table
 from isp_mech.tasks import PairSet
 
-SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-ORDERS = ("towards", "absolute")
+KEPT_SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+Order = Literal["towards", "absolute"]
+ORDERS: tuple[Order, ...] = ("towards", "absolute")
 
 
 def keep(
-    effects: Any,
+    effects: EffectsGiven,
     pairs: PairSet,
     models: Models,
     *,
-    replacement: str = "mean",
-    shares: Sequence[float] = SHARES,
-    batch_size: int | str = "auto",
+    replacement: Replacement = "mean",
+    shares: Sequence[float] = KEPT_SHARES,
+    batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Table:
@@ -45,80 +47,49 @@ def keep(
     ``effects`` is what ``locate`` gave for these pairs, or its Table ``effects``. ``InputError`` where it lacks a pair
     or the replacement, for fewer than four pairs, and for shares that do not rise from 0 to 1.
     """
-    check_batch_size(batch_size)
-    if replacement not in REPLACEMENTS:
-        raise InputError("replacement", [f"{replacement!r}: expected one of {', '.join(REPLACEMENTS)}"])
+    check_replacements([replacement])
     if len(shares) < 2 or shares[0] != 0 or shares[-1] != 1 or (np.diff(shares) <= 0).any():
         raise InputError("keep", [f"shares {list(shares)}: expected shares that rise from 0 to 1"])
     if len(pairs) < 4:
         raise InputError(
             pairs.name, [f"{len(pairs)} pairs: expected at least four, to rank on one half and judge the other"]
         )
-    found = getattr(effects, "effects", effects)
-    parts = []
-    for model in members(models):
-        by_pair = effects_by_pair(found, model, pairs, replacement)
-        conflict = prepare(model, pairs, ("conflict",))
-        seen = observe(model, conflict, batch_size=batch_size, progress=progress)
-        plain = None
-        if replacement == "plain":
-            on_plain = prepare(model, pairs, ("plain",))
-            plain = observe(model, on_plain, batch_size=batch_size, progress=progress).outputs
-        stand_in = replacement_outputs(replacement, seen.outputs, plain=plain, seed=seed)
-        rows, sizes = [], [round(share * by_pair.shape[1]) for share in shares]
-        for split, pick, judge in halves(len(pairs), seed):
-            forks, here = [conflict.forks[i] for i in judge], stand_in.of(judge, "cpu")
-            effect, margin = by_pair[pick].mean(0), seen.margins[pick].mean()
-            sets = [s for order in ORDERS for s in _replaced(model, effect, order, margin, sizes)]
-            margins = replaced_margins(model, forks, here, sets, batch_size=batch_size, progress=progress)
-            for order, found in zip(ORDERS, np.split(margins, len(ORDERS), 1), strict=True):
-                rows += _rows(found, shares, sizes, seed, split=split, order=order, replacement=replacement)
-        run = run_of(
-            model,
-            task=pairs.name,
-            method="keep: all sites but the best replaced together",
-            seed=seed,
-            settings={"replacement": replacement, "n_pairs": len(pairs)},
-        )
-        head = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
-        parts.append(table("faithfulness", [{**head, **row} for row in rows], run))
-    return concat(parts)
+    plans = each_model(models, batch_size, progress=progress)
+    return concat([_keep_in(plan, effects, pairs, replacement, shares, seed) for plan in plans])
 
 
-def halves(n: int, seed: int) -> list[tuple[str, list[int], list[int]]]:
-    """``(half judged, pairs that choose, pairs judged)``, both ways round."""
-    order = np.random.default_rng(seed).permutation(n).tolist()
-    a, b = sorted(order[: n // 2]), sorted(order[n // 2 :])
-    return [("half_b", a, b), ("half_a", b, a)]
-
-
-def effects_by_pair(effects: Table, model: Model, pairs: PairSet, replacement: str) -> np.ndarray:
-    """(pair, site): one model's effects, pairs in their order and sites in that of ``all_sites``.
-
-    ``InputError`` where the effects have no rows for a pair with the replacement.
-    """
-    frame = effects.frame
-    ids = [pair.id for pair in pairs]
-    here = frame[(frame["model"] == model.name) & (frame["replacement"] == replacement) & frame["pair"].isin(ids)]
-    n_sites = model.architecture.n_layers * (model.architecture.n_heads + 1)
-    if here["pair"].nunique() < len(ids) or len(here) != len(ids) * n_sites:
-        raise InputError(
-            "effects",
-            [
-                f"{model.name}: {here['pair'].nunique()} of {len(ids)} pairs with replacement {replacement!r}: "
-                f"expected effects of every pair on all {n_sites} heads and MLPs"
-            ],
-        )
-    number = here["head"].fillna(model.architecture.n_heads).astype(int)
-    wide = here.assign(site=here["layer"] * (model.architecture.n_heads + 1) + number)
-    return wide.pivot(index="pair", columns="site", values="effect").loc[ids].to_numpy(dtype=float)
+def _keep_in(
+    plan: BatchPlan, effects: EffectsGiven, pairs: PairSet, replacement: Replacement, shares: Sequence[float], seed: int
+) -> Table:
+    model, shape = plan.model, plan.model.architecture
+    by_pair = effects_by_pair(effects, model, pairs, replacement)
+    conflict = observe_conflict(pairs, plan, [replacement], seed=seed)
+    assert conflict.observed is not None
+    sites = all_sites(shape.n_layers, shape.n_heads)
+    rows, sizes = [], [round(share * by_pair.shape[1]) for share in shares]
+    for half in halves(len(pairs), seed):
+        prompts = [conflict.prompts[i] for i in half.judge]
+        values = conflict.replacements[replacement].of(half.judge, "cpu")
+        effect, margin = by_pair[half.choose].mean(0), conflict.observed.margins[half.choose].mean()
+        sets = [these for order in ORDERS for these in _replaced(sites, effect, order, margin, sizes)]
+        margins = np.split(patched_margins(prompts, values, sets, plan), len(ORDERS), 1)
+        for order, of_order in zip(ORDERS, margins, strict=True):
+            rows += _rows(of_order, shares, sizes, seed, split=half.judged, order=order, replacement=replacement)
+    run = run_of(
+        model,
+        task=pairs.name,
+        method="keep: all sites but the best replaced together",
+        seed=seed,
+        settings={"replacement": replacement, "n_pairs": len(pairs)},
+        notes=plan.notes(),
+    )
+    return table("faithfulness", [{**head_of(model, pairs.name), **row} for row in rows], run)
 
 
 def _replaced(
-    model: Model, effect: np.ndarray, order: str, margin: float, sizes: Sequence[int]
+    sites: Sequence[Site], effect: np.ndarray, order: Order, margin: float, sizes: Sequence[int]
 ) -> list[frozenset[Site]]:
     """For each number of sites kept, those that are replaced."""
-    sites = all_sites(model.architecture.n_layers, model.architecture.n_heads)
     value = np.abs(effect) if order == "absolute" else effect * (1 if margin >= 0 else -1)
     ranked = [sites[i] for i in np.argsort(-value, kind="stable")]
     return [frozenset(ranked[size:]) for size in sizes]

@@ -1,35 +1,34 @@
-"""What stands in for a site's output: its value elsewhere, or nothing.
+"""What replaces a site's output: its value elsewhere, or nothing.
 
-A site's output at the decision position (``margins.py``), or at all tokens of a role, is replaced by ``mean``: that
-over the conflict prompts of the other pairs, ``resample``: another pair's conflict prompt, ``plain``: the same pair's
-plain prompt, ``zero``: nothing (off-distribution, for comparison only). At a role it is one vector a site, the mean
-over the role's tokens there, since prompts have different numbers of them. Locating and verifying, keeping and edges
-work on what is here; ``replacing.py`` puts it in.
+A site's output at the decision position (``inference/margin.py``), or at all tokens of a role, is replaced by
+``mean``: that over the conflict prompts of the other pairs, ``resample``: another pair's conflict prompt, ``plain``:
+the same pair's plain prompt, ``zero``: nothing (off-distribution, for comparison only). At a role it is one vector a
+site, the mean over the role's tokens there, since prompts have different numbers of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from isp_mech.errors import InputError
-from isp_mech.inference.batches import batches
-from isp_mech.inference.contrast_prompts import Prepared, watch_batch
+from isp_mech.inference.batches import BatchPlan
+from isp_mech.inference.contrast_prompts import PlacedPrompts, batch_terms, place_prompts
 from isp_mech.inference.margin import ContrastPrompt, margin_of
 from isp_mech.inference.tokenization import role_names, token_roles
-from isp_mech.models import Model, RecordSpec
-from isp_mech.sites import REPLACEMENTS
-from isp_mech.tracing.direct_logit_attribution import directions, head_reading, reading
+from isp_mech.models import Batch, RecordSpec, TokenPlaces
+from isp_mech.sites import DECISION, REPLACEMENTS
+from isp_mech.tasks import PairSet
+from isp_mech.tracing.direct_logit_attribution import before_norm, directions, head_reading
 
 
 @dataclass(frozen=True)
-class Outputs:
+class SiteOutputs:
     """Every site's output, for every pair: heads (pair, layer, head, d_head), MLP writes and, at a role's tokens, the
     residual stream after each layer (pair, layer, d_model)."""
 
@@ -37,54 +36,62 @@ class Outputs:
     mlps: Float[Tensor, "pair layer d_model"]
     stream: Float[Tensor, "pair layer d_model"] | None = None
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+    @property
+    def has_stream(self) -> bool:
+        return self.stream is not None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> SiteOutputs:
         """With ``change`` applied to each."""
         stream = None if self.stream is None else change(self.stream)
-        return Outputs(change(self.heads), change(self.mlps), stream)
+        return SiteOutputs(change(self.heads), change(self.mlps), stream)
 
-    def of(self, pairs: Sequence[int], device: str) -> Outputs:
+    def of(self, pairs: Sequence[int], device: str) -> SiteOutputs:
         """Those of some pairs, on a device."""
         return self.map(lambda x: x[list(pairs)].to(device))
 
+    def minus(self, other: SiteOutputs) -> SiteOutputs:
+        """The differences of heads and MLPs."""
+        return SiteOutputs(self.heads - other.heads, self.mlps - other.mlps)
+
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedSide:
     """One side's forward: outputs, margins (pair,), and, per pair, what each head's output
     (pair, layer, head, d_head) and each MLP's write (pair, d_model) is multiplied with in its direct
     effect at the decision position."""
 
-    outputs: Outputs
+    outputs: SiteOutputs
     margins: np.ndarray
     read_heads: Float[Tensor, "pair layer head d_head"]
     read_mlps: Float[Tensor, "pair d_model"]
 
 
-def observe(model: Model, prepared: Prepared, *, batch_size: int | str = "auto", progress: bool = False) -> Seen:
+def observe(placed: PlacedPrompts, plan: BatchPlan) -> ObservedSide:
     """Runs one side of the pairs as it is and keeps what replacing needs, in the pairs' order."""
-    shape, n = model.architecture, len(prepared.forks)
+    model, shape, n = plan.model, plan.model.architecture, len(placed.prompts)
     heads = torch.zeros(n, shape.n_layers, shape.n_heads, shape.d_head)
     mlps = torch.zeros(n, shape.n_layers, shape.d_model)
     read_heads, read_mlps, margins = torch.zeros_like(heads), torch.zeros(n, shape.d_model), np.zeros(n)
     norm = shape.norm()
-    with tqdm(
-        total=len(prepared.trees), desc=f"{model.name}: outputs", unit="prompt", disable=not progress, leave=False
-    ) as bar:
-        for rows, batch in batches(prepared.trees, batch_size):
-            look = watch_batch(model, prepared, rows, batch)
-            hidden, record = model.forward(batch, watch=look.watch)
-            decision = _decisions(look.terms.node_owner)
-            with torch.no_grad():
-                before = reading(norm, record, directions(model, look.terms, hidden))
-                for layer in range(shape.n_layers):
-                    z = record.heads[layer][decision].float()
-                    heads[look.owners, layer] = z.unflatten(-1, (shape.n_heads, shape.d_head)).cpu()
-                    mlps[look.owners, layer] = record.mlp[layer][decision].float().cpu()
-                    read_heads[look.owners, layer] = head_reading(model, record, layer, before)[decision].cpu()
-                read_mlps[look.owners] = before[decision].cpu()
-                margin = margin_of(model, hidden[look.terms.rows, look.terms.nodes], look.terms)
-            margins[look.owners] = margin.cpu().numpy()
-            bar.update(len(rows))
-    return Seen(Outputs(heads, mlps), margins, read_heads, read_mlps)
+
+    def run(rows: list[int], batch: Batch) -> None:
+        asked = batch_terms(model, placed, rows, batch)
+        terms, owners = asked.terms, asked.owners
+        forward = model.forward(batch, at=TokenPlaces(terms.rows, terms.nodes), record=asked.record)
+        record, normed = forward.record, forward.hidden
+        decision = _decisions(terms.node_owner)
+        with torch.no_grad():
+            before = before_norm(norm, record, directions(model, terms, normed).vectors)
+            for layer in range(shape.n_layers):
+                z = record.heads[layer][decision].float()
+                heads[owners, layer] = z.unflatten(-1, (shape.n_heads, shape.d_head)).cpu()
+                mlps[owners, layer] = record.mlp[layer][decision].float().cpu()
+                read_heads[owners, layer] = head_reading(model, record, layer, before)[decision].cpu()
+            read_mlps[owners] = before[decision].cpu()
+            margins[owners] = margin_of(model, normed, terms).cpu().numpy()
+
+    plan.run_trees(placed.trees, run, "outputs")
+    return ObservedSide(SiteOutputs(heads, mlps), margins, read_heads, read_mlps)
 
 
 def _decisions(node_owner: Tensor) -> Tensor:
@@ -93,16 +100,16 @@ def _decisions(node_owner: Tensor) -> Tensor:
     return torch.from_numpy(first).to(node_owner.device)
 
 
-def role_tokens(forks: Sequence[ContrastPrompt], role: str) -> list[list[int]]:
+def role_tokens(prompts: Sequence[ContrastPrompt], role: str) -> list[list[int]]:
     """Which tokens of each prompt have the role; ``InputError`` names every prompt with none."""
     out = []
-    for fork in forks:
-        names = role_names([fork.prompt])
-        of_token = token_roles(fork.encoding, fork.prompt, names)[: fork.shared]
+    for prompt in prompts:
+        names = role_names([prompt.prompt])
+        of_token = token_roles(prompt.encoding, prompt.prompt, names)[: prompt.shared]
         out.append([i for i, number in enumerate(of_token) if names[number] == role])
     without = [
-        f"{fork.owner}: no token of role {role!r}, found {', '.join(role_names([fork.prompt]))}"
-        for fork, tokens in zip(forks, out, strict=True)
+        f"{prompt.owner}: no token of role {role!r}, found {', '.join(role_names([prompt.prompt]))}"
+        for prompt, tokens in zip(prompts, out, strict=True)
         if not tokens
     ]
     if without:
@@ -110,27 +117,24 @@ def role_tokens(forks: Sequence[ContrastPrompt], role: str) -> list[list[int]]:
     return out
 
 
-def observe_role(
-    model: Model, prepared: Prepared, tokens: Sequence[Sequence[int]], *, batch_size: int | str = "auto"
-) -> Outputs:
+def observe_role(placed: PlacedPrompts, tokens: Sequence[Sequence[int]], plan: BatchPlan) -> SiteOutputs:
     """Runs one side of the pairs as it is and keeps the sites' outputs, the residual stream's too, as their means over
     the role's tokens, in the pairs' order."""
-    shape, n = model.architecture, len(prepared.forks)
+    model, shape, n = plan.model, plan.model.architecture, len(placed.prompts)
     heads, mlps, stream = (
-        torch.zeros(n, shape.n_layers, shape.n_heads, shape.d_head),
-        torch.zeros(n, shape.n_layers, shape.d_model),
-        torch.zeros(n, shape.n_layers, shape.d_model),
+        torch.zeros(n, shape.n_layers, *size) for size in ((shape.n_heads, shape.d_head), *((shape.d_model,),) * 2)
     )
-    for trees, batch in batches(prepared.trees, batch_size):
-        owners = [i for t in trees for i in prepared.owners[t]]
+
+    def run(trees: list[int], batch: Batch) -> None:
+        owners = [i for t in trees for i in placed.owners[t]]
         at = [
-            (row, prepared.places[i][0].path[token], i)
+            (row, placed.paths[i][0].path[token], i)
             for row, t in enumerate(trees)
-            for i in prepared.owners[t]
+            for i in placed.owners[t]
             for token in tokens[i]
         ]
         rows, nodes, of = torch.tensor(at, device=model.device).T
-        _, record = model.forward(batch, watch=RecordSpec(rows, nodes))
+        record = model.forward(batch, record=RecordSpec(rows, nodes)).record
         assert record.final is not None
         count = torch.tensor([len(tokens[i]) for i in owners], dtype=torch.float32)
         for layer in range(shape.n_layers):
@@ -139,19 +143,69 @@ def observe_role(
             for into, values in ((heads, z), (mlps, record.mlp[layer]), (stream, after)):
                 total = torch.zeros(n, *values.shape[1:]).index_add_(0, of.cpu(), values.float().cpu())[owners]
                 into[owners, layer] = total / count.view(-1, *[1] * (total.dim() - 1))
-    return Outputs(heads, mlps, stream)
+
+    plan.run_trees(placed.trees, run, "outputs")
+    return SiteOutputs(heads, mlps, stream)
 
 
-def replacement_outputs(kind: str, conflict: Outputs, *, plain: Outputs | None = None, seed: int = 0) -> Outputs:
-    """What stands in for every site of every pair, shaped as ``conflict``.
+@dataclass(frozen=True)
+class ConflictSide:
+    """The pairs' conflict prompts as the model runs them, and what may replace their sites, by kind of replacement.
+
+    At a role's tokens ``observed`` is None, since margins and direct effects are of the decision position.
+    """
+
+    placed: PlacedPrompts
+    outputs: SiteOutputs
+    replacements: Mapping[str, SiteOutputs]
+    observed: ObservedSide | None = None
+    tokens: list[list[int]] | None = None
+
+    @property
+    def prompts(self) -> list[ContrastPrompt]:
+        return self.placed.prompts
+
+
+def observe_conflict(
+    pairs: PairSet, plan: BatchPlan, kinds: Sequence[str], *, positions: str = DECISION, seed: int = 0
+) -> ConflictSide:
+    """Runs the conflict prompts, and the plain ones where a replacement is taken from them.
 
     Raises ``InputError`` for an unknown kind, and where ``mean`` or ``resample`` has no other pair.
     """
+    check_replacements(kinds, len(pairs))
+    conflict = place_prompts(plan.model, pairs, ("conflict",))
+    plain = place_prompts(plan.model, pairs, ("plain",)) if "plain" in kinds else None
+    if positions == DECISION:
+        observed, tokens = observe(conflict, plan), None
+        own = observed.outputs
+        of_plain = None if plain is None else observe(plain, plan).outputs
+    else:
+        observed, tokens = None, role_tokens(conflict.prompts, positions)
+        own = observe_role(conflict, tokens, plan)
+        of_plain = None if plain is None else observe_role(plain, role_tokens(plain.prompts, positions), plan)
+    by_kind = {kind: replacement_outputs(kind, own, plain=of_plain, seed=seed) for kind in kinds}
+    return ConflictSide(conflict, own, by_kind, observed, tokens)
+
+
+def check_replacements(kinds: Sequence[str], n_pairs: int | None = None) -> None:
+    """``InputError`` for an unknown kind, none, one twice, and one that needs other pairs where there are none."""
+    wrong = [f"{k!r}: expected one of {', '.join(REPLACEMENTS)}" for k in kinds if k not in REPLACEMENTS]
+    if not kinds or len(set(kinds)) < len(kinds):
+        wrong.append(f"{list(kinds)}: expected one or more, each once")
+    if not wrong and n_pairs is not None and n_pairs < 2:
+        needing = [kind for kind in kinds if kind in ("mean", "resample")]
+        wrong = [f"{k!r} needs the other pairs: expected at least two pairs, found {n_pairs}" for k in needing]
+    if wrong:
+        raise InputError("replacement", wrong)
+
+
+def replacement_outputs(
+    kind: str, conflict: SiteOutputs, *, plain: SiteOutputs | None = None, seed: int = 0
+) -> SiteOutputs:
+    """What replaces every site of every pair, shaped as ``conflict``; see ``check_replacements`` for errors."""
     n = len(conflict.heads)
-    if kind not in REPLACEMENTS:
-        raise InputError("replacement", [f"{kind!r}: expected one of {', '.join(REPLACEMENTS)}"])
-    if kind in ("mean", "resample") and n < 2:
-        raise InputError("replacement", [f"{kind!r} needs the other pairs: expected at least two pairs, found {n}"])
+    check_replacements([kind], n)
     if kind == "zero":
         return conflict.map(torch.zeros_like)
     if kind == "plain":
@@ -172,9 +226,9 @@ def derangement(n: int, seed: int) -> np.ndarray:
     return out
 
 
-def direct_parts(seen: Seen, stand_in: Outputs) -> np.ndarray:
+def direct_parts(observed: ObservedSide, replacement: SiteOutputs) -> np.ndarray:
     """(pair, site): what each replacement would take from the margin by the site's own write alone,
     everything between left as it was; sites in the order of ``sites.all_sites``."""
-    heads = ((seen.outputs.heads - stand_in.heads) * seen.read_heads).sum(-1)
-    mlps = ((seen.outputs.mlps - stand_in.mlps) * seen.read_mlps[:, None]).sum(-1)
+    heads = ((observed.outputs.heads - replacement.heads) * observed.read_heads).sum(-1)
+    mlps = ((observed.outputs.mlps - replacement.mlps) * observed.read_mlps[:, None]).sum(-1)
     return torch.cat([heads, mlps[:, :, None]], 2).flatten(1).numpy()

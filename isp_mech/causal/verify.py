@@ -1,52 +1,50 @@
-"""Verifying: does replacing a set of sites give the prompt back, on pairs that did not choose it?
+"""Verifying: does replacing a set of sites restore prompt-following, on pairs that did not choose it?
 
 Any set of sites can be judged. Where sites are to be chosen, they are chosen on one half of the pairs
 and judged on the other, both ways round, against random sets of the same size matched by kind and
-layer; the cost is told on plain prompts and on neutral text.
+layer; the cost is measured on plain prompts and on neutral text.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from isp_mech.causal.activation_patching import check_sets, replaced_margins
-from isp_mech.causal.faithfulness import effects_by_pair, halves
-from isp_mech.causal.replacements import Outputs, observe, replacement_outputs
+from isp_mech.causal.activation_patching import patched_margins
+from isp_mech.causal.locate import Sites
+from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
+from isp_mech.causal.site_sets import Half, SitesGiven, effects_by_pair, halves, sites_for
 from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
-from isp_mech.inference.batches import check_batch_size
-from isp_mech.inference.contrast_prompts import Prepared, prepare, run_of
+from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
+from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
 from isp_mech.inference.margin import ContrastPrompt, answer_prompts
-from isp_mech.models import Model, Models, members
+from isp_mech.models import Model, Models
 from isp_mech.scaling.summaries import join_verification
-from isp_mech.sites import REPLACEMENTS, Site, all_sites
-from isp_mech.stats import LEVEL, benjamini_hochberg, random_set_p, sign_flip_p
+from isp_mech.sites import Replacement, Site, all_sites
+from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
 from isp_mech.tables import Table, table
 from isp_mech.tasks import PairSet, Prompt
 
 PLAIN_COST = 0.05  # plain accuracy that choosing may give up, as a share
 N_NEUTRAL = 60
-N_COST = 20  # random sets whose cost on plain prompts and neutral text is told
+N_COST = 20  # random sets whose cost on plain prompts and neutral text is measured
+CHUNKS = (20, 30, 50)  # random sets judged at a time; the last number is repeated
 RANDOM = "random"
-
-SiteSets = Table | Mapping[str, Iterable[Site]] | Iterable[Site]
 
 
 def verify(
-    sites: Any,
+    sites: SitesGiven,
     pairs: PairSet,
     models: Models,
     *,
-    replacement: str = "mean",
+    replacement: Replacement | Sequence[Replacement] = "mean",
     share: float = 0.1,
     n_random: int = 200,
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Table:
@@ -57,103 +55,99 @@ def verify(
     Or it is a set of ``Site``, or a mapping from model names to sets, judged on all pairs. Chosen are
     the sites that push most towards the lure, significantly so (Benjamini-Hochberg on that half); how
     many of them, is what gives the best conflict accuracy there at a plain accuracy of at most 5 points
-    less. The random sets' mean stands in a row of its own, ``sites`` = "random" (its cost on plain prompts and
-    neutral text is the mean of the first twenty sets). ``p_random`` counts the
-    random sets at least as good by accuracy, and by margin where accuracies are equal.
+    less. Of several replacements each is chosen and judged by itself, in rows of its own. The random sets' mean
+    stands in a row of its own, ``sites`` = "random" (its cost on plain prompts and neutral text is the mean of the
+    first twenty sets). ``p_random`` counts the random sets at least as good by accuracy, and by margin where
+    accuracies are equal. Random sets are drawn until ten of them are at least as good, or ``n_random`` are drawn
+    (Besag and Clifford 1991): ``n_random`` in the table says how many.
     """
-    check_batch_size(batch_size)
-    if replacement not in REPLACEMENTS:
-        raise InputError("replacement", [f"{replacement!r}: expected one of {', '.join(REPLACEMENTS)}"])
+    kinds = (replacement,) if isinstance(replacement, str) else tuple(replacement)
+    check_replacements(kinds)
     if not 0 < share <= 1 or n_random < 1:
         raise InputError(
             "verify",
             [f"share {share!r}, n_random {n_random!r}: expected a share over 0 and up to 1, and at least one set"],
         )
-    chosen = getattr(sites, "effects", sites)
-    settings = Settings(replacement, share, n_random, batch_size, seed, progress)
-    return join_verification([_verify_model(model, chosen, pairs, settings) for model in members(models)])
+    asked = _Asked(sites, pairs, kinds, share, n_random, seed)
+    plans = each_model(models, batch_size, progress=progress)
+    return join_verification([_verify_model(asked, plan) for plan in plans])
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The options of ``verify``."""
+class _Asked:
+    """What is asked of every model; ``kinds`` are the replacements."""
 
-    replacement: str
+    sites: SitesGiven
+    pairs: PairSet
+    kinds: Sequence[Replacement]
     share: float
     n_random: int
-    batch_size: int | str
     seed: int
-    progress: bool
+
+    @property
+    def effects(self) -> Table | None:
+        """The effects that sites are chosen by, None where they are given."""
+        if isinstance(self.sites, Sites):
+            return self.sites.effects
+        return self.sites if isinstance(self.sites, Table) and self.sites.name == "effects" else None
 
 
 @dataclass(frozen=True)
-class Side:
-    """Forks of one side with the stand-in of every site, in the pairs' order."""
+class _Side:
+    """Prompts of one kind with the replacement of every site, in the pairs' order."""
 
-    forks: Sequence[ContrastPrompt]
-    stand_in: Outputs
+    prompts: Sequence[ContrastPrompt]
+    values: SiteOutputs
+    plan: BatchPlan
 
-    def take(self, index: Sequence[int]) -> Side:
-        return Side([self.forks[i] for i in index], self.stand_in.of(index, "cpu"))
+    def take(self, index: Sequence[int]) -> _Side:
+        return _Side([self.prompts[i] for i in index], self.values.of(index, "cpu"), self.plan)
+
+    def margins(self, sets: Sequence[frozenset[Site]]) -> np.ndarray:
+        """(pair, set): margins with each set replaced; for neutral text, log p of the answer."""
+        return patched_margins(self.prompts, self.values, sets, self.plan)
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A model with the three kinds of prompts on which sets of sites are judged."""
+class _Sides:
+    """The three kinds of prompts on which sets of sites are judged."""
 
     model: Model
-    conflict: Side
-    plain: Side
-    neutral: Side
-    settings: Settings
+    conflict: _Side
+    plain: _Side
+    neutral: _Side
 
-    def margins(self, side: Side, sets: Sequence[frozenset[Site]]) -> np.ndarray:
-        """(pair, set): margins with each set replaced; for neutral text, log p of the answer."""
-        s = self.settings
-        return replaced_margins(
-            self.model, side.forks, side.stand_in, sets, batch_size=s.batch_size, progress=s.progress
+
+def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
+    model, pairs = plan.model, asked.pairs
+    conflict = observe_conflict(pairs, plan, asked.kinds, seed=asked.seed)
+    plain, neutral = place_prompts(model, pairs, ("plain",)).prompts, _neutral_prompts(model, asked.seed)
+    rows: list[Row] = []
+    for kind, values in conflict.replacements.items():
+        everywhere = values.map(lambda x: x.mean(0, keepdim=True).expand(len(neutral), *x.shape[1:]))
+        sides = _Sides(
+            model, _Side(conflict.prompts, values, plan), _Side(plain, values, plan), _Side(neutral, everywhere, plan)
         )
-
-
-def _verify_model(model: Model, chosen: SiteSets, pairs: PairSet, settings: Settings) -> Table:
-    bench = _bench(model, pairs, settings)
-    rows = []
-    for split, pick, judge in _splits(chosen, model, pairs, settings):
-        sites = _choose(chosen, bench, pairs, pick)
-        rows += _judge(bench, sites, split, judge)
+        for half in _splits(asked):
+            chosen = _choose(asked, sides, kind, half.choose)
+            rows += [{"replacement": kind, "split": half.judged, **row} for row in _judge(asked, sides, chosen, half)]
     run = run_of(
         model,
         task=pairs.name,
         method="verify: sites replaced together, against matched random sets",
-        seed=settings.seed,
+        seed=asked.seed,
         settings={
-            "replacement": settings.replacement,
-            "share": settings.share,
-            "n_random": settings.n_random,
+            "replacement": ", ".join(asked.kinds),
+            "share": asked.share,
+            "n_random": asked.n_random,
             "n_pairs": len(pairs),
         },
+        notes=plan.notes(),
     )
-    head = {"model": model.name, "n_params": model.n_params, "task": pairs.name, "replacement": settings.replacement}
-    return table("verification", [{**head, **row} for row in rows], run)
+    return table("verification", [{**head_of(model, pairs.name), **row} for row in rows], run)
 
 
-def _bench(model: Model, pairs: PairSet, settings: Settings) -> Bench:
-    conflict, plain = prepare(model, pairs, ("conflict",)), prepare(model, pairs, ("plain",))
-
-    def look(prepared: Prepared) -> Outputs:
-        return observe(model, prepared, batch_size=settings.batch_size, progress=settings.progress).outputs
-
-    on_conflict = look(conflict)
-    on_plain = look(plain) if settings.replacement == "plain" else None
-    stand_in = replacement_outputs(settings.replacement, on_conflict, plain=on_plain, seed=settings.seed)
-    neutral = _neutral_forks(model, pairs, settings.seed)
-    everywhere = stand_in.map(lambda x: x.mean(0, keepdim=True).expand(len(neutral), *x.shape[1:]))
-    return Bench(
-        model, Side(conflict.forks, stand_in), Side(plain.forks, stand_in), Side(neutral, everywhere), settings
-    )
-
-
-def _neutral_forks(model: Model, pairs: PairSet, seed: int) -> list[ContrastPrompt]:
+def _neutral_prompts(model: Model, seed: int) -> list[ContrastPrompt]:
     """log p of the last word of unfamiliar sentences: text in which nothing is at stake."""
     rng = random.Random(f"neutral text {seed}")
     texts = [unfamiliar_sentence(rng).rsplit(" ", 1) for _ in range(N_NEUTRAL)]
@@ -162,31 +156,23 @@ def _neutral_forks(model: Model, pairs: PairSet, seed: int) -> list[ContrastProm
     )
 
 
-def _splits(
-    chosen: SiteSets, model: Model, pairs: PairSet, settings: Settings
-) -> list[tuple[str, list[int], list[int]]]:
-    everything = list(range(len(pairs)))
-    if not isinstance(chosen, Table):
-        return [("all", everything, everything)]
-    if len(pairs) < 4:
-        raise InputError(
-            pairs.name,
-            [f"{len(pairs)} pairs: expected at least four, to choose sites on one half and judge on the other"],
-        )
-    return halves(len(pairs), settings.seed)
+def _splits(asked: _Asked) -> list[Half]:
+    everything = list(range(len(asked.pairs)))
+    if asked.effects is None:
+        return [Half("all", everything, everything)]
+    if len(everything) < 4:
+        expected = "expected at least four, to choose sites on one half and judge on the other"
+        raise InputError(asked.pairs.name, [f"{len(everything)} pairs: {expected}"])
+    return halves(len(everything), asked.seed)
 
 
-def _choose(chosen: SiteSets, bench: Bench, pairs: PairSet, pick: Sequence[int]) -> tuple[Site, ...]:
-    model = bench.model
-    if isinstance(chosen, Table):
-        settings = bench.settings
-        values = effects_by_pair(chosen, model, pairs.take(pick), settings.replacement)
-        sites = all_sites(model.architecture.n_layers, model.architecture.n_heads)
-        return _best_prefix(bench, ranked_sites(values, sites, settings.share, settings.seed), pick)
-    given = chosen.get(model.name, ()) if isinstance(chosen, Mapping) else chosen
-    found = tuple(sorted(set(given), key=lambda s: (s.layer, s.kind, s.head or 0)))
-    check_sets([frozenset(found)], model)
-    return found
+def _choose(asked: _Asked, sides: _Sides, kind: str, choose: Sequence[int]) -> tuple[Site, ...]:
+    if asked.effects is None:
+        return sites_for(asked.sites, sides.model)
+    shape = sides.model.architecture
+    values = effects_by_pair(asked.effects, sides.model, asked.pairs.take(choose), kind)
+    ranked = ranked_sites(values, all_sites(shape.n_layers, shape.n_heads), asked.share, asked.seed)
+    return _best_prefix(sides, ranked, choose)
 
 
 def ranked_sites(values: np.ndarray, sites: Sequence[Site], share: float, seed: int) -> tuple[Site, ...]:
@@ -199,12 +185,12 @@ def ranked_sites(values: np.ndarray, sites: Sequence[Site], share: float, seed: 
     return tuple(sites[i] for i in order)
 
 
-def _best_prefix(bench: Bench, ranked: Sequence[Site], pick: Sequence[int]) -> tuple[Site, ...]:
+def _best_prefix(sides: _Sides, ranked: Sequence[Site], choose: Sequence[int]) -> tuple[Site, ...]:
     if not ranked:
         return ()
     prefixes = [frozenset(ranked[:k]) for k in range(len(ranked) + 1)]
-    conflict = bench.margins(bench.conflict.take(pick), prefixes)
-    plain = bench.margins(bench.plain.take(pick), prefixes)
+    conflict = sides.conflict.take(choose).margins(prefixes)
+    plain = sides.plain.take(choose).margins(prefixes)
     accuracy, kept = (conflict > 0).mean(0), (plain < 0).mean(0)
     allowed = [k for k in range(1, len(prefixes)) if kept[k] >= kept[0] - PLAIN_COST]
     if not allowed:
@@ -238,45 +224,63 @@ def matched_sets(sites: Sequence[Site], model: Model, n: int, seed: int) -> list
     return out
 
 
-def _judge(bench: Bench, sites: tuple[Site, ...], split: str, judge: Sequence[int]) -> list[dict]:
-    s = bench.settings
-    drawn = matched_sets(sites, bench.model, s.n_random, s.seed) if sites else []
-    sets = [frozenset(), frozenset(sites), *drawn]
-    conflict = bench.margins(bench.conflict.take(judge), sets)
-    few = sets[: 2 + N_COST]
-    plain = bench.margins(bench.plain.take(judge), few)
-    neutral = bench.margins(bench.neutral, few)
-    lengths = np.array([len(f.answer.targets) for f in bench.neutral.forks])
-    accuracy, margin, kept = (conflict > 0).mean(0), conflict.mean(0), (plain < 0).mean(0)
-    loss = -neutral.sum(0) / lengths.sum()
-    before = {
-        "split": split,
-        "n_random": len(drawn),
-        "accuracy_before": accuracy[0],
-        "margin_before": margin[0],
-        "plain_before": kept[0],
-        "neutral_loss_before": loss[0],
-        "gap_closed": np.nan,
-    }
+Row = Mapping[str, str | float]
 
-    def after(name: str, index: Any, p: float) -> dict:
+
+@dataclass(frozen=True, order=True)
+class _Quality:
+    """How good a set is on the conflict side: its accuracy, and its mean margin where accuracies are equal."""
+
+    accuracy: float
+    margin: float
+
+
+def _qualities(side: _Side, sets: Sequence[frozenset[Site]]) -> list[_Quality]:
+    margins = side.margins(sets)
+    return [_Quality(float((m > 0).mean()), float(m.mean())) for m in margins.T]
+
+
+def _judge(asked: _Asked, sides: _Sides, sites: tuple[Site, ...], half: Half) -> list[Row]:
+    conflict = sides.conflict.take(half.judge)
+    before, after = _qualities(conflict, [frozenset(), frozenset(sites)])
+    drawn = matched_sets(sites, sides.model, asked.n_random, asked.seed) if sites else []
+    seen: list[_Quality] = []
+
+    def at_least_as_good() -> Iterator[bool]:
+        sizes, start = iter(CHUNKS), 0
+        while start < len(drawn):
+            some = drawn[start : start + next(sizes, CHUNKS[-1])]
+            start += len(some)
+            for quality in _qualities(conflict, some):
+                seen.append(quality)
+                yield quality >= after
+
+    test = sequential_random_p(at_least_as_good(), n_max=len(drawn)) if drawn else None
+    seen = seen[: test.drawn] if test else []
+    few = [frozenset(), frozenset(sites), *drawn[: min(N_COST, len(seen))]]
+    kept = (sides.plain.take(half.judge).margins(few) < 0).mean(0)
+    lengths = sum(len(prompt.answer.targets) for prompt in sides.neutral.prompts)
+    loss = -sides.neutral.margins(few).sum(0) / lengths
+
+    def row(name: str, quality: _Quality, index: int | slice, p: float) -> Row:
         return {
-            **before,
+            "n_random": len(seen),
+            "accuracy_before": before.accuracy,
+            "margin_before": before.margin,
+            "plain_before": kept[0],
+            "neutral_loss_before": loss[0],
+            "gap_closed": np.nan,
             "sites": name,
             "n_sites": len(sites),
-            "accuracy_after": np.mean(accuracy[index]),
-            "margin_after": np.mean(margin[index]),
+            "accuracy_after": quality.accuracy,
+            "margin_after": quality.margin,
             "plain_after": np.mean(kept[index]),
             "neutral_loss_after": np.mean(loss[index]),
             "p_random": p,
         }
 
-    rows = [after(" ".join(map(str, sites)), 1, _p(accuracy, margin) if drawn else np.nan)]
-    return rows + ([after(RANDOM, slice(2, None), np.nan)] if drawn else [])
-
-
-def _p(accuracy: np.ndarray, margin: np.ndarray) -> float:
-    """p of set 1 among sets 2 and on: by accuracy, and by margin where accuracies are equal."""
-    order = pd.MultiIndex.from_arrays([accuracy[1:], margin[1:]]).to_frame().rank(method="dense").to_numpy()
-    rank = order[:, 0] * (len(order) + 1) + order[:, 1]
-    return random_set_p(rank[0], rank[1:])
+    rows = [row(" ".join(map(str, sites)), after, 1, test.p if test else np.nan)]
+    if test:
+        mean = _Quality(float(np.mean([q.accuracy for q in seen])), float(np.mean([q.margin for q in seen])))
+        rows.append(row(RANDOM, mean, slice(2, None), np.nan))
+    return rows

@@ -1,26 +1,37 @@
-"""Batching: trees and plain sequences as rows of one batch, as many as a forward takes at once."""
+"""Batches: how many prompts one forward takes, for everything that measures, and what is done when memory runs out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from isp_mech.inference.prefix_tree import PrefixTree
-from isp_mech.models import Batch
+from isp_mech.models import Batch, Model, Models, is_out_of_memory, let_go, members, plan_tokens
 
 MAX_MASK = 1 << 26  # mask entries of one batch
-AUTO_TOKENS = 6144  # tokens of one batch on "auto": enough to keep two cores busy, small enough for any laptop
+MAX_WEIGHTS = 1 << 24  # attention weights of copies in one forward
+
+BatchSize = int | Literal["auto"]
+T = TypeVar("T")
 
 
 @dataclass
-class Plan:
-    """How many rows a forward takes: as many as ``tokens`` hold, or ``rows``; halved when memory runs out."""
+class BatchPlan:
+    """How many rows one forward of ``model`` takes: as many as ``tokens`` hold, or ``rows``.
 
+    Both are halved when memory runs out, by whoever runs a batch through ``attempt``; what is done stays done.
+    """
+
+    model: Model
     tokens: int
     rows: int | None = None
+    progress: bool = False
     halvings: int = 0
 
     def fit(self, length: int, *, masked: bool = False) -> int:
@@ -30,7 +41,7 @@ class Plan:
         return max(1, min(self.tokens // length, MAX_MASK // length**2 if masked else self.tokens))
 
     def alike(self, sizes: Sequence[int], most: int, each: int = 1) -> int:
-        """How many of ``sizes``, largest first, to fill up to the first: up to ``most``, little being wasted.
+        """How many of ``sizes``, largest first, to pad to the first: up to ``most``, little being wasted.
 
         ``each`` is how many tokens one of a size is.
         """
@@ -41,29 +52,82 @@ class Plan:
         waste = full - some.cumsum()
         return int(np.flatnonzero(waste <= np.maximum(self.tokens // 24, full // 8))[-1]) + 1
 
-    def halve(self, taken: int, length: int) -> None:
-        """Half of the ``taken`` rows of ``length`` tokens for which memory did not suffice."""
-        self.halvings += 1
+    def copies(self, n: int, t: int, pos: int) -> int:
+        """How many copies of ``t`` tokens one forward takes, of each of ``n`` prompts of ``pos`` tokens."""
+        weights = n * t * self.model.architecture.n_heads * (pos + t)
+        return max(1, min(self.tokens // (n * t), MAX_WEIGHTS // weights))
+
+    def attempt(self, run: Callable[[], None], taken: int, length: int) -> bool:
+        """Whether ``run``, a forward of ``taken`` rows of ``length`` tokens, had memory enough; if not, the plan is
+        halved. The error itself is raised where a single row does not fit."""
+        try:
+            run()
+            return True
+        except Exception as error:
+            if taken == 1 or not is_out_of_memory(error):
+                raise
+        self.halvings += 1  # after the error is gone, and with it what its frames held
         self.tokens = max(1, taken * length // 2)
         if self.rows is not None:
             self.rows = max(1, taken // 2)
+        let_go()
+        return False
+
+    def run(
+        self,
+        items: Sequence[T],
+        run: Callable[[Sequence[T]], None],
+        *,
+        take: Callable[[Sequence[T]], tuple[int, int]],
+        doing: str = "",
+    ) -> None:
+        """Runs all ``items`` in batches, in their order. ``take`` says, of those left, how many the next batch has and
+        how many tokens its longest is; ``run`` may be called again for some of what it failed on."""
+        left = list(items)
+        with self.bar(len(left), doing) as bar:
+            while left:
+                n, length = take(left)
+                if self.attempt(lambda some=left[:n]: run(some), n, length):  # type: ignore[misc]
+                    left = left[n:]
+                    bar.update(n)
+
+    def run_trees(self, trees: Sequence[PrefixTree], run: Callable[[list[int], Batch], None], doing: str = "") -> None:
+        """Calls ``run`` with the numbers of trees, one a row, and their ``Batch``, until all are run, longest first."""
+        order = sorted(range(len(trees)), key=lambda t: (-len(trees[t]), t))
+
+        def take(left: Sequence[int]) -> tuple[int, int]:
+            length = len(trees[left[0]])
+            return min(len(left), self.fit(length, masked=True)), length
+
+        self.run(order, lambda rows: run(list(rows), make_batch([trees[t] for t in rows])), take=take, doing=doing)
+
+    @contextmanager
+    def bar(self, total: int, doing: str = "") -> Iterator[tqdm]:
+        """A progress bar over ``total`` prompts, shown where progress was asked for."""
+        what = f"{self.model.name}: {doing}" if doing else self.model.name
+        with tqdm(total=total, desc=what, unit="prompt", disable=not self.progress, leave=False) as bar:
+            yield bar
+
+    def notes(self) -> list[str]:
+        """What a Run says of memory that ran out."""
+        if not self.halvings:
+            return []
+        return [f"{self.model.name}: memory ran out; batches were halved to {self.tokens} tokens"]
 
 
-def batches(trees: Sequence[PrefixTree], batch_size: int | str = "auto") -> Iterator[tuple[list[int], Batch]]:
-    """Batches over all trees, longest first: the trees' numbers, one a row, and the ``Batch``.
-
-    ``batch_size`` is a number of rows, or "auto" for as many as about six thousand tokens hold.
-    """
+def plan_batches(model: Model, batch_size: BatchSize = "auto", *, progress: bool = False) -> BatchPlan:
+    """The plan for one model. ``batch_size`` is a number of rows, or "auto": as many tokens as keep the device busy."""
     check_batch_size(batch_size)
-    order = sorted(range(len(trees)), key=lambda t: (-len(trees[t]), t))
-    while order:
-        length = len(trees[order[0]])
-        fits = max(1, min(AUTO_TOKENS // length, MAX_MASK // length**2)) if batch_size == "auto" else int(batch_size)
-        rows, order = order[:fits], order[fits:]
-        yield rows, make_batch([trees[t] for t in rows])
+    return BatchPlan(model, plan_tokens(model), None if batch_size == "auto" else batch_size, progress)
 
 
-def check_batch_size(batch_size: int | str) -> None:
+def each_model(models: Models, batch_size: BatchSize, *, progress: bool = False) -> Iterator[BatchPlan]:
+    """A plan for each model, loaded one after the other, smallest first; a bad ``batch_size`` is refused before."""
+    check_batch_size(batch_size)
+    return (plan_batches(model, batch_size, progress=progress) for model in members(models))
+
+
+def check_batch_size(batch_size: BatchSize) -> None:
     """Raises ``ValueError`` unless ``batch_size`` is "auto" or a number of at least one."""
     if batch_size != "auto" and not (
         isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1

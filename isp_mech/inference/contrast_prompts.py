@@ -1,10 +1,9 @@
-"""What is run and watched: both completions of every pair after its prompts, as trees."""
+"""Pairs as they are run: both completions of every pair after its prompts, placed in trees."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,84 +14,94 @@ from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, contrast_pro
 from isp_mech.inference.prefix_tree import PrefixTree, TreePath, build_trees
 from isp_mech.inference.tokenization import token_roles
 from isp_mech.models import ActivationRecord, Batch, Model, RecordSpec
-from isp_mech.tables import Run, make_run
+from isp_mech.tables import Run, Setting, make_run
 from isp_mech.tasks import PairSet
 
-SIDES = ("conflict", "plain")
+SIDES = ("conflict", "plain")  # on which a pair's margin is defined
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The forks of pairs and sides, planted in trees: ``owners[t]`` are the forks of tree t."""
+class PlacedPrompts:
+    """Contrast prompts and where each stands: its side, its pair, the paths of its completions in ``trees``.
 
-    forks: list[ContrastPrompt]
+    ``owners[t]`` are the numbers of the prompts in tree t.
+    """
+
+    prompts: list[ContrastPrompt]
     sides: list[str]
     pairs: list[str]
-    places: list[list[TreePath]]
+    paths: list[list[TreePath]]
     trees: list[PrefixTree]
     owners: list[list[int]]
 
 
-def prepare(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> Prepared:
+def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> PlacedPrompts:
     """Both completions of every pair after its prompts, as trees. The margin is answer less lure on every side."""
     asked = [(pair, side, getattr(pair, side)) for pair in pairs for side in sides]
-    made = contrast_prompts(
+    prompts = contrast_prompts(
         model,
         [f"{pair.id} ({side})" for pair, side, _ in asked],
         [prompt for _, _, prompt in asked],
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
-    trees, places = build_trees(
-        [[q for q in (f.answer, f.lure) if q is not None] for f in made], share=model.accepts_trees
-    )
-    apart = [f.owner for f, at in zip(made, places, strict=True) if len({place.tree for place in at}) > 1]
-    if apart:  # chains, for a model that takes no mask, hold completions of one token
-        raise InputError(
-            model.name, [f"{o}: completions of several tokens need an attention that takes a mask" for o in apart]
-        )
+    trees, paths = build_trees([prompt.completions for prompt in prompts], share=model.accepts_trees)
+    apart = [p.owner for p, at in zip(prompts, paths, strict=True) if len({path.tree for path in at}) > 1]
+    if apart:  # without custom masks a tree is a chain, which holds completions of one token
+        raise InputError(model.name, [f"{o}: completions of several tokens need custom attention masks" for o in apart])
     owners: list[list[int]] = [[] for _ in trees]
-    for i, at in enumerate(places):
+    for i, at in enumerate(paths):
         owners[at[0].tree].append(i)
-    return Prepared(made, [s for _, s, _ in asked], [p.id for p, _, _ in asked], places, trees, owners)
+    return PlacedPrompts(prompts, [s for _, s, _ in asked], [p.id for p, _, _ in asked], paths, trees, owners)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What to keep of one batch: ``owners`` are the numbers of the forks in it, in the terms' order."""
+class BatchTerms:
+    """The prompts in one batch: their numbers in the terms' order, their terms, and what is recorded for them."""
 
     owners: list[int]
     terms: LogprobTerms
-    watch: RecordSpec
+    record: RecordSpec
 
 
-def watch_batch(
-    model: Model, prepared: Prepared, rows: Sequence[int], batch: Batch, names: Sequence[str] | None = None
-) -> Look:
-    """LogprobTerms of the forks in the trees ``rows``, and a watch over their predicting tokens and, with the
-    roles' ``names``, over attention from the decision position."""
-    owners, placed, queries = [], [], []
+def batch_terms(
+    model: Model, placed: PlacedPrompts, rows: Sequence[int], batch: Batch, roles: Sequence[str] | None = None
+) -> BatchTerms:
+    """Terms of the prompts in the trees ``rows``; recorded are their predicting tokens and, with the names of
+    ``roles``, attention from the decision position."""
+    owners, at, queries = [], [], []
     for row, t in enumerate(rows):
-        for i in prepared.owners[t]:
-            answer, lure = prepared.places[i]
-            fork = prepared.forks[i]
+        for i in placed.owners[t]:
+            answer, lure = placed.paths[i]
+            prompt = placed.prompts[i]
             owners.append(i)
-            placed.append((row, answer.path, fork, lure.path))
-            queries.append((row, answer.path[fork.shared - 1]))
-    terms = make_terms(placed, model.device)
-    if names is None:
-        return Look(owners, terms, RecordSpec(terms.rows, terms.nodes))
-    roles = np.zeros((len(owners), batch.ids.shape[1], len(names)), dtype=np.float32)
-    for q, (_, path, fork, _) in enumerate(placed):
-        of_token = token_roles(fork.encoding, fork.prompt, names)
-        roles[q, list(path), of_token[: len(path)]] = 1
-    at = torch.tensor(queries, device=model.device)
-    return Look(
-        owners, terms, RecordSpec(terms.rows, terms.nodes, at[:, 0], at[:, 1], torch.from_numpy(roles).to(model.device))
-    )
+            at.append((row, answer.path, prompt, lure.path))
+            queries.append((row, answer.path[prompt.shared - 1]))
+    terms = make_terms(at, model.device)
+    if roles is None:
+        return BatchTerms(owners, terms, RecordSpec(terms.rows, terms.nodes))
+    of_role = np.zeros((len(owners), batch.ids.shape[1], len(roles)), dtype=np.float32)
+    for q, (_, path, prompt, _) in enumerate(at):
+        of_token = token_roles(prompt.encoding, prompt.prompt, roles)
+        of_role[q, list(path), of_token[: len(path)]] = 1
+    query = torch.tensor(queries, device=model.device)
+    seen_by_role = torch.from_numpy(of_role).to(model.device)
+    return BatchTerms(owners, terms, RecordSpec(terms.rows, terms.nodes, query[:, 0], query[:, 1], seen_by_role))
 
 
-def residuals(record: ActivationRecord) -> list[Tensor]:
+def completion_terms(placed: PlacedPrompts, rows: Sequence[int], device: str) -> LogprobTerms:
+    """Terms of each completion by itself, for the prompts in the trees ``rows``: owner 2 i is the answer of
+    the i-th prompt, owner 2 i + 1 its lure, and an owner's "margin" is its log-probability."""
+    at = []
+    for row, t in enumerate(rows):
+        for i in placed.owners[t]:
+            prompt = placed.prompts[i]
+            for tokens, path in zip(prompt.completions, placed.paths[i], strict=True):
+                at.append((row, path.path, replace(prompt, answer=tokens, lure=None, shared=tokens.start), ()))
+    return make_terms(at, device)
+
+
+def residual_stream(record: ActivationRecord) -> list[Tensor]:
     """The residual stream (n, d_model) after the embedding and after every attention and MLP."""
     assert record.final is not None
     stream = [record.resid[0]]
@@ -102,17 +111,9 @@ def residuals(record: ActivationRecord) -> list[Tensor]:
     return stream
 
 
-def alone_terms(prepared: Prepared, rows: Sequence[int], device: str) -> LogprobTerms:
-    """LogprobTerms of each completion by itself, for the forks in the trees ``rows``: owner 2 i is the answer of
-    the i-th fork, owner 2 i + 1 its lure, and an owner's "margin" is its log-probability."""
-    placed = []
-    for row, t in enumerate(rows):
-        for i in prepared.owners[t]:
-            fork = prepared.forks[i]
-            for query, place in zip((fork.answer, fork.lure), prepared.places[i], strict=True):
-                assert query is not None
-                placed.append((row, place.path, replace(fork, answer=query, lure=None, shared=query.start), ()))
-    return make_terms(placed, device)
+def head_of(model: Model, task: str) -> dict[str, str | int]:
+    """The columns that every row of a measured table begins with."""
+    return {"model": model.name, "n_params": model.n_params, "task": task}
 
 
 def run_of(
@@ -121,7 +122,7 @@ def run_of(
     task: str,
     method: str,
     seed: int | None,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Setting],
     notes: Iterable[str] = (),
 ) -> Run:
     """The Run of what was measured on one model."""

@@ -20,7 +20,7 @@ from isp_mech.inference.tokenization import encode_all
 from isp_mech.models import Encoding, Model
 from isp_mech.tasks import Prompt
 
-LOGITS = 1 << 24  # logits in memory at once
+MAX_LOGITS = 1 << 24  # logits in memory at once
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class ContrastPrompt:
     answer: CompletionTokens
     lure: CompletionTokens | None
     shared: int
+
+    @property
+    def completions(self) -> list[CompletionTokens]:
+        """The answer and, where there is one, the lure."""
+        return [self.answer] if self.lure is None else [self.answer, self.lure]
 
 
 def contrast_prompts(
@@ -163,7 +168,7 @@ def margin_of(
         values = model.logits_of(normed[terms.at], terms.token) * terms.sign
         out = torch.zeros(terms.n_owners, device=values.device).index_add_(0, terms.owner, values)
         loose = terms.weight.abs() > 0.5
-        for some in loose.nonzero()[:, 0].split(max(1, LOGITS // model.architecture.unembed.weight.shape[0])):
+        for some in loose.nonzero()[:, 0].split(max(1, MAX_LOGITS // model.architecture.unembed.weight.shape[0])):
             constant = model.unembed(normed[some]).logsumexp(-1) * terms.weight[some]
             out.index_add_(0, terms.node_owner[some], -constant)
     return out

@@ -20,8 +20,8 @@ import numpy as np
 
 MAX_TREE = 2048  # nodes of one tree: the mask grows with the square
 WIDEST = 2  # nor more nodes than so many prompts of its length: each would look past too much that is not its own
-WORTH = 256  # tokens that trunks must save: two forwards more cost as much as so many tokens
-JOINED, MAX_JOINED = 0.4, 128  # after a trunk, groups alike in this share of their tokens are one tree, if no larger
+WORTH = 256  # tokens that prefixes must save: two forwards more cost as much as so many tokens
+JOINED, MAX_JOINED = 0.4, 128  # after a prefix, groups alike in this share of their tokens are one tree, if no larger
 
 
 @dataclass(frozen=True)
@@ -148,31 +148,31 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Trees that come after one ``trunk``, which is run once; without a trunk they are whole.
+    """Trees that come after one ``prefix``, which is run once; without a prefix they are whole.
 
     ``asked[t]`` is (3, n): the nodes of tree t that predict something, the token that each predicts, and the
     number of the query it is asked for, queries being counted through all groups.
     """
 
-    trunk: tuple[int, ...]
+    prefix: tuple[int, ...]
     trees: tuple[PrefixTree, ...]
     asked: tuple[np.ndarray, ...]
 
 
 def group_by_prefix(
-    groups: Sequence[Sequence[CompletionTokens]], *, trees: bool = True, trunks: bool = True
+    groups: Sequence[Sequence[CompletionTokens]], *, trees: bool = True, prefixes: bool = True
 ) -> list[PrefixGroup]:
-    """Every query of every group (an item's completions) in a tree, and the trees after trunks.
+    """Every query of every group (an item's completions) in a tree, and the trees after prefixes.
 
     A group is a tree of its own. Groups that begin alike, in an eighth of their tokens or more, share a
-    trunk where that saves the most tokens, and enough of them to be worth a forward; after it, those that go
-    on alike share a tree. Without ``trunks`` nothing is shared between groups; without ``trees`` every query
+    prefix where that saves the most tokens, and enough of them to be worth a forward; after it, those that go
+    on alike share a tree. Without ``prefixes`` nothing is shared between groups; without ``trees`` every query
     is a chain of its own, but for those that differ in their last token alone.
     """
     numbers = np.cumsum([0, *map(len, groups)])
     if not trees:
         return [
-            _bundle((), [[(i, q) for i, q in alike]])
+            _grouped((), [[(i, q) for i, q in alike]])
             for group, first in zip(groups, numbers, strict=False)
             for alike in _same_path(group, int(first))
         ]
@@ -184,7 +184,7 @@ def group_by_prefix(
         inside = min(_common(first.tokens[: q.start - 1], q.tokens[: q.start - 1]) for q in groups[g])
         common = min(inside, lengths[-1], _common(before, first.tokens)) if clusters else 0
         gains = bool(clusters) and len(clusters[-1]) * common >= (len(clusters[-1]) - 1) * lengths[-1]
-        if trunks and gains and 8 * common >= len(first.tokens):
+        if prefixes and gains and 8 * common >= len(first.tokens):
             clusters[-1].append(g)
             lengths[-1] = common
         else:
@@ -198,10 +198,10 @@ def group_by_prefix(
     out = []
     for members, length in zip(clusters, lengths, strict=True):
         if saved[len(members)] >= WORTH:
-            trunk = groups[members[0]][0].tokens[:length]
-            out.append(_bundle(trunk, _joined([numbered[g] for g in members], length)))
+            prefix = groups[members[0]][0].tokens[:length]
+            out.append(_grouped(prefix, _joined([numbered[g] for g in members], length)))
         else:
-            out += [_bundle((), [numbered[g]]) for g in members]
+            out += [_grouped((), [numbered[g]]) for g in members]
     return out
 
 
@@ -213,7 +213,7 @@ def _same_path(group: Sequence[CompletionTokens], first: int) -> list[list[tuple
 
 
 def _joined(groups: Sequence[list[tuple[int, CompletionTokens]]], cut: int) -> list[list[tuple[int, CompletionTokens]]]:
-    """Groups, in the order of their tokens, joined where much after the trunk is alike: a pair's two sides, often."""
+    """Groups, in the order of their tokens, joined where much after the prefix is alike: a pair's two sides, often."""
     joined: list[list[tuple[int, CompletionTokens]]] = []
     before: tuple[int, ...] = ()
     size = 0
@@ -231,8 +231,8 @@ def _joined(groups: Sequence[list[tuple[int, CompletionTokens]]], cut: int) -> l
     return joined
 
 
-def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, CompletionTokens]]]) -> PrefixGroup:
-    cut = len(trunk)
+def _grouped(prefix: tuple[int, ...], groups: Sequence[Sequence[tuple[int, CompletionTokens]]]) -> PrefixGroup:
+    cut = len(prefix)
     made, asked = [], []
     for group in groups:
         tree, rows = PrefixTree(), []
@@ -243,4 +243,4 @@ def _bundle(trunk: tuple[int, ...], groups: Sequence[Sequence[tuple[int, Complet
             ]
         made.append(tree)
         asked.append(np.array(rows, dtype=np.int64).T)
-    return PrefixGroup(trunk, tuple(made), tuple(asked))
+    return PrefixGroup(prefix, tuple(made), tuple(asked))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.models import Encoding, Model
 from isp_mech.tasks import Prompt
 
-RULES = ("strict", "prize")
+Rule = Literal["strict", "prize"]
+RULES: tuple[Rule, ...] = ("strict", "prize")
 PRIZE_LIMIT = 1023
 OTHER = "other"
 SPACES = tuple("Ġ▁ĊĉčĀ \n\t")  # how a token that begins with white space is spelt

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from isp_mech.inference.batches import Plan
-from isp_mech.inference.logprobs import bundle_logprobs, bundles_for
+from isp_mech.inference.batches import BatchPlan, BatchSize, plan_batches
+from isp_mech.inference.logprobs import completion_logprobs, groups_for
 from isp_mech.inference.prefix_tree import CompletionTokens, PrefixGroup
-from isp_mech.inference.tokenization import Asked, Difference, encode_both
+from isp_mech.inference.tokenization import Asked, Difference, Rule, encode_both
 from isp_mech.models import Model
 from isp_mech.tasks import PairSet, Task
 from isp_mech.tracing.trace import Logprobs
@@ -61,18 +61,27 @@ def cases_of(pairs_or_task: PairSet | Task) -> list[Case]:
 
 
 @dataclass(frozen=True)
+class RuleDifference:
+    """A completion that the two rules read differently, and its log-probability by each, nats."""
+
+    difference: Difference
+    strict: float
+    prize: float
+
+
+@dataclass(frozen=True)
 class ClassLogprobs:
     """Per case, each completion's log-probability (nats) and the tokens it was scored on; per difference of the
     rules, its log-probability by ``strict`` and by ``prize`` (NaN where a rule does not apply)."""
 
     logprobs: list[np.ndarray]
     tokens: list[list[tuple[int, ...]]]
-    differences: list[tuple[Difference, float, float]]
-    plan: Plan
+    differences: list[RuleDifference]
+    plan: BatchPlan
 
 
 @dataclass(frozen=True)
-class Reading:
+class CaseTokens:
     """The cases' queries by one rule, where the other rule differs, and what is run: the groups of both.
 
     ``other[i]`` is the place, in the group of difference i's case, of the query that the other rule asks there; -1
@@ -83,14 +92,14 @@ class Reading:
     differences: list[Difference]
     groups: list[list[CompletionTokens]]
     other: list[int]
-    bundles: dict[tuple[bool, bool], list[PrefixGroup]]  # by what the model packs
+    packed: dict[tuple[bool, bool], list[PrefixGroup]]  # by what the model accepts
 
-    def bundles_for(self, model: Model) -> list[PrefixGroup]:
-        """The groups, packed for ``model``: once for all models that pack alike."""
+    def packed_for(self, model: Model) -> list[PrefixGroup]:
+        """The groups, packed for ``model``: once for all models that accept the same."""
         how = model.accepts_trees, model.accepts_custom_masks
-        if how not in self.bundles:
-            self.bundles[how] = bundles_for(model, self.groups)
-        return self.bundles[how]
+        if how not in self.packed:
+            self.packed[how] = groups_for(model, self.groups)
+        return self.packed[how]
 
 
 @dataclass
@@ -98,18 +107,18 @@ class Reader:
     """Reads the cases for one model after the other, anew only where the tokenizer is another one."""
 
     cases: Sequence[Case]
-    rule: str
+    rule: Rule
     last_token: bool
-    _latest: tuple[object, Reading] | None = None
+    _latest: tuple[object, CaseTokens] | None = None
 
-    def read(self, model: Model) -> Reading:
+    def read(self, model: Model) -> CaseTokens:
         """The queries of every case by ``rule``, and where the other rule reads differently (see ``encode_both``)."""
         reads_alike = model.reads_alike
         if self._latest is None or self._latest[0] != reads_alike:
             self._latest = reads_alike, self._read(model)
         return self._latest[1]
 
-    def _read(self, model: Model) -> Reading:
+    def _read(self, model: Model) -> CaseTokens:
         asked, differences = encode_both(
             model,
             [c.prompt for c in self.cases],
@@ -124,43 +133,45 @@ class Reader:
             query = found.prize if self.rule == "strict" else found.strict
             other.append(len(groups[found.case]) if query is not None else -1)
             groups[found.case] += [query] if query is not None else []
-        return Reading(asked, differences, groups, other, {})
+        return CaseTokens(asked, differences, groups, other, {})
 
 
 def class_logprobs(
     model: Model,
     cases: Sequence[Case],
     *,
-    rule: str = "strict",
+    rule: Rule = "strict",
     last_token: bool = False,
-    known: Logprobs = NOTHING_KNOWN,
-    reader: Reader | None = None,
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
     progress: bool = False,
 ) -> ClassLogprobs:
     """l_j of every completion of every case: float32 log-probabilities, whatever the packing and the batches.
 
-    Where the rules differ, the other rule's reading is scored in the same forward. ``known`` has, by item and
-    side, what tracing found already: log p(answer) and log p(lure). ``reader``, of the same cases, spares models
-    that share a tokenizer the reading; what it asks for, by ``rule`` and ``last_token``, is then its own.
+    Where the rules differ, the other rule's tokens are scored in the same forward. ``last_token`` asks for the one
+    token of a class that log-odds compare.
     """
-    reader = reader or Reader(cases, rule, last_token)
-    reading = reader.read(model)
-    given = [_in_order(case, known) for case in cases]
-    left = [group[len(values) :] for group, values in zip(reading.groups, given, strict=True)]
-    bundles = bundles_for(model, [group for group in left if group]) if known else reading.bundles_for(model)
-    flat, plan = bundle_logprobs(model, bundles, batch_size=batch_size, progress=progress)
-    found_later = np.split(flat, np.cumsum([len(group) for group in left])[:-1])
-    by_group = [np.concatenate(both) for both in zip(given, found_later, strict=True)]
-    told: list[tuple[Difference, float, float]] = []
-    for found, place in zip(reading.differences, reading.other, strict=True):
-        values = by_group[found.case]
-        mine, others = float(values[found.index]), float(values[place]) if place >= 0 else np.nan
-        told.append((found, mine, others) if reader.rule == "strict" else (found, others, mine))
+    return logprobs_of(Reader(cases, rule, last_token), plan_batches(model, batch_size, progress=progress))
+
+
+def logprobs_of(reader: Reader, plan: BatchPlan, known: Logprobs = NOTHING_KNOWN) -> ClassLogprobs:
+    """``class_logprobs`` of the reader's cases. ``known`` has, by item and side, what tracing measured already:
+    log p(answer) and log p(lure)."""
+    tokens = reader.read(plan.model)
+    given = [_in_order(case, known) for case in reader.cases]
+    left = [group[len(values) :] for group, values in zip(tokens.groups, given, strict=True)]
+    packed = groups_for(plan.model, [group for group in left if group]) if known else tokens.packed_for(plan.model)
+    measured = np.split(completion_logprobs(packed, plan), np.cumsum([len(group) for group in left])[:-1])
+    by_group = [np.concatenate(both) for both in zip(given, measured, strict=True)]
+    differing = []
+    for difference, place in zip(tokens.differences, tokens.other, strict=True):
+        values = by_group[difference.case]
+        mine, others = float(values[difference.index]), float(values[place]) if place >= 0 else np.nan
+        by_rule = (mine, others) if reader.rule == "strict" else (others, mine)
+        differing.append(RuleDifference(difference, *by_rule))
     return ClassLogprobs(
-        [values[: len(c.classes)] for values, c in zip(by_group, cases, strict=True)],
-        [[q.targets for q in a.queries] for a in reading.asked],
-        told,
+        [values[: len(c.classes)] for values, c in zip(by_group, reader.cases, strict=True)],
+        [[q.targets for q in a.queries] for a in tokens.asked],
+        differing,
         plan,
     )
 

@@ -11,8 +11,7 @@ from isp_mech.scoring.completion_logprobs import Case, ClassLogprobs
 from isp_mech.stats import bootstrap_interval
 from isp_mech.tables import Run, Table, concat, table
 from isp_mech.tasks import PairSet, Task
-from isp_mech.tracing.trace import Traces
-from isp_mech.tracing.trace import join as join_traces
+from isp_mech.tracing.trace import Traces, join_traces
 
 LOW_COVERAGE = 1e-3
 TIE = 1e-6
@@ -188,11 +187,10 @@ def value_tables(
 def difference_rows(head: Head, cases: Sequence[Case], found: ClassLogprobs, rule: str) -> list[dict]:
     """Rows of ``rule_differences``, with the completion that each rule finds likeliest in the item."""
     by_case: dict[int, dict[str, np.ndarray]] = {}
-    for difference, strict, prize in found.differences:
-        logprobs = by_case.setdefault(
-            difference.case, {name: found.logprobs[difference.case].copy() for name in ("strict", "prize")}
-        )
-        logprobs["strict"][difference.index], logprobs["prize"][difference.index] = strict, prize
+    for differing in found.differences:
+        case, index = differing.difference.case, differing.difference.index
+        logprobs = by_case.setdefault(case, {name: found.logprobs[case].copy() for name in ("strict", "prize")})
+        logprobs["strict"][index], logprobs["prize"][index] = differing.strict, differing.prize
 
     def best(case: int, name: str) -> int | None:
         logprobs = by_case[case][name]
@@ -207,11 +205,12 @@ def difference_rows(head: Head, cases: Sequence[Case], found: ClassLogprobs, rul
             "class_text": cases[d.case].classes[d.index],
             "strict_token_ids": spelt(d.strict.targets) if d.strict else "",
             "prize_token_ids": spelt(d.prize.targets) if d.prize else "",
-            "strict_logprob": strict,
-            "prize_logprob": prize,
+            "strict_logprob": differing.strict,
+            "prize_logprob": differing.prize,
             "strict_predicted": best(d.case, "strict"),
             "prize_predicted": best(d.case, "prize"),
             "reason": d.reason,
         }
-        for d, strict, prize in found.differences
+        for differing in found.differences
+        for d in (differing.difference,)
     ]

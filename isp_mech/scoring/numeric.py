@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from isp_mech.errors import InputError
-from isp_mech.inference.logprobs import LOGITS, bundles_for, run_bundles
+from isp_mech.inference.batches import BatchPlan
+from isp_mech.inference.logprobs import MAX_LOGITS, groups_for, run_groups
 from isp_mech.inference.prefix_tree import CompletionTokens
-from isp_mech.inference.tokenization import PRIZE_LIMIT
+from isp_mech.inference.tokenization import PRIZE_LIMIT, Rule
 from isp_mech.models import Model
 from isp_mech.tasks import Item
 
@@ -33,46 +34,52 @@ class Sample:
     uniform: np.ndarray
     new: list[int] = field(default_factory=list)
 
+    def next_token(self) -> CompletionTokens:
+        """What is asked of the model: any token (here 0) after the prompt and what was sampled so far."""
+        before = (*self.prompt, *self.new)
+        return CompletionTokens((*before, 0), len(before))
 
-def estimates(
-    model: Model,
-    items: Sequence[Item],
-    *,
-    rule: str = "strict",
-    seed: int = 0,
-    batch_size: int | str = "auto",
-    progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per item the mean of its samples that are numbers, and how many of the ten are.
+
+@dataclass(frozen=True)
+class Estimates:
+    """Per item the mean of its samples that are numbers, and how many of the ten are."""
+
+    numbers: np.ndarray
+    n_parsed: np.ndarray
+
+
+def estimates(items: Sequence[Item], plan: BatchPlan, *, rule: Rule = "strict", seed: int = 0) -> Estimates:
+    """The estimates of all items.
 
     Random numbers belong to the item's place, the sample and the token, so that batches, packing and order of work
     change nothing. ``InputError`` lists the items none of whose samples is a number, or whose prompt is too long
     (by rule ``prize`` a prompt is cut at 1,023 tokens).
     """
+    model = plan.model
     samples = _begin(model, items, rule, seed)
     for _ in range(NEW_TOKENS):
         going = [s for s in samples if "\n" not in _text(model, s)]
         if not going:
             break
-        _say_one_token(model, going, batch_size, progress)
-    found: list[list[float]] = [[] for _ in items]
+        _sample_one_token(going, plan)
+    parsed: list[list[float]] = [[] for _ in items]
     texts: list[list[str]] = [[] for _ in items]
     for sample in samples:
         text = _text(model, sample).split("\n")[0]
         texts[sample.item].append(text)
         number = parse_number(text)
-        found[sample.item] += [] if number is None else [number]
+        parsed[sample.item] += [] if number is None else [number]
     problems = [
         f"item {item.id}: found {said[0]!r} and the like, expected a number in at least one of {SAMPLES} samples"
-        for item, numbers, said in zip(items, found, texts, strict=True)
+        for item, numbers, said in zip(items, parsed, texts, strict=True)
         if not numbers
     ]
     if problems:
         raise InputError(f"{model.name}, metric numeric", problems)
-    return np.array([np.mean(n) for n in found]), np.array([len(n) for n in found])
+    return Estimates(np.array([np.mean(n) for n in parsed]), np.array([len(n) for n in parsed]))
 
 
-def _begin(model: Model, items: Sequence[Item], rule: str, seed: int) -> list[Sample]:
+def _begin(model: Model, items: Sequence[Item], rule: Rule, seed: int) -> list[Sample]:
     prompts = [e.ids[:PRIZE_LIMIT] if rule == "prize" else e.ids for e in model.encode([i.prompt for i in items])]
     limit = model.max_tokens
     if limit is not None:
@@ -91,31 +98,28 @@ def _begin(model: Model, items: Sequence[Item], rule: str, seed: int) -> list[Sa
     ]
 
 
-def _say_one_token(model: Model, samples: Sequence[Sample], batch_size: int | str, progress: bool) -> None:
+def _sample_one_token(samples: Sequence[Sample], plan: BatchPlan) -> None:
     """Adds a token to every sample: the first one at which the summed probabilities pass the uniform number."""
+    model = plan.model
     by_item: dict[int, list[int]] = {}
     for at, sample in enumerate(samples):
         by_item.setdefault(sample.item, []).append(at)
     numbers = [at for members in by_item.values() for at in members]
-    groups = [
-        [CompletionTokens((*samples[at].prompt, *samples[at].new, 0), len(samples[at].prompt) + len(samples[at].new))
-         for at in members]
-        for members in by_item.values()
-    ]  # fmt: skip
+    asked = [[samples[at].next_token() for at in members] for members in by_item.values()]
     uniform = np.array([samples[at].uniform[len(samples[at].new)] for at in numbers])
     chosen = np.zeros(len(numbers), dtype=np.int64)
 
-    def use(normed: Tensor, which: np.ndarray, tokens: np.ndarray, queries: np.ndarray) -> None:
-        step = max(1, LOGITS // int(model.hf.config.vocab_size))
-        for start in range(0, len(queries), step):
-            here = queries[start : start + step]
+    def use(normed: Tensor, which: np.ndarray, tokens: np.ndarray, completions: np.ndarray) -> None:
+        step = max(1, MAX_LOGITS // int(model.hf.config.vocab_size))
+        for start in range(0, len(completions), step):
+            here = completions[start : start + step]
             with torch.no_grad():
                 logits = model.unembed(normed[torch.from_numpy(which[start : start + step]).to(normed.device)])
             passed = (logits.double() / TEMPERATURE).softmax(-1).cumsum(-1).cpu()
             below = (passed < torch.from_numpy(uniform[here])[:, None]).sum(-1)
             chosen[here] = below.clamp(max=passed.shape[1] - 1).numpy()
 
-    run_bundles(model, bundles_for(model, groups), use, batch_size=batch_size, progress=progress)
+    run_groups(groups_for(model, asked), plan, use)
     for at, token in zip(numbers, chosen.tolist(), strict=True):
         samples[at].new.append(token)
 

@@ -12,15 +12,15 @@ absolute_logodds is its size; ``correct`` is judged on other_prompt. numeric: se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from isp_mech.errors import InputError
-from isp_mech.inference.batches import check_batch_size
-from isp_mech.inference.contrast_prompts import run_of
-from isp_mech.inference.tokenization import start_token
-from isp_mech.models import Model, Models, in_float32, members
+from isp_mech.inference.batches import BatchPlan, BatchSize, each_model, plan_batches
+from isp_mech.inference.contrast_prompts import head_of, run_of
+from isp_mech.inference.tokenization import Rule, start_token
+from isp_mech.models import Model, Models, in_float32
 from isp_mech.scoring import metrics
 from isp_mech.scoring.completion_logprobs import (
     LOGODDS,
@@ -29,15 +29,13 @@ from isp_mech.scoring.completion_logprobs import (
     ClassLogprobs,
     Reader,
     cases_of,
-    class_logprobs,
+    logprobs_of,
 )
-from isp_mech.scoring.metrics import Scores, join
+from isp_mech.scoring.metrics import Scores
 from isp_mech.scoring.numeric import estimates
 from isp_mech.tables import Run, Setting, table
 from isp_mech.tasks import PairSet, Task
 from isp_mech.tracing.trace import trace_model
-
-__all__ = ["Case", "ClassLogprobs", "Models", "Reader", "Scores", "cases_of", "class_logprobs", "join", "score"]
 
 PRECISION_SAMPLE = 16  # prompts on which half precision is compared with float32
 NAMED = 20  # items that a note names
@@ -47,9 +45,9 @@ def score(
     pairs_or_task: PairSet | Task,
     models: Models,
     *,
-    rule: str = "strict",
+    rule: Rule = "strict",
     trace: bool = False,
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Scores:
@@ -63,65 +61,77 @@ def score(
     apart. With ``trace``, for pairs and the rule strict, the forwards that score also trace: ``traces`` is what
     the function of that name gives. Raises ``InputError`` that lists the items to which ``rule`` does not apply.
     """
-    check_batch_size(batch_size)
     if trace and (rule != "strict" or isinstance(pairs_or_task, Task)):
         raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
+    plans = each_model(models, batch_size, progress=progress)
+    if isinstance(pairs_or_task, Task) and pairs_or_task.metric == "numeric":
+        return metrics.join([_numeric(pairs_or_task, plan, rule, seed) for plan in plans])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
-    cases = cases_of(pairs_or_task)
-    reader = Reader(cases, rule, metric in LOGODDS)
-    per_model = []
-    for model in members(models):
-        if metric == "numeric":
-            assert isinstance(pairs_or_task, Task)
-            per_model.append(_numeric(model, pairs_or_task, rule, seed, batch_size, progress))
-            continue
-        traces, known = None, NOTHING_KNOWN
-        if trace and isinstance(pairs_or_task, PairSet):
-            traces, known = trace_model(
-                model, pairs_or_task, scored=True, batch_size=batch_size, seed=seed, progress=progress
-            )
-        found = class_logprobs(model, cases, known=known, reader=reader, batch_size=batch_size, progress=progress)
-        settings, notes = _precision(model, cases, found, rule, metric)
-        if found.plan.halvings:
-            notes.append(f"{model.name}: memory ran out; batches were halved to {found.plan.tokens} tokens")
-        made = _tables(model, pairs_or_task, metric, cases, found, rule, seed, settings, notes)
-        per_model.append(replace(made, traces=traces))
-    return join(per_model)
+    asked = _Asked(pairs_or_task, metric, Reader(cases_of(pairs_or_task), rule, metric in LOGODDS), seed)
+    return metrics.join([_score_model(asked, plan, trace) for plan in plans])
 
 
-def _precision(
-    model: Model, cases: Sequence[Case], found: ClassLogprobs, rule: str, metric: str
-) -> tuple[dict[str, Setting], list[str]]:
-    """How far a model in half precision is from itself in float32, on evenly spread prompts."""
+@dataclass(frozen=True)
+class _Asked:
+    """What every model is asked, and by which metric it is judged."""
+
+    source: PairSet | Task
+    metric: str
+    reader: Reader
+    seed: int
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        return self.reader.cases
+
+
+def _score_model(asked: _Asked, plan: BatchPlan, trace: bool) -> Scores:
+    traces, known = None, NOTHING_KNOWN
+    if trace and isinstance(asked.source, PairSet):
+        traced = trace_model(asked.source, plan, scored=True, seed=asked.seed)
+        traces, known = traced.traces, traced.logprobs
+    measured = logprobs_of(asked.reader, plan, known)
+    return replace(_tables(asked, plan, measured, _precision(asked, plan.model, measured)), traces=traces)
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """How far a model in half precision is from itself in float32, on a few prompts: for its Run."""
+
+    settings: dict[str, Setting]
+    notes: list[str]
+
+
+def _precision(asked: _Asked, model: Model, measured: ClassLogprobs) -> _Precision:
+    """On evenly spread prompts."""
     if model.dtype == "float32":
-        return {}, []
+        return _Precision({}, [])
     reference = in_float32(model)
     if reference is None:
-        return {}, [f"{model.name}: {model.dtype}; its difference to float32 was not measured (no room, or quantised)"]
-    chosen = np.unique(np.linspace(0, len(cases) - 1, min(PRECISION_SAMPLE, len(cases))).round().astype(int)).tolist()
-    exact = class_logprobs(reference, [cases[i] for i in chosen], rule=rule, last_token=metric in LOGODDS).logprobs
-    gaps = np.concatenate([np.abs(found.logprobs[i] - e) for i, e in zip(chosen, exact, strict=True)])
-    same = sum(metrics.predicted(found.logprobs[i]) == metrics.predicted(e) for i, e in zip(chosen, exact, strict=True))
+        why = "its difference to float32 was not measured (no room, or quantised)"
+        return _Precision({}, [f"{model.name}: {model.dtype}; {why}"])
+    n = len(asked.cases)
+    chosen = np.unique(np.linspace(0, n - 1, min(PRECISION_SAMPLE, n)).round().astype(int)).tolist()
+    reader = replace(asked.reader, cases=[asked.cases[i] for i in chosen])
+    exact = logprobs_of(reader, plan_batches(reference)).logprobs
+    ours = [measured.logprobs[i] for i in chosen]
+    gaps = np.concatenate([np.abs(a - b) for a, b in zip(ours, exact, strict=True)])
+    same = sum(metrics.predicted(a) == metrics.predicted(b) for a, b in zip(ours, exact, strict=True))
     settings: dict[str, Setting] = {
         "float32_sample": len(chosen),
         "float32_mean_difference": float(gaps.mean()),
         "float32_largest_difference": float(gaps.max()),
         "float32_same_prediction": same,
     }
-    return settings, [
+    note = (
         f"{model.name}: {model.dtype} differs from float32 by {gaps.mean():.2g} nats on average and {gaps.max():.2g} "
         f"at most in a class's log-probability, on {len(chosen)} prompts; {same} of them have the same prediction"
-    ]
+    )
+    return _Precision(settings, [note])
 
 
 def _run(
-    model: Model,
-    source: PairSet | Task,
-    metric: str,
-    rule: str,
-    seed: int,
-    settings: dict[str, Setting],
-    notes: Sequence[str],
+    model: Model, task: str, metric: str, rule: Rule, seed: int, settings: dict[str, Setting], notes: Sequence[str]
 ) -> Run:
     start = start_token(model)
     packing = (
@@ -132,10 +142,10 @@ def _run(
         else "plain batches"
     )
     if not model.accepts_trees:
-        notes = [*notes, f"{model.name}: its attention takes no mask of ours, so prompts ran as plain batches"]
+        notes = [*notes, f"{model.name}: its attention does not accept custom masks, so prompts ran as plain batches"]
     return run_of(
         model,
-        task=source.name,
+        task=task,
         method=f"{metric}, rule {rule}",
         seed=seed,
         settings={
@@ -148,40 +158,36 @@ def _run(
     )
 
 
-def _tables(
-    model: Model,
-    source: PairSet | Task,
-    metric: str,
-    cases: Sequence[Case],
-    found: ClassLogprobs,
-    rule: str,
-    seed: int,
-    settings: dict[str, Setting],
-    notes: list[str],
-) -> Scores:
-    head: dict[str, str | int] = {"model": model.name, "n_params": model.n_params, "task": source.name}
-    judged = [(c, v) for c, v in zip(cases, found.logprobs, strict=True) if c.side != "prompt" and len(c.classes) > 1]
-    told = [replace(c, side="item") if c.side == "other_prompt" else c for c, _ in judged]
-    items = [metrics.judge(case, logprobs) for case, logprobs in judged]
-    curve = list(metrics.curve_rows(head, told, items, metrics.baselines(source, told), seed))
-    differing = list(dict.fromkeys(cases[d.case].name for d, _, _ in found.differences))
+def _tables(asked: _Asked, plan: BatchPlan, measured: ClassLogprobs, precision: _Precision) -> Scores:
+    model, cases, rule = plan.model, asked.cases, asked.reader.rule
+    head = head_of(model, asked.source.name)
+    judged = [
+        (case, values)
+        for case, values in zip(cases, measured.logprobs, strict=True)
+        if case.side != "prompt" and len(case.classes) > 1
+    ]
+    shown = [replace(case, side="item") if case.side == "other_prompt" else case for case, _ in judged]
+    items = [metrics.judge(case, values) for case, values in judged]
+    curve = list(metrics.curve_rows(head, shown, items, metrics.baselines(asked.source, shown), asked.seed))
+    notes = [*metrics.doubts(model.name, curve), *precision.notes, *plan.notes()]
+    differing = list(dict.fromkeys(cases[d.difference.case].name for d in measured.differences))
     if differing:
         names = ", ".join(differing[:NAMED]) + (", ..." if len(differing) > NAMED else "")
-        notes = [*notes, f"{model.name}: rules strict and prize differ on {len(differing)} of {len(cases)}: {names}"]
-    run = _run(model, source, metric, rule, seed, settings, [*metrics.doubts(model.name, curve), *notes])
-    rows = [{**head, "item": c.item, "side": c.side, **i} for c, i in zip(told, items, strict=True)]
+        notes.append(f"{model.name}: rules strict and prize differ on {len(differing)} of {len(cases)}: {names}")
+    run = _run(model, asked.source.name, asked.metric, rule, asked.seed, precision.settings, notes)
+    rows = [{**head, "item": c.item, "side": c.side, **i} for c, i in zip(shown, items, strict=True)]
     made = Scores(
-        table("scores", metrics.completion_rows(head, cases, found), run),
+        table("scores", metrics.completion_rows(head, cases, measured), run),
         table("items", rows, run),
         table("curve", curve, run),
-        metrics.shares_table(head, cases, items, run, seed) if isinstance(source, PairSet) else None,
-        rule_differences=table("rule_differences", metrics.difference_rows(head, cases, found, rule), run),
+        metrics.shares_table(head, cases, items, run, asked.seed) if isinstance(asked.source, PairSet) else None,
+        rule_differences=table("rule_differences", metrics.difference_rows(head, cases, measured, rule), run),
     )
-    if metric == "classification":
+    if asked.metric == "classification":
         return made
-    ids = list(dict.fromkeys(c.item for c in cases))
-    numbers = _values(metric, cases, found.logprobs)
-    values, value_curve = metrics.value_tables(head, metric, ids, numbers, None, run, seed)
+    ids = list(dict.fromkeys(case.item for case in cases))
+    numbers = _values(asked.metric, cases, measured.logprobs)
+    values, value_curve = metrics.value_tables(head, asked.metric, ids, numbers, None, run, asked.seed)
     return replace(made, values=values, value_curve=value_curve)
 
 
@@ -196,13 +202,16 @@ def _values(metric: str, cases: Sequence[Case], logprobs: Sequence[np.ndarray]) 
     return np.where([c.answer == 1 for c in cases[0::2]], -change, change)
 
 
-def _numeric(model: Model, task: Task, rule: str, seed: int, batch_size: int | str, progress: bool) -> Scores:
-    numbers, n_parsed = estimates(model, task.items, rule=rule, seed=seed, batch_size=batch_size, progress=progress)
-    head: dict[str, str | int] = {"model": model.name, "n_params": model.n_params, "task": task.name}
-    notes = [f"{model.name}: {model.dtype}; its difference to float32 was not measured, since numbers are sampled"]
-    run = _run(model, task, "numeric", rule, seed, {}, notes if model.dtype != "float32" else [])
+def _numeric(task: Task, plan: BatchPlan, rule: Rule, seed: int) -> Scores:
+    model = plan.model
+    sampled = estimates(task.items, plan, rule=rule, seed=seed)
+    notes = plan.notes()
+    if model.dtype != "float32":
+        why = "its difference to float32 was not measured, since numbers are sampled"
+        notes.append(f"{model.name}: {model.dtype}; {why}")
+    run = _run(model, task.name, "numeric", rule, seed, {}, notes)
     values, value_curve = metrics.value_tables(
-        head, "numeric", [i.id for i in task.items], numbers, n_parsed, run, seed
+        head_of(model, task.name), "numeric", [i.id for i in task.items], sampled.numbers, sampled.n_parsed, run, seed
     )
     scores, items, curve = (table(name, [], run) for name in ("scores", "items", "curve"))
     return Scores(scores, items, curve, values=values, value_curve=value_curve)

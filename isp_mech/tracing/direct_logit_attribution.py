@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from einops import einsum
 from torch import Tensor
 
-from isp_mech.inference.margin import LOGITS, LogprobTerms
+from isp_mech.inference.margin import MAX_LOGITS, LogprobTerms
 from isp_mech.models import ActivationRecord, Model, Norm, norm_of
 
 PARTS = ("embed", "bias", "remainder")
 
 
-def directions(model: Model, terms: LogprobTerms, hidden: Tensor) -> Tensor:
-    """(n, d_model): what the margin reads from each predicting token after the final norm, given the hidden
-    states of all tokens. See ``directions_at``."""
-    return directions_at(model, terms, hidden[terms.rows, terms.nodes])[0]
+@dataclass(frozen=True)
+class Directions:
+    """What the margin reads: ``vectors`` (n, d_model) from each predicting token after the final norm, and
+    ``constant`` (owner,), what it has beside that."""
+
+    vectors: Tensor
+    constant: Tensor
 
 
-def directions_at(model: Model, terms: LogprobTerms, normed: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, d_model) and (owner,): what the margin reads from each predicting token after the final norm, given
-    those tokens' hidden states, and what it has beside that.
+def directions(model: Model, terms: LogprobTerms, normed: Tensor) -> Directions:
+    """What the margin reads, given the hidden states (n, d_model) of the predicting tokens.
 
-    At a decision position the first is W[answer] - W[lure]. At a later token the softmax does not cancel;
+    At a decision position the vector is W[answer] - W[lure]. At a later token the softmax does not cancel;
     there the margin reads W[token] - E_p[W], p being the model's own next-token distribution, and the
-    rest of log p is a constant (minus p's entropy). The unembedding's bias is in the second too.
+    rest of log p is a constant (minus p's entropy). The unembedding's bias is in the constant too.
     """
     unembed, scale = model.architecture.unembed, model.architecture.logit_scale
     out = torch.zeros_like(normed, dtype=torch.float32)
@@ -33,7 +37,7 @@ def directions_at(model: Model, terms: LogprobTerms, normed: Tensor) -> tuple[Te
     if unembed.bias is not None:
         constant.index_add_(0, terms.owner, unembed.bias[terms.token].float() * terms.sign * scale)
     weight = terms.weight
-    for some in (weight.abs() > 0.5).nonzero()[:, 0].split(max(1, LOGITS // len(unembed.weight))):
+    for some in (weight.abs() > 0.5).nonzero()[:, 0].split(max(1, MAX_LOGITS // len(unembed.weight))):
         logp = model.unembed(normed[some]).log_softmax(-1)
         p = logp.exp()
         out[some] -= weight[some][:, None] * (p.to(unembed.weight.dtype) @ unembed.weight).float()
@@ -41,22 +45,31 @@ def directions_at(model: Model, terms: LogprobTerms, normed: Tensor) -> tuple[Te
         if unembed.bias is not None:
             rest = rest - (p @ unembed.bias.float()) * scale
         constant.index_add_(0, terms.node_owner[some], rest * weight[some])
-    return out * scale, constant
+    return Directions(out * scale, constant)
 
 
-def reading(norm: Norm, record: ActivationRecord, direction: Tensor) -> Tensor:
+def before_norm(norm: Norm, record: ActivationRecord, direction: Tensor) -> Tensor:
     """(n, d_model): ``direction`` read before the final norm, its scale frozen at what it was."""
     assert record.final is not None
     return norm.pull_back(direction) / norm.scale(record.final)
 
 
+@dataclass(frozen=True)
+class DirectEffects:
+    """Of every owner, nats: heads (owner, layer, head), MLPs (owner, layer), and the rest (owner, part): embedding,
+    biases with the softmax's constants, and a remainder, all of which sum to the margin."""
+
+    heads: Tensor
+    mlps: Tensor
+    rest: Tensor
+
+
 def direct_effects(
     model: Model, norm: Norm, record: ActivationRecord, normed: Tensor, terms: LogprobTerms, margin: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Direct effects per owner: heads (owner, layer, head), MLPs (owner, layer), and the rest (owner, 3):
-    embedding, biases with the softmax's constants, and a remainder, all of which sum to the margin."""
-    after, constant = directions_at(model, terms, normed)
-    before = reading(norm, record, after)
+) -> DirectEffects:
+    """What each head and MLP writes on every owner's margin."""
+    read = directions(model, terms, normed)
+    before = before_norm(norm, record, read.vectors)
     heads, mlps, biases = [], [], []
     for layer in range(model.architecture.n_layers):
         by_head = head_writes(model, record, layer, before)
@@ -65,10 +78,10 @@ def direct_effects(
         mlps.append((record.mlp[layer].float() * before).sum(-1))
     add = terms.sum_by_owner
     embed = add((record.resid[0].float() * before).sum(-1))
-    bias = add(sum(biases) + (after * norm.bias).sum(-1)) + constant
+    bias = add(sum(biases) + (read.vectors * norm.bias).sum(-1)) + read.constant
     by_heads, by_mlps = add(torch.stack(heads, 1)), add(torch.stack(mlps, 1))
     known = embed + bias + by_heads.sum((1, 2)) + by_mlps.sum(1)
-    return by_heads, by_mlps, torch.stack([embed, bias, margin - known], 1)
+    return DirectEffects(by_heads, by_mlps, torch.stack([embed, bias, margin - known], 1))
 
 
 def head_writes(model: Model, record: ActivationRecord, layer: int, before: Tensor) -> Tensor:

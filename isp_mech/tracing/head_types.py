@@ -31,11 +31,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isp_mech.errors import InputError
-from isp_mech.inference.batches import batches, check_batch_size
-from isp_mech.inference.contrast_prompts import run_of
+from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
+from isp_mech.inference.contrast_prompts import SIDES, head_of, run_of
 from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import start_token
-from isp_mech.models import Model, Models, RecordSpec, members, norm_of
+from isp_mech.models import Batch, Model, Models, RecordSpec, norm_of
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Table, concat, table
 from isp_mech.tasks import PairSet
@@ -46,14 +46,13 @@ INDUCTION = 0.1  # four times what even attention has; in small models heads tha
 SEQUENCES, HALF = 64, 25  # random sequences, and tokens before the repeat
 ALPHABET = 256  # tokens at most of a sequence's own draw, among which the percentiles are taken
 ROUNDING = 1e-5  # nats: a smaller direct effect is none
-SIDES = ("conflict", "plain")
 
 
 def head_classes(
     pairs: PairSet,
     models: Models,
     *,
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Table:
@@ -66,11 +65,10 @@ def head_classes(
     ``conflict_direct`` and ``plain_direct``, nats: mean direct effect on the margin answer less lure on either side,
     positive to the answer. Intervals are 95 %, by bootstrap over pairs (for ``copying`` over sequences), p two-sided
     by sign flips, q by Benjamini-Hochberg over heads x models x sides. ``InputError`` for a model whose attention
-    takes no mask of ours: its patterns are not seen.
+    does not accept custom masks: its patterns are not seen.
     """
-    check_batch_size(batch_size)
-    parts = [_heads_of(model, pairs, batch_size, seed, progress) for model in members(models)]
-    joined = concat(parts)
+    plans = each_model(models, batch_size, progress=progress)
+    joined = concat([_heads_of(plan, pairs, seed) for plan in plans])
     frame = joined.frame
     q = benjamini_hochberg(frame[[f"{side}_p" for side in SIDES]].to_numpy())
     frame = frame.assign(conflict_q=q[:, 0], plain_q=q[:, 1])
@@ -138,22 +136,19 @@ def class_shares(heads: Table, sites: Table) -> Table:
     return table("head_shares", rows, replace(sites.run, method=f"{sites.run.method}; shares of head classes"))
 
 
-def _heads_of(model: Model, pairs: PairSet, batch_size: int | str, seed: int, progress: bool) -> Table:
+def _heads_of(plan: BatchPlan, pairs: PairSet, seed: int) -> Table:
     """One model's rows, without what is known of all models together only: q and class."""
-    seen = behave(model, seed=seed, batch_size=batch_size)
-    traces, _ = trace_model(model, pairs, batch_size=batch_size, seed=seed, progress=progress)
-    effects = traces.effects.frame
-    shape = model.architecture
+    model, shape = plan.model, plan.model.architecture
+    scores = head_scores(plan, seed=seed)
+    effects = trace_model(pairs, plan, seed=seed).traces.effects.frame
     layer, head = (i.ravel() for i in np.indices((shape.n_layers, shape.n_heads)))
     columns: dict = {
-        "model": np.full(len(layer), model.name, dtype=object),
-        "n_params": np.full(len(layer), model.n_params),
-        "task": np.full(len(layer), pairs.name, dtype=object),
+        **{name: np.full(len(layer), value) for name, value in head_of(model, pairs.name).items()},
         "layer": layer,
         "head": head,
         "class": np.full(len(layer), "none", dtype=object),
-        "induction": seen.induction.mean(0).ravel(),
-        **_interval("copying", seen.copying.reshape(len(seen.copying), -1), seed),
+        "induction": scores.induction.mean(0).ravel(),
+        **_interval("copying", scores.copying.reshape(len(scores.copying), -1), seed),
     }
     for side in SIDES:
         here = effects[(effects["side"] == side) & (effects["kind"] == "head")]
@@ -184,7 +179,7 @@ def _interval(name: str, values: np.ndarray, seed: int) -> dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Repeats:
+class RepeatedTokens:
     """Random sequences: behind the start token, where the tokenizer sets one, ``half`` plain tokens of the vocabulary,
     all different, twice over. ``alphabets`` (sequence, token) has these first, then others that they are ranked among.
     """
@@ -195,15 +190,15 @@ class Repeats:
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class HeadScores:
     """Scores of every head on every sequence, 0..1."""
 
     induction: Float[np.ndarray, "sequence layer head"]
     copying: Float[np.ndarray, "sequence layer head"]
 
 
-def repeats(model: Model, *, seed: int = 0) -> Repeats:
-    """The sequences that ``behave`` runs; the same seed and vocabulary give the same ones."""
+def repeated_random_tokens(model: Model, *, seed: int = 0) -> RepeatedTokens:
+    """The sequences that ``head_scores`` runs; the same seed and vocabulary give the same ones."""
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
     n_logits = len(model.architecture.unembed.weight)
     plain = sorted({i for i in model.tokenizer.get_vocab().values() if i < n_logits} - special)
@@ -218,22 +213,24 @@ def repeats(model: Model, *, seed: int = 0) -> Repeats:
     rng = np.random.default_rng(seed)
     alphabets = np.array([rng.permutation(plain)[:ALPHABET] for _ in range(SEQUENCES)])
     sequences = [[*first, *tokens[:half], *tokens[:half]] for tokens in alphabets.tolist()]
-    return Repeats(torch.tensor(sequences), torch.from_numpy(alphabets), half)
+    return RepeatedTokens(torch.tensor(sequences), torch.from_numpy(alphabets), half)
 
 
-def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Behaviour:
+def head_scores(plan: BatchPlan, *, seed: int = 0) -> HeadScores:
     """Induction and copying scores of every head on every sequence. See ``head_classes``."""
+    model = plan.model
     if not model.accepts_custom_masks:
-        raise InputError(model.name, ["attention patterns need an attention that takes a mask of ours"])
-    asked = repeats(model, seed=seed)
+        raise InputError(model.name, ["attention patterns need an attention that accepts custom masks"])
+    asked = repeated_random_tokens(model, seed=seed)
     shape, (n, pos) = model.architecture, asked.sequences.shape
     norm = shape.norm()
-    found = Behaviour(*(np.zeros((n, shape.n_layers, shape.n_heads), dtype=np.float32) for _ in range(2)))
+    scores = HeadScores(*(np.zeros((n, shape.n_layers, shape.n_heads), dtype=np.float32) for _ in range(2)))
     trees = [PrefixTree() for _ in range(n)]
     for tree, tokens in zip(trees, asked.sequences.tolist(), strict=True):
         for i, token in enumerate(tokens):
             tree.branch(token, i - 1)
-    for rows, batch in batches(trees, batch_size):
+
+    def run(rows: list[int], batch: Batch) -> None:
         at = torch.arange(len(rows) * pos, device=model.device)
         everywhere = torch.eye(pos, device=model.device).expand(len(at), -1, -1)  # each token is a role of its own
         spec = RecordSpec(at // pos, at % pos, at // pos, at % pos, everywhere)
@@ -242,11 +239,13 @@ def behave(model: Model, *, seed: int = 0, batch_size: int | str = "auto") -> Be
         for layer in range(shape.n_layers):
             pattern = record.attention[layer].float().view(len(rows), pos, shape.n_heads, pos).transpose(1, 2)
             z = record.heads[layer].float().view(len(rows), pos, shape.n_heads, shape.d_head)
-            found.induction[rows, layer] = _induction(pattern, asked.half).cpu()
+            scores.induction[rows, layer] = _induction(pattern, asked.half).cpu()
             with torch.no_grad():
                 read = norm.pull_back(shape.unembed.weight[alphabets].float())
-                found.copying[rows, layer] = _copying(model, layer, pattern, z, read, asked.half).cpu()
-    return found
+                scores.copying[rows, layer] = _copying(model, layer, pattern, z, read, asked.half).cpu()
+
+    plan.run_trees(trees, run, "head scores")
+    return scores
 
 
 def _induction(pattern: Float[Tensor, "row head q pos"], half: int) -> Float[Tensor, "row head"]:

@@ -14,13 +14,20 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from isp_mech.inference.batches import batches, check_batch_size
-from isp_mech.inference.contrast_prompts import Prepared, alone_terms, prepare, residuals, run_of, watch_batch
+from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
+from isp_mech.inference.contrast_prompts import (
+    PlacedPrompts,
+    batch_terms,
+    completion_terms,
+    head_of,
+    place_prompts,
+    residual_stream,
+    run_of,
+)
 from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
-from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, members
+from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, TokenPlaces
 from isp_mech.scaling.summaries import onset
 from isp_mech.sites import Site, all_sites
 from isp_mech.tables import Run, Table, concat, table
@@ -45,7 +52,7 @@ def trace(
     models: Models,
     *,
     lens: Lens | Sequence[Lens] | None = None,
-    batch_size: int | str = "auto",
+    batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Traces:
@@ -53,148 +60,144 @@ def trace(
 
     ``margin`` is log p(answer) - log p(lure) in nats on either side: positive follows the conflict
     prompt, so on the plain side a negative margin is right. The last lens row equals the output's
-    margin and the direct effects sum to it; a remainder over 1 % of the margin's size is told in the
+    margin and the direct effects sum to it; a remainder over 1 % of the margin's size is reported in the
     Run's notes. ``lens`` reads the stream in place of the plain lens (``train_lens``, ``load_lens``): one
     for each model; only sublayers that it reads, and the last, are in the table. Onset intervals (95 %,
     bootstrap over pairs) come from ``seed``.
     """
-    check_batch_size(batch_size)
-    return join(
-        [
-            trace_model(m, pairs, lens=lens, batch_size=batch_size, seed=seed, progress=progress)[0]
-            for m in members(models)
-        ]
-    )
+    plans = each_model(models, batch_size, progress=progress)
+    return join_traces([trace_model(pairs, plan, lens=lens, seed=seed).traces for plan in plans])
 
 
-def join(parts: Sequence[Traces]) -> Traces:
+def join_traces(parts: Sequence[Traces]) -> Traces:
     """The traces of several models as one."""
     return Traces(*(concat([getattr(part, field.name) for part in parts]) for field in fields(Traces)))
 
 
-Logprobs = Mapping[tuple[str, str], tuple[float, float]]
+Logprobs = Mapping[tuple[str, str], tuple[float, float]]  # log p(answer) and log p(lure), nats, by pair and side
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """One model's traces, and what its completions' log-probabilities are, where those were asked for."""
+
+    traces: Traces
+    logprobs: Logprobs
 
 
 def trace_model(
-    model: Model,
     pairs: PairSet,
+    plan: BatchPlan,
     *,
     lens: Lens | Sequence[Lens] | None = None,
     scored: bool = False,
-    batch_size: int | str = "auto",
     seed: int = 0,
-    progress: bool = False,
-) -> tuple[Traces, Logprobs]:
-    """One model's traces and, with ``scored``, by pair and side, log p(answer) and log p(lure) in nats, summed
-    over all tokens of each, from the same forwards. Empty otherwise."""
-    own = lens_of(lens, model)
-    prepared = prepare(model, pairs)
-    names = role_names([f.prompt for f in prepared.forks])
-    seen = _empty(model, len(prepared.forks), len(names), own)
-    norm = model.architecture.norm()
-    with tqdm(
-        total=len(prepared.trees), desc=f"{model.name}: trace", unit="prompt", disable=not progress, leave=False
-    ) as bar:
-        for rows, batch in batches(prepared.trees, batch_size):
-            _look(model, norm, own, prepared, rows, batch, names, seen, scored)
-            bar.update(len(rows))
+) -> TracedModel:
+    """One model's traces and, with ``scored``, its log-probabilities from the same forwards."""
+    model = plan.model
+    tracer = _tracer(model, place_prompts(model, pairs), lens_of(lens, model), scored)
+    plan.run_trees(tracer.placed.trees, tracer.run, "trace")
+    seen, placed, lens_kind = tracer.kept, tracer.placed, tracer.lens.kind if tracer.lens else "plain"
     run = run_of(
         model,
         task=pairs.name,
         method="trace: lens, attention by role, direct effect",
         seed=seed,
-        settings={"packed": model.accepts_custom_masks, "n_pairs": len(pairs), "lens": own.kind if own else "plain"},
-        notes=_notes(model, seen),
+        settings={"packed": model.accepts_custom_masks, "n_pairs": len(pairs), "lens": lens_kind},
+        notes=[*_notes(model, seen), *plan.notes()],
     )
-    columns = {"model": model.name, "n_params": model.n_params, "task": pairs.name}
-    read = _lens_table(columns, prepared, seen.lens, seen.sublayers, run)
+    head = head_of(model, pairs.name)
+    attention = seen.attention if model.accepts_custom_masks else seen.attention[:, :0]
+    by_depth = _lens_table(head, placed, seen.lens, seen.sublayers, run)
     traces = Traces(
-        read,
-        _attention_table(
-            columns, prepared, seen.attention if model.accepts_custom_masks else seen.attention[:, :0], names, run
-        ),
-        _direct_table(columns, prepared, seen, run),
-        onset(read, seed=seed),
+        by_depth,
+        _attention_table(head, placed, attention, tracer.roles, run),
+        _direct_table(head, placed, seen, run),
+        onset(by_depth, seed=seed),
     )
-    pairs_sides = zip(prepared.pairs, prepared.sides, strict=True)
-    return traces, {key: (float(a), float(b)) for key, (a, b) in zip(pairs_sides, seen.logprobs, strict=True) if scored}
+    keys = zip(placed.pairs, placed.sides, strict=True)
+    logprobs = {key: (float(a), float(b)) for key, (a, b) in zip(keys, seen.logprobs, strict=True) if scored}
+    return TracedModel(traces, logprobs)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is kept of every fork: margins (n,), lens (n, sublayer), attention (n, layer, head, role), direct
+class _Kept:
+    """What is kept of every prompt: margins (n,), lens (n, sublayer), attention (n, layer, head, role), direct
     effects of heads (n, layer, head), of MLPs (n, layer) and of the rest (n, part), log-probabilities (n, 2)."""
 
-    sublayers: tuple[int, ...]
+    sublayers: Sequence[int]
     margins: np.ndarray
     lens: np.ndarray
     attention: np.ndarray
     heads: np.ndarray
     mlps: np.ndarray
-    apart: np.ndarray
+    rest: np.ndarray
     logprobs: np.ndarray
 
 
-def _empty(model: Model, n: int, n_roles: int, lens: Lens | None) -> Seen:
-    layers, heads = model.architecture.n_layers, model.architecture.n_heads
+@dataclass(frozen=True)
+class _Tracer:
+    """One model's prompts, the roles that attention is summed over, and what is kept of the forwards."""
+
+    model: Model
+    norm: Norm
+    lens: Lens | None
+    placed: PlacedPrompts
+    roles: Sequence[str]
+    scored: bool
+    kept: _Kept
+
+    def run(self, rows: Sequence[int], batch: Batch) -> None:
+        """One forward, and what is kept of its prompts."""
+        model, kept = self.model, self.kept
+        asked = batch_terms(model, self.placed, rows, batch, self.roles)
+        terms, owners = asked.terms, asked.owners
+        n = len(terms.rows)
+        alone = completion_terms(self.placed, rows, model.device) if self.scored else terms
+        at = [torch.cat(x) for x in ((terms.rows, alone.rows), (terms.nodes, alone.nodes))]
+        forward = model.forward(batch, at=TokenPlaces(*at), record=asked.record)
+        normed, record = forward.hidden, forward.record
+        with torch.no_grad():
+            margin = margin_of(model, normed[:n], terms)
+            kept.margins[owners] = margin.cpu()
+            kept.lens[owners] = self._margins_by_depth(record, terms).cpu()
+            direct = direct_effects(model, self.norm, record, normed[:n], terms, margin)
+            for into, values in ((kept.heads, direct.heads), (kept.mlps, direct.mlps), (kept.rest, direct.rest)):
+                into[owners] = values.cpu()
+            if record.attention:
+                kept.attention[owners] = torch.stack(record.attention, 1).cpu()
+            if self.scored:
+                kept.logprobs[owners] = margin_of(model, normed[n:], alone).view(-1, 2).cpu()
+
+    def _margins_by_depth(self, record: ActivationRecord, terms: LogprobTerms) -> Tensor:
+        """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
+        stream, lens = residual_stream(record), self.lens
+        last = len(stream) - 1
+        read = [stream[i] if lens is None or i == last else lens(i, stream[i]) for i in self.kept.sublayers]
+        return torch.stack([margin_of(self.model, self.norm(x), terms) for x in read], 1)
+
+
+def _tracer(model: Model, placed: PlacedPrompts, lens: Lens | None, scored: bool) -> _Tracer:
+    layers, heads, n = model.architecture.n_layers, model.architecture.n_heads, len(placed.prompts)
+    roles = role_names([prompt.prompt for prompt in placed.prompts])
     sublayers = (*(range(2 * layers) if lens is None else sorted(lens.sublayers)), 2 * layers)
-    shapes = ((), (len(sublayers),), (layers, heads, n_roles), (layers, heads), (layers,), (len(PARTS),), (2,))
-    return Seen(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
+    shapes = ((), (len(sublayers),), (layers, heads, len(roles)), (layers, heads), (layers,), (len(PARTS),), (2,))
+    kept = _Kept(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
+    return _Tracer(model, model.architecture.norm(), lens, placed, roles, scored, kept)
 
 
-def _look(
-    model: Model,
-    norm: Norm,
-    lens: Lens | None,
-    prepared: Prepared,
-    rows: Sequence[int],
-    batch: Batch,
-    names: Sequence[str],
-    seen: Seen,
-    scored: bool,
-) -> None:
-    """One forward, and what is seen of its forks."""
-    look = watch_batch(model, prepared, rows, batch, names)
-    terms, owners = look.terms, look.owners
-    n = len(terms.rows)
-    alone = alone_terms(prepared, rows, model.device) if scored else terms
-    reads = [torch.cat(x) for x in ((terms.rows, alone.rows), (terms.nodes, alone.nodes))]
-    normed, record = model.read(batch, *reads, watch=look.watch)
-    with torch.no_grad():
-        margin = margin_of(model, normed[:n], terms)
-        seen.margins[owners] = margin.cpu()
-        seen.lens[owners] = _read(model, norm, lens, record, terms, seen.sublayers).cpu()
-        found = direct_effects(model, norm, record, normed[:n], terms, margin)
-        for into, values in zip((seen.heads, seen.mlps, seen.apart), found, strict=True):
-            into[owners] = values.cpu()
-        if record.attention:
-            seen.attention[owners] = torch.stack(record.attention, 1).cpu()
-        if scored:
-            seen.logprobs[owners] = margin_of(model, normed[n:], alone).view(-1, 2).cpu()
-
-
-def _read(
-    model: Model, norm: Norm, lens: Lens | None, record: ActivationRecord, terms: LogprobTerms, sublayers: Sequence[int]
-) -> Tensor:
-    """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
-    stream = residuals(record)
-    last = len(stream) - 1
-    read = [stream[i] if lens is None or i == last else lens(i, stream[i]) for i in sublayers]
-    return torch.stack([margin_of(model, norm(x), terms) for x in read], 1)
-
-
-def _notes(model: Model, seen: Seen) -> list[str]:
+def _notes(model: Model, seen: _Kept) -> list[str]:
     notes = []
     size = max(float(np.abs(seen.margins).mean()), 1e-6)
     gap = float(np.abs(seen.lens[:, -1] - seen.margins).max())
     if gap > 1e-3 * max(1.0, size):
         notes.append(f"{model.name}: the last lens row and the output's margin differ by up to {gap:.2g} nats")
-    remainder = np.abs(seen.apart[:, PARTS.index("remainder")]).mean()
+    remainder = np.abs(seen.rest[:, PARTS.index("remainder")]).mean()
     if remainder > 0.01 * size:
         notes.append(f"{model.name}: direct effects leave {remainder / size:.1%} of the margin unexplained")
     if not model.accepts_custom_masks:
         notes.append(
-            f"{model.name}: its attention takes no mask of ours, so prompts were run one by one "
+            f"{model.name}: its attention does not accept custom masks, so prompts were run one by one "
             "and attention by role is not shown"
         )
     return notes
@@ -211,20 +214,20 @@ def depths(n_layers: int) -> np.ndarray:
     return np.arange(2 * n_layers + 1) / (2 * n_layers)
 
 
-def _crossed(head: dict, prepared: Prepared, shape: tuple[int, ...]) -> tuple[dict, list[np.ndarray]]:
+def _crossed(head: dict, placed: PlacedPrompts, shape: tuple[int, ...]) -> tuple[dict, list[np.ndarray]]:
     """Columns of one row per (fork, *shape): the leading ones, and the index along each axis."""
-    index = [i.ravel() for i in np.indices((len(prepared.forks), *shape))]
+    index = [i.ravel() for i in np.indices((len(placed.prompts), *shape))]
     columns: dict = {
         k: np.repeat(np.array([v], dtype=object if isinstance(v, str) else None), len(index[0]))
         for k, v in head.items()
     }
-    columns["pair"] = np.array(prepared.pairs, dtype=object)[index[0]]
-    columns["side"] = np.array(prepared.sides, dtype=object)[index[0]]
+    columns["pair"] = np.array(placed.pairs, dtype=object)[index[0]]
+    columns["side"] = np.array(placed.sides, dtype=object)[index[0]]
     return columns, index[1:]
 
 
-def _lens_table(head: dict, prepared: Prepared, lens: np.ndarray, sublayers: Sequence[int], run: Run) -> Table:
-    columns, (at,) = _crossed(head, prepared, lens.shape[1:])
+def _lens_table(head: dict, placed: PlacedPrompts, lens: np.ndarray, sublayers: Sequence[int], run: Run) -> Table:
+    columns, (at,) = _crossed(head, placed, lens.shape[1:])
     at = np.array(sublayers)[at]
     columns["layer"] = (at - 1) // 2
     columns["sublayer"] = np.where(at == 0, "embed", np.where(at % 2 == 1, "attn", "mlp")).astype(object)
@@ -233,8 +236,8 @@ def _lens_table(head: dict, prepared: Prepared, lens: np.ndarray, sublayers: Seq
     return table("lens", columns, run)
 
 
-def _attention_table(head: dict, prepared: Prepared, attention: np.ndarray, names: Sequence[str], run: Run) -> Table:
-    columns, (layer, number, role) = _crossed(head, prepared, attention.shape[1:])
+def _attention_table(head: dict, placed: PlacedPrompts, attention: np.ndarray, names: Sequence[str], run: Run) -> Table:
+    columns, (layer, number, role) = _crossed(head, placed, attention.shape[1:])
     columns |= {
         "layer": layer,
         "head": number,
@@ -244,14 +247,14 @@ def _attention_table(head: dict, prepared: Prepared, attention: np.ndarray, name
     return table("attention", columns, run)
 
 
-def _direct_table(head: dict, prepared: Prepared, seen: Seen, run: Run) -> Table:
+def _direct_table(head: dict, placed: PlacedPrompts, seen: _Kept, run: Run) -> Table:
     n_layers, n_heads = seen.heads.shape[1:]
     layer, number, kind = site_columns(all_sites(n_layers, n_heads))
-    values = np.concatenate([site_matrix(seen.heads, seen.mlps), seen.apart], 1)
+    values = np.concatenate([site_matrix(seen.heads, seen.mlps), seen.rest], 1)
     layer = np.concatenate([layer, np.full(len(PARTS), -1)])
     number = np.concatenate([number, np.full(len(PARTS), -1)])
     kind = np.concatenate([kind, np.array(PARTS, dtype=object)])
-    columns, (at,) = _crossed(head, prepared, values.shape[1:])
+    columns, (at,) = _crossed(head, placed, values.shape[1:])
     columns |= {
         "layer": layer[at],
         "kind": kind[at],
