@@ -1,22 +1,25 @@
-"""The statistics of the measuring modules: bootstrap, permutation, false-discovery control.
+"""The statistics of all measurements: bootstrap, permutation and rank tests, false-discovery control.
 
 Everything is vectorised over columns and, where it draws at random, seeded: the same seed and the
 same number of rows give the same draws for every column, every model size and every table, so that
-intervals of different sizes rest on the same resampled pairs.
+intervals of different sizes rest on the same resampled pairs. Only ``scipy.special`` is imported:
+``scipy.stats`` has some of these functions, but importing it takes every process a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+Statistic = Literal["mean", "median"] | Callable[[Floats], ArrayLike]
 LEVEL = 0.05  # of false discoveries, and of tests
 EXACT_SIGN_FLIPS = 14  # up to this many pairs all sign patterns are tried
 EXACT_PERMUTATIONS = 9  # up to this many points all orders are tried
@@ -38,7 +41,7 @@ def resample_indices(n: int, n_boot: int, seed: int) -> NDArray[np.int64]:
 def bootstrap_interval(
     values: ArrayLike,
     *,
-    statistic: str | Callable[[Floats], Any] = "mean",
+    statistic: Statistic = "mean",
     n_boot: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -74,17 +77,16 @@ def _mean_draws(table: Floats, indices: NDArray[np.int64]) -> Floats:
     n = len(table)
     step = max(1, _BLOCK // n)
     blocks = []
-    for start in range(0, len(indices), step):
-        block = indices[start : start + step]
+    for block in np.split(indices, range(step, len(indices), step)):
         flat = block + n * np.arange(len(block))[:, None]
         counts = np.bincount(flat.ravel(), minlength=n * len(block)).reshape(len(block), n)
         blocks.append(counts.astype(np.float64) @ table / n)
     return np.concatenate(blocks)
 
 
-def _draws(table: Floats, indices: NDArray[np.int64], statistic: str | Callable[[Floats], Any]) -> Floats:
-    def value(rows: Floats) -> Any:
-        return np.median(rows, axis=0) if isinstance(statistic, str) else statistic(rows)
+def _draws(table: Floats, indices: NDArray[np.int64], statistic: Statistic) -> Floats:
+    def value(rows: Floats) -> ArrayLike:
+        return statistic(rows) if callable(statistic) else np.median(rows, axis=0)
 
     return np.stack([np.atleast_1d(np.asarray(value(table[row]), dtype=np.float64)) for row in indices])
 
@@ -142,8 +144,7 @@ def sign_flip_p(values: ArrayLike, *, n_draws: int = 2000, seed: int = 0) -> Flo
         p = (1.0 + hits) / (1.0 + n_draws)
         tail = hits < RESOLVED
         p[tail] = _flip_tail(np.abs(clean[:, tail]), observed[tail])
-    p[np.isnan(table).any(axis=0)] = np.nan
-    return p
+    return np.where(np.isnan(table).any(axis=0), np.nan, p)
 
 
 def _flip_hits(table: Floats, reach: Floats, n_draws: int, seed: int) -> Floats:
@@ -182,7 +183,7 @@ def _flip_tail(sizes: Floats, observed: Floats) -> Floats:
         one = special.ndtr(-w) + density * (1 / u - 1 / w)
     edge = s >= top * (1 - 1e-6)  # all rows on one side: only the two constant patterns reach it
     p = np.where(edge | ~np.isfinite(one), floor, 2 * one)
-    return np.clip(p, np.minimum(floor, 1.0), 1.0)
+    return np.asarray(np.clip(p, np.minimum(floor, 1.0), 1.0))
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
@@ -220,6 +221,40 @@ def random_set_p(observed: float, drawn: ArrayLike) -> float:
     return float((1 + (values >= observed).sum()) / (1 + values.size))
 
 
+@dataclass(frozen=True)
+class SequentialP:
+    """A Monte Carlo p, 0..1, after ``drawn`` random draws of which ``hits`` were at least as good as the observed."""
+
+    p: float
+    drawn: int
+    hits: int
+
+
+def sequential_random_p(at_least_as_good: Iterable[bool], *, stop_after: int = 10, n_max: int) -> SequentialP:
+    """The p of a sequential Monte Carlo test: few draws where the answer is soon clear, many where p is small.
+
+    ``at_least_as_good`` says of each random draw whether it is at least as good as what was observed; no more of it
+    is asked for than is needed, so give a generator that makes each draw when it is asked for. The test stops when
+    ``stop_after`` draws were at least as good: with draw number l, p = ``stop_after`` / l. Otherwise it stops after
+    ``n_max`` draws (or where the draws end), g of them at least as good: p = (g + 1) / (n + 1), as in
+    ``random_set_p``. Under the null hypothesis P(p <= a) <= a for every a. ``ValueError`` for a number under 1.
+    Source: Besag and Clifford 1991, Sequential Monte Carlo p-values, Biometrika 78.
+
+    >>> sequential_random_p([True, False] * 50, stop_after=3, n_max=100)
+    SequentialP(p=0.6, drawn=5, hits=3)
+    >>> sequential_random_p([False] * 99, stop_after=3, n_max=99).p
+    0.01
+    """
+    if stop_after < 1 or n_max < 1:
+        raise ValueError(f"stop_after {stop_after}, n_max {n_max}: expected 1 or more of each")
+    drawn = hits = 0
+    for as_good in islice(at_least_as_good, n_max):
+        drawn, hits = drawn + 1, hits + bool(as_good)
+        if hits == stop_after:
+            return SequentialP(hits / drawn, drawn, hits)
+    return SequentialP((hits + 1) / (drawn + 1), drawn, hits)
+
+
 def ranks(values: ArrayLike) -> Floats:
     """Ranks from 1, ties given their average.
 
@@ -227,7 +262,7 @@ def ranks(values: ArrayLike) -> Floats:
     [2.5, 1.0, 2.5]
     """
     _, inverse, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -239,8 +274,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     x, y = _two_columns(a, b)
     if len(x) < 2 or np.isnan(x).any() or np.isnan(y).any():
         return float("nan")
-    x, y = ranks(x), ranks(y)
-    x, y = x - x.mean(), y - y.mean()
+    x, y = _centred_ranks(x), _centred_ranks(y)
     size = np.sqrt((x @ x) * (y @ y))
     return float(np.clip(x @ y / size, -1.0, 1.0)) if size > 0 else float("nan")
 
@@ -260,10 +294,14 @@ def spearman_exact_p(a: ArrayLike, b: ArrayLike) -> float:
     if len(x) > EXACT_PERMUTATIONS:
         t = abs(rho) * np.sqrt((len(x) - 2) / max(1 - rho**2, 1e-300))
         return float(2 * special.stdtr(len(x) - 2, -t))
-    x, y = ranks(x), ranks(y)
-    x, y = x - x.mean(), y - y.mean()
+    x, y = _centred_ranks(x), _centred_ranks(y)
     sums = np.abs(y[_orders(len(y))] @ x)
     return float((sums >= abs(x @ y) - 1e-9 * (1 + abs(x @ y))).mean())
+
+
+def _centred_ranks(values: Floats) -> Floats:
+    of_each = ranks(values)
+    return np.asarray(of_each - of_each.mean())
 
 
 @lru_cache(maxsize=EXACT_PERMUTATIONS)
@@ -295,90 +333,3 @@ def _two_columns(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"shapes {x.shape} and {y.shape}: expected two columns of one length")
     return x, y
-
-
-@dataclass(frozen=True)
-class Regression:
-    """Ordinary least squares: per predictor (p,) the coefficient, its standard error, t and two-sided p;
-    ``df`` degrees of freedom are left of n - p."""
-
-    coefficient: Floats
-    se: Floats
-    t: Floats
-    p: Floats
-    df: int
-
-
-def least_squares(predictors: ArrayLike, values: ArrayLike) -> Regression:
-    """The Regression of ``values`` (n,) on the columns of ``predictors`` (n, p), a constant among them if wanted.
-
-    Coefficients are in the values' unit per unit of the predictor. ``ValueError`` for shapes that do not
-    fit, numbers that are not finite, no degree of freedom, or columns that say the same.
-
-    >>> found = least_squares([[1, 0], [1, 1], [1, 2], [1, 3]], [1.0, 3.0, 5.0, 7.5])
-    >>> found.coefficient.round(2).tolist(), found.df
-    ([0.9, 2.15], 2)
-    """
-    x, y = np.asarray(predictors, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if x.ndim != 2 or y.shape != x.shape[:1] or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(f"predictors of shape {x.shape}, values of shape {y.shape}: expected finite (n, p) and (n,)")
-    df = x.shape[0] - x.shape[1]
-    if df < 1:
-        raise ValueError(f"{x.shape[0]} rows and {x.shape[1]} predictors: expected more rows than predictors")
-    if np.linalg.matrix_rank(x) < x.shape[1]:
-        raise ValueError("predictors: one column is a sum of the others")
-    q, r = np.linalg.qr(x)
-    inverse = np.linalg.inv(r)
-    coefficient = inverse @ (q.T @ y)
-    rest = y - x @ coefficient
-    se = np.sqrt((rest @ rest) / df * (inverse**2).sum(axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = coefficient / se
-    return Regression(coefficient, se, t, 2 * special.stdtr(df, -np.abs(t)), df)
-
-
-def auc(group: ArrayLike, other: ArrayLike) -> float:
-    """The probability, 0..1, that a value of ``group`` is larger than one of ``other``, ties counted half; 0.5 says
-    that neither is ahead, NaN that one is empty. Source: Mann and Whitney 1947.
-
-    >>> auc([3.0, 4.0], [1.0, 3.0])
-    0.875
-    """
-    a, b = np.asarray(group, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if not len(a) or not len(b):
-        return float("nan")
-    above = ranks(np.concatenate([a, b]))[: len(a)].sum() - len(a) * (len(a) + 1) / 2
-    return float(above / (len(a) * len(b)))
-
-
-def auc_interval(
-    group: ArrayLike, other: ArrayLike, *, n_boot: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """``(lo, hi, p)`` of ``auc``: percentile bootstrap within each group, and the two-sided p of one half by
-    ``n_boot`` random relabellings, (1 + as far from one half) / (1 + n_boot). NaN where a group has under two.
-    """
-    a, b = np.asarray(group, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if len(a) < 2 or len(b) < 2:
-        return float("nan"), float("nan"), float("nan")
-    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
-    rng = np.random.default_rng(seed)
-    left = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), size=n_boot)
-    right = rng.multinomial(len(b), np.full(len(b), 1 / len(b)), size=n_boot)
-    drawn = np.einsum("di,ij,dj->d", left, wins, right, optimize=True) / wins.size
-    lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    all_ranks = ranks(np.concatenate([a, b]))
-    sums = np.array([rng.permutation(all_ranks)[: len(a)].sum() for _ in range(n_boot)])
-    null = (sums - len(a) * (len(a) + 1) / 2) / wins.size
-    far = np.abs(null - 0.5) >= abs(wins.mean() - 0.5) - 1e-9
-    return float(lo), float(hi), float((1 + far.sum()) / (1 + n_boot))
-
-
-def mcnemar_p(lost: int, gained: int) -> float:
-    """Two-sided exact p, 0..1, of "as many are lost as gained" for items that changed: a fair coin's binomial; 1 where
-    none changed. Source: McNemar 1947.
-
-    >>> mcnemar_p(5, 0), mcnemar_p(3, 3)
-    (0.0625, 1.0)
-    """
-    total, few = lost + gained, min(lost, gained)
-    return float(min(1.0, 2 * special.bdtr(few, total, 0.5))) if total else 1.0

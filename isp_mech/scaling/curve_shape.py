@@ -11,22 +11,26 @@ from scipy import special
 
 from isp_mech import stats
 from isp_mech.errors import InputError
-from isp_mech.scaling import shape_decision
+from isp_mech.scaling.group_rows import frame_of
+from isp_mech.scaling.renamed import renamed
 from isp_mech.scaling.shape_decision import (
-    FLAT_DEVIATIONS,
-    FLAT_SHARE,
-    KNOWN,
     NAMES,
-    Floats,
+    SIZES_FOR_A_SHAPE,
     Points,
+    ShapeName,
     arm_weights,
-    covariance_of_outcomes,
+    between_models,
     decide,
     differences_p,
     line_weights,
-    with_doubt,
+    of_errors,
+    of_outcomes,
+    of_shares,
+    smallest_turn,
+    turn_places,
 )
-from isp_mech.scaling.shape_in_words import AXES, Interval, sentence
+from isp_mech.scaling.shape_in_words import AXES, Over, sentence
+from isp_mech.stats import Floats
 from isp_mech.tables import Table
 
 
@@ -53,7 +57,7 @@ class Shape:
     where none could). ``sentence`` says it in words.
     """
 
-    name: str
+    name: ShapeName
     spearman: float
     p: float
     slopes: tuple[Slope, ...]
@@ -68,6 +72,7 @@ class Shape:
     sentence: str
 
 
+@renamed(stray="between_model_sd")
 def shape(
     sizes: ArrayLike,
     outcomes: ArrayLike | None = None,
@@ -75,11 +80,11 @@ def shape(
     accuracy: ArrayLike | None = None,
     n: ArrayLike | None = None,
     se: ArrayLike | None = None,
-    over: str = "parameters",
+    over: Over = "parameters",
     level: float = 0.95,
     measure: str = "accuracy",
     flat_within: float | None = None,
-    stray: float = 0.0,
+    between_model_sd: float = 0.0,
 ) -> Shape:
     """The Shape of a measure over ``sizes`` (k,), fitted over their logarithm.
 
@@ -100,54 +105,54 @@ def shape(
 
     All this is about other items on the same models. How far models of one size differ (other seeds, other
     data order) no curve of one model per size can show; where it is known, give its standard deviation as
-    ``stray``, in the measure's unit, and every interval and test allows for it. ``InputError`` lists what is
-    wrong with the numbers.
+    ``between_model_sd``, in the measure's unit, and every interval and test allows for it. ``InputError`` lists what
+    is wrong with the numbers.
     """
-    points = _points(sizes, outcomes, accuracy, n, se, over, level, flat_within, stray)
-    k, x = len(points.x), points.x
-    found = decide(points, level=level)
-    name, turn = NAMES[int(found.name[0])], int(found.turn[0])
+    given = np.asarray(sizes, dtype=np.float64)
+    if given.ndim != 1 or not len(given):
+        raise InputError("shape", [f"sizes of shape {given.shape}: expected (k,) with k at least 1"])
+    checks = [
+        ((np.isfinite(given) & (given > 0)).all(), f"sizes {given.tolist()}: expected positive numbers"),
+        (len(set(given)) == len(given), f"sizes {given.tolist()}: expected different sizes, one model each"),
+        (over in AXES, f"over {over!r}: expected one of {', '.join(AXES)}"),
+        (0 < level < 1, f"level {level!r}: expected a number between 0 and 1"),
+        (0 <= between_model_sd < math.inf, f"between_model_sd {between_model_sd!r}: expected 0 or more"),
+    ]
+    points = _points(given, outcomes, accuracy, n, se, [said for fine, said in checks if not fine])
+    points = between_models(points, between_model_sd)
+    if flat_within is not None:
+        points = replace(points, visible=np.full(1, float(flat_within)))
+    k, x, mean = points.k, points.x, points.mean[0]
+    decision = decide(points, level=level)
+    name, turn = NAMES[int(decision.name[0])], int(decision.turn[0])
     slopes: tuple[Slope, ...] = ()
-    where: Interval = (math.nan, math.nan, math.nan)
+    where = [math.nan] * 3
     if turn >= 0:
-        left, right = arm_weights(x)
-        slopes = (
-            _slope(points, left[turn - 1], 0, turn, level),
-            _slope(points, right[turn - 1], turn, k - 1, level),
-        )
-        low, high = shape_decision.turn_places(points, name == "U", level=level)
-        ends = x[min(int(low[0]), turn)], x[max(int(high[0]), turn)]
-        where = (float(10 ** x[turn]), float(10 ** ends[0]), float(10 ** ends[1]))
-    elif k >= shape_decision.SIZES_FOR_A_SHAPE:
+        left, right = (weights[turn - 1] for weights in arm_weights(x))
+        slopes = _slope(points, left, 0, turn, level), _slope(points, right, turn, k - 1, level)
+        low, high = turn_places(points, name == "U", level=level)
+        where = [float(10 ** x[i]) for i in (turn, min(int(low[0]), turn), max(int(high[0]), turn))]
+    elif k >= SIZES_FOR_A_SHAPE:
         slopes = (_slope(points, line_weights(x), 0, k - 1, level),)
-    mean = points.mean[0]
-    rho, p = stats.spearman(x, mean), stats.spearman_exact_p(x, mean)
-    change = _with_interval(points, np.eye(k)[-1] - np.eye(k)[0], level)
-    smallest = float(found.smallest_trend[0])
-    said = sentence(
-        name,
-        axis=AXES[over],
-        measure=measure,
-        n_points=k,
-        level=level,
-        change=change,
-        slopes=tuple((s.value, s.lo, s.hi) for s in slopes),
-        turn=where,
-        order=f"Spearman {rho:+.2f}, exact p {p:.2g}",
-        smallest=smallest,
-        differ=k >= shape_decision.SIZES_FOR_A_SHAPE and bool(differences_p(points)[0] <= 1 - level),
+    change = _slope(points, np.eye(k)[-1] - np.eye(k)[0], 0, k - 1, level)
+    found = Shape(
+        name=name,
+        spearman=stats.spearman(x, mean),
+        p=stats.spearman_exact_p(x, mean),
+        slopes=slopes,
+        change=change.value,
+        change_lo=change.lo,
+        change_hi=change.hi,
+        turn=where[0],
+        turn_lo=where[1],
+        turn_hi=where[2],
+        smallest_effect=float(decision.smallest_trend[0]),
+        smallest_turn=smallest_turn(points, level=level),
+        sentence="",
     )
-    return Shape(
-        name,
-        rho,
-        p,
-        slopes,
-        *change,
-        *where,
-        smallest,
-        shape_decision.smallest_turn(points, level=level),
-        said[0].upper() + said[1:],
-    )
+    differ = k >= SIZES_FOR_A_SHAPE and bool(differences_p(points)[0] <= 1 - level)
+    said = sentence(found, over=over, measure=measure, n_points=k, level=level, differ=differ)
+    return replace(found, sentence=said)
 
 
 def shape_of_curve(table: Table, side: str = "conflict", *, task: str | None = None, level: float = 0.95) -> Shape:
@@ -156,11 +161,10 @@ def shape_of_curve(table: Table, side: str = "conflict", *, task: str | None = N
     ``InputError`` for another table, no such side or task, several tasks without a choice, or rows
     without a number of items.
     """
-    if table.name != "curve":
-        raise InputError("shape_of_curve", [f"table {table.name!r}: expected 'curve'"])
-    frame = table.frame[table.frame["side"] == side]
+    every = frame_of(table, "curve", "shape_of_curve")
+    frame = every[every["side"] == side]
     if not len(frame):
-        sides = ", ".join(sorted(set(table.frame["side"]))) or "none"
+        sides = ", ".join(sorted(set(every["side"]))) or "none"
         raise InputError("shape_of_curve", [f"side {side!r}: expected one of {sides}"])
     tasks = sorted(set(frame["task"]))
     if (task is None and len(tasks) > 1) or (task is not None and task not in tasks):
@@ -173,95 +177,40 @@ def shape_of_curve(table: Table, side: str = "conflict", *, task: str | None = N
     )
 
 
-def _with_interval(points: Points, weights: Floats, level: float) -> Interval:
+def _slope(points: Points, weights: Floats, first: int, last: int, level: float) -> Slope:
+    """The weighted sum of the means with its interval, between two of the sizes."""
     value, se = (float(a[0, 0]) for a in points.sums(weights[None]))
     half = float(special.stdtrit(points.df[0], (1 + level) / 2)) * se
-    return value, value - half, value + half
-
-
-def _slope(points: Points, weights: Floats, first: int, last: int, level: float) -> Slope:
-    return Slope(*_with_interval(points, weights, level), float(10 ** points.x[first]), float(10 ** points.x[last]))
+    return Slope(value, value - half, value + half, float(10 ** points.x[first]), float(10 ** points.x[last]))
 
 
 def _points(
-    sizes: ArrayLike,
+    given: Floats,
     outcomes: ArrayLike | None,
     accuracy: ArrayLike | None,
     n: ArrayLike | None,
     se: ArrayLike | None,
-    over: str,
-    level: float,
-    flat_within: float | None,
-    stray: float,
+    problems: list[str],
 ) -> Points:
-    """What was given, checked and in order of size, as one curve."""
-    given = np.asarray(sizes, dtype=np.float64)
-    problems = []
-    if given.ndim != 1 or not len(given):
-        raise InputError("shape", [f"sizes of shape {given.shape}: expected (k,) with k at least 1"])
-    if not (np.isfinite(given).all() and (given > 0).all()):
-        problems.append(f"sizes {given.tolist()}: expected positive numbers")
-    elif len(set(given)) < len(given):
-        problems.append(f"sizes {given.tolist()}: expected different sizes, one model each")
-    if over not in AXES:
-        problems.append(f"over {over!r}: expected one of {', '.join(AXES)}")
-    if not 0 < level < 1:
-        problems.append(f"level {level!r}: expected a number between 0 and 1")
-    if not 0 <= stray < math.inf:
-        problems.append(f"stray {stray!r}: expected a standard deviation, 0 or more")
+    """What was given, checked and in order of size, as one curve; ``InputError`` where there are ``problems``."""
+    k, order = len(given), np.argsort(given)
     if (outcomes is None) == (accuracy is None) or (accuracy is not None) != ((n is None) != (se is None)):
         raise InputError("shape", [*problems, "expected either outcomes, or accuracy with n or with se"])
-    order, k = np.argsort(given), len(given)
-    x = np.log10(np.where(given > 0, given, 1.0)[order])
-    made = None
+    values = np.asarray(accuracy if outcomes is None else outcomes, dtype=np.float64)
     if outcomes is not None:
-        values = np.asarray(outcomes, dtype=np.float64)
         if values.ndim != 2 or len(values) != k or values.shape[1] < 2 or not np.isfinite(values).all():
-            expected = f"({k}, 2 items or more) finite numbers"
-            problems.append(f"outcomes of shape {values.shape}: expected {expected}")
-        elif not problems:
-            made = of_outcomes(x, values[None, order])
-    else:
-        means = np.asarray(accuracy, dtype=np.float64)
-        spread = np.asarray(n if se is None else se, dtype=np.float64)
-        full = np.broadcast_to(spread.ravel(), (k,)) if spread.size in (1, k) else np.full(k, np.nan)
-        if means.shape != given.shape or not ((means >= 0) & (means <= 1)).all():
-            problems.append(f"accuracy {means.tolist()}: expected {k} numbers from 0 to 1")
-        if se is None and not (np.isfinite(full).all() and (full >= 2).all()):
-            problems.append(f"n {spread.tolist()}: expected one number of items, or {k}, 2 or more")
-        if se is not None and not (np.isfinite(full).all() and (full > 0).all()):
-            problems.append(f"se {spread.tolist()}: expected one standard error over 0, or {k}")
-        if not problems:
-            made = (of_shares if se is None else of_errors)(x, means[None, order], full[order])
-    if problems or made is None:
+            problems.append(f"outcomes of shape {values.shape}: expected ({k}, 2 items or more) finite numbers")
+    elif values.shape != given.shape or not ((values >= 0) & (values <= 1)).all():
+        problems.append(f"accuracy {values.tolist()}: expected {k} numbers from 0 to 1")
+    spread = np.asarray(n if se is None else se, dtype=np.float64)
+    full = np.broadcast_to(spread.ravel(), (k,)) if spread.size in (1, k) else np.full(k, np.nan)
+    if n is not None and not (np.isfinite(full).all() and (full >= 2).all()):
+        problems.append(f"n {spread.tolist()}: expected one number of items, or {k}, 2 or more")
+    if se is not None and not (np.isfinite(full).all() and (full > 0).all()):
+        problems.append(f"se {spread.tolist()}: expected one standard error over 0, or {k}")
+    if problems:
         raise InputError("shape", problems)
-    made = straying(made, stray)
-    return made if flat_within is None else replace(made, visible=np.full(1, float(flat_within)))
-
-
-def straying(points: Points, stray: float) -> Points:
-    """The same curves where every model may stray from its size's curve by a standard deviation ``stray``."""
-    return points if not stray else replace(points, cov=points.cov + stray**2 * np.eye(len(points.x)))
-
-
-def of_outcomes(x: Floats, values: Floats) -> Points:
-    """Curves from ``curve k item`` values of the same items at all sizes, shares or margins."""
-    mean, cov, n = values.mean(axis=2), covariance_of_outcomes(values), values.shape[2]
-    binary = bool(np.isin(values, (0.0, 1.0)).all())
-    if binary:
-        cov, visible = with_doubt(mean, cov, np.full(len(x), float(n))), np.full(len(mean), FLAT_SHARE)
-    else:
-        visible = FLAT_DEVIATIONS * np.sqrt(values.var(axis=2, ddof=1).mean(axis=1))
-    return Points(x, mean, cov, np.full(len(mean), n - 1.0), visible)
-
-
-def of_shares(x: Floats, mean: Floats, counts: Floats) -> Points:
-    """Curves from shares ``curve k`` of ``counts`` (k,) items, independent between sizes."""
-    cov = with_doubt(mean, np.zeros((*mean.shape, len(x))), counts)
-    return Points(x, mean, cov, np.full(len(mean), counts.min() - 1), np.full(len(mean), FLAT_SHARE))
-
-
-def of_errors(x: Floats, mean: Floats, se: Floats) -> Points:
-    """Curves from means ``curve k`` with standard errors (k,), independent between sizes."""
-    cov = np.broadcast_to(np.diag(se**2), (len(mean), len(x), len(x)))
-    return Points(x, mean, cov, np.full(len(mean), KNOWN), np.full(len(mean), FLAT_SHARE))
+    x = np.log10(given[order])
+    if outcomes is not None:
+        return of_outcomes(x, values[None, order])
+    return (of_shares if se is None else of_errors)(x, values[None, order], full[order])

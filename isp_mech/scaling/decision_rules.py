@@ -7,14 +7,10 @@ by the value says the lure on plain and the answer on conflict, and one that gue
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from isp_mech.errors import InputError
-from isp_mech.stats import bootstrap_interval
+from isp_mech.scaling.group_rows import HEAD, Row, frame_of, mean_columns, rows_per_group
 from isp_mech.tables import Table, table
 
 RULES = ("by_answer", "by_lure", "by_neither")
@@ -44,25 +40,18 @@ def rules_followed(items: Table, *, seed: int = 0, level: float = 0.95) -> Table
     >>> rules.frame[list(RULES)].values.tolist()
     [[0.5, 0.5, 0.0]]
     """
-    if items.name != "items":
-        raise InputError("rules_followed", [f"table {items.name!r}: expected 'items'"])
-    rows, problems = [], []
-    for (model, task), frame in items.frame.groupby(["model", "task"], sort=False):
-        head = {"model": model, "n_params": int(frame["n_params"].iloc[0]), "task": task}
-        try:
-            rows.append({**head, **_shares(frame, seed, level)})
-        except ValueError as error:
-            problems.append(f"model {model!r}, task {task!r}: {error}")
-    if not rows and not problems:
-        problems = ["found no rows, expected at least one"]
-    if problems:
-        raise InputError("rules_followed", problems)
+    rows = rows_per_group(
+        frame_of(items, "items", "rules_followed", empty=False),
+        HEAD,
+        lambda head, frame: [head | _shares(frame, seed, level)],
+        subject="rules_followed",
+        called=lambda head: f"model {head['model']!r}, task {head['task']!r}",
+    )
     return table("rules", rows, items.run)
 
 
-def _shares(frame: pd.DataFrame, seed: int, level: float) -> dict[str, Any]:
-    sides = dict(_sides(frame))
-    plain, conflict = sides["plain"], sides["conflict"]
+def _shares(frame: pd.DataFrame, seed: int, level: float) -> Row:
+    plain, conflict = (_one_side(frame, side) for side in ("plain", "conflict"))
     if set(plain.index) != set(conflict.index):
         raise ValueError("pairs with one side only, expected plain and conflict of each")
     first, second = plain.loc[conflict.index, "correct"].to_numpy(bool), conflict["correct"].to_numpy(bool)
@@ -77,18 +66,13 @@ def _shares(frame: pd.DataFrame, seed: int, level: float) -> dict[str, Any]:
     by_lure = (first & ~second).astype(float) - (~first & second)
     weight = len(letter) / (2 * counts[letter])
     values = np.stack([by_answer, by_lure, 2.0 * ~first], axis=1) * weight[:, None]
-    lo, hi = bootstrap_interval(values, seed=seed, level=level)
-    row: dict[str, Any] = {"n": len(letter)}
-    for k, rule in enumerate(RULES):
-        row |= {rule: values[:, k].mean(), f"{rule}_lo": lo[k], f"{rule}_hi": hi[k]}
-    return row
+    return {"n": len(letter)} | mean_columns(RULES, values, seed=seed, level=level)
 
 
-def _sides(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for side in ("plain", "conflict"):
-        rows = frame[frame["side"] == side].set_index("item")
-        if not len(rows):
-            raise ValueError(f"no side {side!r}, expected plain and conflict")
-        if not rows.index.is_unique:
-            raise ValueError(f"items that are on side {side!r} twice, expected each once")
-        yield side, rows
+def _one_side(frame: pd.DataFrame, side: str) -> pd.DataFrame:
+    rows = frame[frame["side"] == side].set_index("item")
+    if not len(rows):
+        raise ValueError(f"no side {side!r}, expected plain and conflict")
+    if not rows.index.is_unique:
+        raise ValueError(f"items that are on side {side!r} twice, expected each once")
+    return rows

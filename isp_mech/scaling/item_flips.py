@@ -9,18 +9,23 @@ a model and the next larger one of the same table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import special
 
-from isp_mech import stats
 from isp_mech.errors import InputError
+from isp_mech.scaling.group_rows import Row, groups, mean_columns, with_q
+from isp_mech.stats import ranks
 from isp_mech.tables import Run, Table, make_run, table
 
+Side = Literal["conflict", "plain", "neutral", "item"]
 KINDS = ("kept", "lost", "gained", "missed")
-_STEP = ["model_from", "n_params_from", "model", "n_params"]
+STEP = ("task", "model_from", "n_params_from", "model", "n_params")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Flips:
     flip_traces: Table
 
 
-def flips(scores: Any, *, traces: Any = None, sites: Any = None, side: str | None = None, seed: int = 0) -> Flips:
+def flips(
+    scores: object, *, traces: object = None, sites: object = None, side: Side | None = None, seed: int = 0
+) -> Flips:
     """What every item does from each size to the next larger one, on one side, joined to its traces and effects.
 
     ``scores`` is what ``score`` gave for several models (or its table "items"); ``side`` is ``conflict`` for
@@ -52,29 +59,29 @@ def flips(scores: Any, *, traces: Any = None, sites: Any = None, side: str | Non
     ``InputError`` for fewer than two models, a side that is not there, or items that some models lack.
     """
     items = _table(scores, "items", "flips")
-    found = items.frame
-    there = sorted(set(found["side"]))
+    every = items.frame
+    there = sorted(set(every["side"]))
     side = side or ("conflict" if "conflict" in there else "item")
     if side not in there:
         raise InputError("flips", [f"side {side!r}: expected one of {', '.join(there) or 'none'}"])
-    steps = [_steps(rows) for _, rows in found[found["side"] == side].groupby("task", sort=False)]
-    _check(found[found["side"] == side])
-    frame = pd.concat(steps, ignore_index=True)
+    rows = every[every["side"] == side]
+    _check(rows)
+    frame = pd.concat([step for _, of_task in groups(rows, ["task"]) for step in _steps(of_task)], ignore_index=True)
+    frame = frame.assign(side=side)
     run = _run(items, side, seed)
-    features = _features(found, side, traces, sites)
     return Flips(
-        table("flips", frame.assign(side=side), run),
-        table("flip_steps", _step_rows(frame, side, seed), run),
-        table("flip_traces", _trace_rows(frame, features, side, seed), run),
+        table("flips", frame, run),
+        table("flip_steps", _step_rows(frame, seed), run),
+        table("flip_traces", _trace_rows(frame, _features(every, side, traces, sites), seed), run),
     )
 
 
-def _table(given: Any, name: str, subject: str) -> Table:
-    found = given if isinstance(given, Table) else getattr(given, name, None)
-    if not isinstance(found, Table) or found.name != name:
-        shown = f"table {found.name!r}" if isinstance(found, Table) else type(given).__name__
+def _table(given: object, name: str, subject: str) -> Table:
+    held = given if isinstance(given, Table) else getattr(given, name, None)
+    if not isinstance(held, Table) or held.name != name:
+        shown = f"table {held.name!r}" if isinstance(held, Table) else type(given).__name__
         raise InputError(subject, [f"found {shown}, expected a table {name!r} or what holds one"])
-    return found
+    return held
 
 
 def _run(items: Table, side: str, seed: int) -> Run:
@@ -106,75 +113,59 @@ def _check(rows: pd.DataFrame) -> None:
         raise InputError("flips", problems)
 
 
-def _steps(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per item and step of one task, steps from small to large."""
+def _steps(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """A frame for every step of one task, from small to large: a row per item."""
     sizes = rows[["n_params", "model"]].drop_duplicates().sort_values(["n_params", "model"])
-    names = list(sizes["model"])
-    known = {name: rows[rows["model"] == name] for name in names}
-    parts = [pd.DataFrame()]
-    for smaller, larger in zip(names, names[1:], strict=False):
-        before = known[smaller][["item", "model", "n_params", "correct", "margin"]]
-        step = known[larger][["task", "item", "model", "n_params", "correct", "margin"]].merge(
+    of_model = [rows[rows["model"] == name] for name in sizes["model"]]
+    for smaller, larger in zip(of_model, of_model[1:], strict=False):
+        before = smaller[["item", "model", "n_params", "correct", "margin"]]
+        step = larger[["task", "item", "model", "n_params", "correct", "margin"]].merge(
             before, on="item", suffixes=("", "_from")
         )
-        step["kind"] = np.select(
-            [step["correct_from"] & step["correct"], step["correct_from"], step["correct"]],
-            ["kept", "lost", "gained"],
-            "missed",
-        )
-        parts.append(step.rename(columns={"margin": "margin_to"}).drop(columns=["correct", "correct_from"]))
-    return pd.concat(parts, ignore_index=True)
+        was, now = step["correct_from"], step["correct"]
+        step["kind"] = np.select([was & now, was, now], ["kept", "lost", "gained"], "missed")
+        yield step.rename(columns={"margin": "margin_to"}).drop(columns=["correct", "correct_from"])
 
 
-def _step_rows(frame: pd.DataFrame, side: str, seed: int) -> list[dict]:
+def _step_rows(frame: pd.DataFrame, seed: int) -> list[Row]:
     rows = []
-    for key, step in frame.groupby(["task", *_STEP], sort=False):
+    for head, step in groups(frame, [*STEP, "side"]):
         count = {kind: int((step["kind"] == kind).sum()) for kind in KINDS}
-        moved = np.array(step["kind"] == "gained", dtype=float) - np.array(step["kind"] == "lost", dtype=float)
-        lo, hi = stats.bootstrap_interval(moved, seed=seed)
-        rows.append(
-            {**_head(key), "side": side, **count, "change": moved.mean(), "change_lo": lo, "change_hi": hi,
-             "p": stats.mcnemar_p(count["lost"], count["gained"])}
-        )  # fmt: skip
-    return _with_q(rows)
+        moved = step["kind"].map({"gained": 1.0, "lost": -1.0}).fillna(0.0)
+        change = mean_columns(["change"], moved.to_numpy(float), seed=seed)
+        rows.append(head | count | change | {"p": mcnemar_p(count["lost"], count["gained"])})
+    return with_q(rows)
 
 
-def _head(key: tuple) -> dict:
-    return dict(zip(("task", *_STEP), key, strict=True))
-
-
-def _with_q(rows: list[dict]) -> list[dict]:
-    q = stats.benjamini_hochberg([row["p"] for row in rows])
-    return [row | {"q": float(one)} for row, one in zip(rows, q, strict=True)]
-
-
-def _trace_rows(frame: pd.DataFrame, features: pd.DataFrame, side: str, seed: int) -> list[dict]:
+def _trace_rows(frame: pd.DataFrame, features: pd.DataFrame, seed: int) -> list[Row]:
     rows = []
     before = frame[["task", "model", "item", "margin_from"]].rename(columns={"margin_from": "value"})
     joined = pd.concat([before.assign(feature="margin before", unit="nats"), features], ignore_index=True)
-    for key, step in frame.groupby(["task", *_STEP], sort=False):
-        head = _head(key)
+    for head, step in groups(frame, [*STEP, "side"]):
         here = joined[(joined["task"] == head["task"]) & (joined["model"] == head["model"])]
         here = here[here["value"].notna()].merge(step[["item", "kind"]], on="item")
-        for (feature, unit), known in here.groupby(["feature", "unit"], sort=False):
-            lost, kept = (known.loc[known["kind"] == kind, "value"].to_numpy(float) for kind in ("lost", "kept"))
-            lo, hi, p = stats.auc_interval(lost, kept, seed=seed)
-            rows.append(
-                {**head, "side": side, "feature": feature, "unit": unit,
-                 "mean_lost": lost.mean() if len(lost) else np.nan, "mean_kept": kept.mean() if len(kept) else np.nan,
-                 "auc": stats.auc(lost, kept), "auc_lo": lo, "auc_hi": hi, "p": p,
-                 "n_lost": len(lost), "n_kept": len(kept)}
-            )  # fmt: skip
-    return _with_q(rows)
+        for feature, known in groups(here, ["feature", "unit"]):
+            row, values = head | feature, {}
+            for kind in ("lost", "kept"):
+                values[kind] = known.loc[known["kind"] == kind, "value"].to_numpy(float)
+                row[f"n_{kind}"] = len(values[kind])
+                row[f"mean_{kind}"] = values[kind].mean() if len(values[kind]) else np.nan
+            rows.append(row | _compared(values["lost"], values["kept"], seed))
+    return with_q(rows)
 
 
-def _features(items: pd.DataFrame, side: str, traces: Any, sites: Any) -> pd.DataFrame:
+def _compared(lost: ArrayLike, kept: ArrayLike, seed: int) -> Row:
+    lo, hi, p = auc_interval(lost, kept, seed=seed)
+    return {"auc": auc(lost, kept), "auc_lo": lo, "auc_hi": hi, "p": p}
+
+
+def _features(items: pd.DataFrame, side: str, traces: object, sites: object) -> pd.DataFrame:
     """``task model item feature unit value``: what is known of each item at each model."""
     parts = [pd.DataFrame(columns=["task", "model", "item", "value", "feature", "unit"])]
     plain = items[items["side"] == "plain"]
     if side == "conflict" and len(plain):
-        found = plain[["task", "model", "item"]].assign(value=-plain["margin"])
-        parts.append(found.assign(feature="lure strength", unit="nats"))
+        strength = plain[["task", "model", "item"]].assign(value=-plain["margin"])
+        parts.append(strength.assign(feature="lure strength", unit="nats"))
     if traces is not None:
         parts += [_lens_peak(_table(traces, "lens", "flips: traces").frame, side)]
         parts += [_attention(_table(traces, "attention", "flips: traces").frame, side)]
@@ -185,24 +176,75 @@ def _features(items: pd.DataFrame, side: str, traces: Any, sites: Any) -> pd.Dat
 
 def _lens_peak(lens: pd.DataFrame, side: str) -> pd.DataFrame:
     rows = lens[(lens["side"] == side) & (lens["depth"] < 1)]
-    peak = rows.groupby(["task", "model", "pair"], sort=False)["margin"].max().rename("value").reset_index()
-    return peak.rename(columns={"pair": "item"}).assign(feature="lens peak", unit="nats")
+    peak = rows.groupby(["task", "model", "pair"], sort=False)["margin"].max()
+    return _feature(peak, feature="lens peak", unit="nats")
 
 
 def _attention(attention: pd.DataFrame, side: str) -> pd.DataFrame:
     rows = attention[attention["side"] == side]
-    mean = rows.groupby(["task", "model", "pair", "role"], sort=False)["weight"].mean().rename("value").reset_index()
-    named = mean.assign(feature="attention to " + mean["role"].astype(str), unit="share")
-    return named.drop(columns="role").rename(columns={"pair": "item"})
+    mean = rows.groupby(["task", "model", "pair", "role"], sort=False)["weight"].mean()
+    found = _feature(mean, unit="share")
+    return found.assign(feature="attention to " + found["role"].astype(str)).drop(columns="role")
 
 
-def _override(sites: Any, side: str) -> pd.DataFrame:
+def _override(sites: object, side: str) -> pd.DataFrame:
     effects, chosen = (_table(sites, name, "flips: sites").frame for name in ("effects", "sites"))
     place = ["task", "model", "layer", "kind", "head"]
     effects = effects[(effects["side"] == side) & effects["effect"].notna()]
     first = effects.groupby(["task", "model"], sort=False)["replacement"].transform("first")
     marked = chosen.loc[chosen["significant"] & (chosen["effect"] < 0), place]
-    found = effects[effects["replacement"] == first].merge(marked.assign(marked=True), on=place, how="left")
-    found["value"] = -found["effect"].where(found["marked"].notna(), 0.0).astype(float)
-    total = found.groupby(["task", "model", "pair"], sort=False)["value"].sum().reset_index()
-    return total.rename(columns={"pair": "item"}).assign(feature="override", unit="nats")
+    rows = effects[effects["replacement"] == first].merge(marked.assign(marked=True), on=place, how="left")
+    rows["value"] = -rows["effect"].where(rows["marked"].notna(), 0.0).astype(float)
+    total = rows.groupby(["task", "model", "pair"], sort=False)["value"].sum()
+    return _feature(total, feature="override", unit="nats")
+
+
+def _feature(of_pairs: pd.Series, **cells: str) -> pd.DataFrame:
+    return of_pairs.rename("value").reset_index().rename(columns={"pair": "item"}).assign(**cells)
+
+
+def auc(group: ArrayLike, other: ArrayLike) -> float:
+    """The probability, 0..1, that a value of ``group`` is larger than one of ``other``, ties counted half; 0.5 says
+    that neither is ahead, NaN that one is empty. Source: Mann and Whitney 1947.
+
+    >>> auc([3.0, 4.0], [1.0, 3.0])
+    0.875
+    """
+    a, b = np.asarray(group, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if not len(a) or not len(b):
+        return float("nan")
+    above = ranks(np.concatenate([a, b]))[: len(a)].sum() - len(a) * (len(a) + 1) / 2
+    return float(above / (len(a) * len(b)))
+
+
+def auc_interval(
+    group: ArrayLike, other: ArrayLike, *, n_boot: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """``(lo, hi, p)`` of ``auc``: percentile bootstrap within each group, and the two-sided p of one half by
+    ``n_boot`` random relabellings, (1 + as far from one half) / (1 + n_boot). NaN where a group has under two.
+    """
+    a, b = np.asarray(group, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if len(a) < 2 or len(b) < 2:
+        return float("nan"), float("nan"), float("nan")
+    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    rng = np.random.default_rng(seed)
+    left = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), size=n_boot)
+    right = rng.multinomial(len(b), np.full(len(b), 1 / len(b)), size=n_boot)
+    drawn = np.einsum("di,ij,dj->d", left, wins, right, optimize=True) / wins.size
+    lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    all_ranks = ranks(np.concatenate([a, b]))
+    sums = np.array([rng.permutation(all_ranks)[: len(a)].sum() for _ in range(n_boot)])
+    null = (sums - len(a) * (len(a) + 1) / 2) / wins.size
+    far = np.abs(null - 0.5) >= abs(wins.mean() - 0.5) - 1e-9
+    return float(lo), float(hi), float((1 + far.sum()) / (1 + n_boot))
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Two-sided exact p, 0..1, of "as many are lost as gained" for items that changed: a fair coin's binomial; 1 where
+    none changed. Source: McNemar 1947.
+
+    >>> mcnemar_p(5, 0), mcnemar_p(3, 3)
+    (0.0625, 1.0)
+    """
+    total, few = lost + gained, min(lost, gained)
+    return float(min(1.0, 2 * special.bdtr(few, total, 0.5))) if total else 1.0

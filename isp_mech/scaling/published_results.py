@@ -14,8 +14,8 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +24,7 @@ import pandas as pd
 
 from isp_mech.errors import InputError
 from isp_mech.families import Size, family_of_hub_id, hub_size
+from isp_mech.scaling.group_rows import Row, frame_of
 from isp_mech.tables import Table, make_run, table
 from isp_mech.tasks.text_files import read_lines
 
@@ -37,19 +38,33 @@ HUMAN_AGREEMENT: Mapping[str, float] = MappingProxyType({
     "neqa": 0.98, "quote-repetition": 1.0, "redefine-math": 1.0, "hindsight-neglect": 1.0,
 })  # fmt: skip
 
-_COLUMNS = {
+
+@dataclass(frozen=True)
+class _Number:
+    """A column of numbers from ``low`` to ``high`` and the names it may have."""
+
+    names: tuple[str, ...]
+    low: float
+    high: float
+    whole: bool = False
+
+
+_TEXTS = {
     "model": ("model", "modelname", "model_name"),
     "task": ("task", "taskname", "task_name"),
-    "accuracy": ("accuracy", "acc"),
-    "se": ("accuracy_se", "se", "stderr", "acc_stderr"),
-    "n": ("n", "n_items"),
-    "n_params": ("n_params", "params", "parameters"),
     "revision": ("modelrevision", "revision", "checkpoint"),
     "family": ("family",),
-    "tokens": ("tokens", "n_tokens", "training_tokens"),
-    "flops": ("flops", "training_flops"),
-    "baseline": ("baseline",),
 }
+_NUMBERS = {
+    "accuracy": _Number(("accuracy", "acc"), 0, 1),
+    "se": _Number(("accuracy_se", "se", "stderr", "acc_stderr"), 0, 1),
+    "n": _Number(("n", "n_items"), 1, 1e12, whole=True),
+    "n_params": _Number(("n_params", "params", "parameters"), 1, 1e15, whole=True),
+    "tokens": _Number(("tokens", "n_tokens", "training_tokens"), 1, 1e18),
+    "flops": _Number(("flops", "training_flops"), 1, 1e36),
+    "baseline": _Number(("baseline",), 0, 1),
+}
+_NEEDED = ("model", "task", "accuracy")
 _NAMED_SIZE = re.compile(r"(?:^|[-_ ])(\d+(?:\.\d+)?)([kmbt])(?=$|[-_ ])", re.IGNORECASE)
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -75,33 +90,21 @@ def published(path: str | Path, *, revision: str | None = None) -> Published:
     Rows of several revisions keep theirs in the curve's model names (``pythia-1b@step64000``), unless
     ``revision`` picks one. Raises ``InputError`` with every bad cell.
     """
-    header, *lines = _rows_of_cells(path)
-    names = [cell.lower() for cell in header[1]]
-    at = {column: next((names.index(n) for n in known if n in names), None) for column, known in _COLUMNS.items()}
-    missing = [column for column in ("model", "task", "accuracy") if at[column] is None]
-    if missing or not lines:
-        raise InputError(
-            str(path),
-            [f"line 1: no column {column!r} among {', '.join(header[1])}" for column in missing]
-            or ["expected rows under the header"],
-        )
     problems: list[str] = []
-    read = [_Row(number, cells, at, len(names), problems) for number, cells in lines]
-    rows = [made for row in read if (made := row.observation()) is not None]
+    rows = [row for cells in _cells(path, problems) if (row := _observation(cells, problems)) is not None]
     kept = [row for row in rows if revision in (None, row["revision"])]
     if not kept and not problems:
         there = ", ".join(sorted({str(row["revision"]) for row in rows}))
         problems.append(f"no row of revision {revision!r}, expected one of {there}")
-    seen: dict[tuple, int] = {}
+    seen: dict[str, int] = {}
     for row in kept:
-        name = f"{row['model']}@{row['revision']}" if row["revision"] else row["model"]
-        first = seen.setdefault((name, row["task"]), row["line"])
+        what = f"{_name(row['model'], row['revision'])} on {row['task']}"
+        first = seen.setdefault(what, row["line"])
         if first != row["line"]:
-            problems.append(f"line {row['line']}: {name} on {row['task']} is on line {first} already, expected it once")
+            problems.append(f"line {row['line']}: {what} is on line {first} already, expected it once")
     if problems:
         raise InputError(str(path), problems)
-    frame = pd.DataFrame(kept).drop(columns="line")
-    frame, notes = _with_implied_n(frame)
+    frame, notes = _with_implied_n(pd.DataFrame(kept).drop(columns="line"))
     run = make_run(
         model=", ".join(sorted(set(frame["model"]))),
         task=", ".join(sorted(set(frame["task"]))),
@@ -121,13 +124,12 @@ def observations_of(
     ``tokens`` maps models' names to the tokens they saw in training; ``side`` keeps one side. ``InputError``
     for another table, a side that is not there, or a model of ``tokens`` that is not.
     """
-    if curve.name != "curve":
-        raise InputError("observations_of", [f"table {curve.name!r}: expected 'curve'"])
-    frame = curve.frame if side is None else curve.frame[curve.frame["side"] == side]
+    every = frame_of(curve, "curve", "observations_of")
+    frame = every if side is None else every[every["side"] == side]
     known = tokens or {}
     problems = [f"tokens of {name!r}: no such model" for name in known if name not in set(frame["model"])]
     if not len(frame):
-        problems.append(f"side {side!r}: expected one of {', '.join(sorted(set(curve.frame['side']))) or 'none'}")
+        problems.append(f"side {side!r}: expected one of {', '.join(sorted(set(every['side']))) or 'none'}")
     if problems:
         raise InputError("observations_of", problems)
     seen = frame["model"].map(lambda name: float(known.get(name, math.nan)))
@@ -159,8 +161,8 @@ def named_size(model: str) -> float | None:
     >>> named_size("EleutherAI/pythia-1.4b"), named_size("Gopher-280B"), named_size("gpt2-xl")
     (1400000000.0, 280000000000.0, None)
     """
-    found = _NAMED_SIZE.search(model.split("/")[-1])
-    return None if found is None else float(found[1]) * _UNITS[found[2].lower()]
+    size = _NAMED_SIZE.search(model.split("/")[-1])
+    return None if size is None else float(size[1]) * _UNITS[size[2].lower()]
 
 
 def training_tokens(model: str, revision: str) -> float | None:
@@ -174,86 +176,84 @@ def training_tokens(model: str, revision: str) -> float | None:
     return float(step[1]) * PYTHIA_TOKENS_PER_STEP if pythia and step and int(step[1]) else None
 
 
-def _rows_of_cells(path: str | Path) -> list[tuple[int, list[str]]]:
+def _cells(path: str | Path, problems: list[str]) -> Iterator[Row]:
+    """``{column: text}`` of every whole line under the header, "" where there is no such column, with its ``line``."""
     delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
-    rows, problems = [], []
+    rows, broken = [], []
     for number, line in read_lines(path):
         try:
             rows.append((number, [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]))
         except csv.Error as error:
-            problems.append(f"line {number}: {error}, expected one row of cells")
-    if problems:
-        raise InputError(str(path), problems)
-    return rows
+            broken.append(f"line {number}: {error}, expected one row of cells")
+    if broken:
+        raise InputError(str(path), broken)
+    (_, header), *lines = rows
+    given = [cell.lower() for cell in header]
+    known = _TEXTS | {column: of.names for column, of in _NUMBERS.items()}
+    at = {column: given.index(n) for column, names in known.items() for n in reversed(names) if n in given}
+    missing = [f"line 1: no column {name!r} among {', '.join(header)}" for name in _NEEDED if name not in at]
+    if missing or not lines:
+        raise InputError(str(path), missing or ["expected rows under the header"])
+    for number, cells in lines:
+        if len(cells) == len(given):
+            yield {column: cells[at[column]] if column in at else "" for column in known} | {"line": number}
+        else:
+            problems.append(f"line {number}: expected {len(given)} cells, found {len(cells)}")
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line of a published table; what is wrong with it goes to ``problems``."""
-
-    number: int
-    cells: Sequence[str]
-    at: Mapping[str, int | None]
-    width: int
-    problems: list[str] = field(repr=False)
-
-    def observation(self) -> dict | None:
-        if len(self.cells) != self.width:
-            self.problems.append(f"line {self.number}: expected {self.width} cells, found {len(self.cells)}")
-            return None
-        accuracy, se, n = self.value("accuracy", 0, 1), self.value("se", 0, 1), self.value("n", 1, 1e12, whole=True)
-        given, tokens = self.value("n_params", 1, 1e15, whole=True), self.value("tokens", 1, 1e18)
-        flops = self.value("flops", 1, 1e36)
-        baseline, model, revision = self.value("baseline", 0, 1), self.text("model"), self.text("revision")
-        size = hub_size(model) if model else Size("?", "?", None)
-        n_params = size.n_params if given is None else int(given)
-        for column in ("model", "task"):
-            if not self.text(column):
-                self.problems.append(f"line {self.number}: {column} is empty, expected a name")
-        if n_params is None and model and not self.text("n_params"):
-            self.problems.append(f"line {self.number}: n_params of {model} is not known, expected a column n_params")
-        if accuracy is None or n_params is None:
-            return None
-        tokens = training_tokens(model, revision) if tokens is None else tokens
-        if flops is None and tokens is not None:
-            flops = FLOPS_PER_PARAMETER_AND_TOKEN * n_params * tokens
-        half = None if se is None else _Z * se
-        return {
-            "line": self.number,
-            "model": size.name,
-            "n_params": n_params,
-            "task": self.text("task"),
-            "family": self.text("family") or family_of_hub_id(model) or _NAMED_SIZE.sub("", size.name) or size.name,
-            "revision": revision,
-            "side": "item",
-            "nominal_params": named_size(model),
-            "tokens": tokens,
-            "flops": flops,
-            "accuracy": accuracy,
-            "accuracy_lo": None if half is None else max(0.0, accuracy - half),
-            "accuracy_hi": None if half is None else min(1.0, accuracy + half),
-            "accuracy_se": se,
-            "n": None if n is None else int(n),
-            "baseline": baseline,
-        }
-
-    def text(self, column: str) -> str:
-        place = self.at[column]
-        return "" if place is None else self.cells[place]
-
-    def value(self, column: str, low: float, high: float, *, whole: bool = False) -> float | None:
-        text = self.text(column)
-        if not text and column != "accuracy":
-            return None
-        try:
-            found = float(text)
-        except ValueError:
-            found = math.nan
-        if low <= found <= high and (not whole or found == int(found)):
-            return found
-        kind = "a whole number" if whole else "a number"
-        self.problems.append(f"line {self.number}: {column} {text!r}, expected {kind} from {low:g} to {high:g}")
+def _observation(cells: Row, problems: list[str]) -> Row | None:
+    """One row of "observations", with its line; None where it lacks what it needs. What is wrong with it goes to
+    ``problems``."""
+    line = f"line {cells['line']}"
+    model, revision = cells["model"], cells["revision"]
+    number = {column: _number(cells[column], column, line, problems) for column in _NUMBERS}
+    size = hub_size(model) if model else Size("?", "?", None)
+    n_params = size.n_params if number["n_params"] is None else int(number["n_params"])
+    problems += [f"{line}: {column} is empty, expected a name" for column in ("model", "task") if not cells[column]]
+    if n_params is None and model and not cells["n_params"]:
+        problems.append(f"{line}: n_params of {model} is not known, expected a column n_params")
+    accuracy, half = number["accuracy"], _Z * (math.nan if number["se"] is None else number["se"])
+    if accuracy is None or n_params is None:
         return None
+    tokens = training_tokens(model, revision) if number["tokens"] is None else number["tokens"]
+    operations = None if tokens is None else FLOPS_PER_PARAMETER_AND_TOKEN * n_params * tokens
+    return {
+        "line": cells["line"],
+        "model": size.name,
+        "n_params": n_params,
+        "task": cells["task"],
+        "family": cells["family"] or family_of_hub_id(model) or _NAMED_SIZE.sub("", size.name) or size.name,
+        "revision": revision,
+        "side": "item",
+        "nominal_params": named_size(model),
+        "tokens": tokens,
+        "flops": operations if number["flops"] is None else number["flops"],
+        "accuracy": accuracy,
+        "accuracy_lo": float(np.maximum(0.0, accuracy - half)),
+        "accuracy_hi": float(np.minimum(1.0, accuracy + half)),
+        "accuracy_se": number["se"],
+        "n": None if number["n"] is None else int(number["n"]),
+        "baseline": number["baseline"],
+    }
+
+
+def _number(text: str, column: str, line: str, problems: list[str]) -> float | None:
+    if not text and column not in _NEEDED:
+        return None
+    of = _NUMBERS[column]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if of.low <= value <= of.high and (not of.whole or value == int(value)):
+        return value
+    kind = "a whole number" if of.whole else "a number"
+    problems.append(f"{line}: {column} {text!r}, expected {kind} from {of.low:g} to {of.high:g}")
+    return None
+
+
+def _name(model: str, revision: str) -> str:
+    return f"{model}@{revision}" if revision else model
 
 
 def _with_implied_n(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -277,7 +277,7 @@ def _with_implied_n(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _curve(observations: Table) -> Table:
     frame = observations.frame
     several = frame["revision"].nunique() > 1
-    names = [f"{m}@{r}" if several and r else m for m, r in zip(frame["model"], frame["revision"], strict=True)]
+    names = [_name(m, r if several else "") for m, r in zip(frame["model"], frame["revision"], strict=True)]
     kept = frame[["n_params", "task", "side", "accuracy", "accuracy_lo", "accuracy_hi", "n", "baseline"]]
     nothing = dict.fromkeys(("loss", "loss_lo", "loss_hi", "coverage"), math.nan)
     ties = pd.array([None] * len(frame), dtype="Int64")

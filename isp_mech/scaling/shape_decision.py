@@ -6,14 +6,19 @@ covariance. Shapes: ``curve k`` means, ``curve k k`` covariances, ``curve m`` fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-NAMES = ("inverse", "positive", "U", "inverted U", "flat", "undecided")
+from isp_mech.stats import Floats
+
+ShapeName = Literal["inverse", "positive", "U", "inverted U", "flat", "undecided"]
+NAMES: tuple[ShapeName, ...] = get_args(ShapeName)
+INVERSE, POSITIVE, VALLEY, HILL, FLAT, UNDECIDED = range(len(NAMES))
 SIZES_FOR_A_SHAPE = 3
 SIZES_FOR_A_TURN = 4  # with three sizes a single odd one in the middle would be a turn
 SHORT_ARM = 0.25  # an arm under a quarter of the other one is a hook: the long arm gives the name
@@ -23,7 +28,6 @@ FLAT_SHARE, FLAT_DEVIATIONS = 0.15, 0.3  # what must have been visible before a 
 KNOWN = 1e9  # degrees of freedom of a standard error that was given, not estimated
 _TINY, _DRAWS = 1e-300, 2000
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -37,6 +41,11 @@ class Points:
     cov: Floats
     df: Floats
     visible: Floats
+
+    @property
+    def k(self) -> int:
+        """How many sizes there are."""
+        return len(self.x)
 
     def sums(self, weights: Floats) -> tuple[Floats, Floats]:
         """``curve m`` values of the sums with ``weights`` (m, k), and their standard errors."""
@@ -55,52 +64,43 @@ class Decision:
 
 
 def decide(points: Points, *, level: float) -> Decision:
-    """The name of every curve, by the rules told at ``shape``."""
-    k, n, alpha = len(points.x), len(points.mean), 1 - level
-    flat, undecided = NAMES.index("flat"), NAMES.index("undecided")
+    """The name of every curve, by the rules given at ``shape``."""
+    k, n, alpha = points.k, len(points.mean), 1 - level
     if k < SIZES_FOR_A_SHAPE:
-        return Decision(np.full(n, undecided), np.full(n, -1), np.full(n, np.inf))
+        return Decision(np.full(n, UNDECIDED), np.full(n, -1), np.full(n, np.inf))
+    first, last = np.zeros(n, np.int64), np.full(n, k - 1)
     (slope,), (slope_se,) = (a.T for a in points.sums(line_weights(points.x)[None]))
     trend_z = special.stdtrit(points.df, 1 - TREND_SHARE * alpha / 2)
     smallest = (trend_z + special.ndtri(POWER)) * slope_se * (points.x[-1] - points.x[0])
     trend = np.abs(slope) > trend_z * slope_se
-    name = np.where(trend, np.where(slope < 0, NAMES.index("inverse"), NAMES.index("positive")), undecided)
-    name = np.where(~trend & (smallest <= points.visible) & (differences_p(points) > alpha), flat, name)
-    turn = np.full(n, -1)
+    name = np.where(trend, np.where(slope < 0, INVERSE, POSITIVE), UNDECIDED)
+    name = np.where(~trend & (smallest <= points.visible) & (differences_p(points) > alpha), FLAT, name)
+    turn, against = np.full(n, -1), _contrary(points, slope, first, last, alpha)
     if k >= SIZES_FOR_A_TURN:
         turn, left, right = _turns(points, alpha * (1 - TREND_SHARE))
         rises = left * (points.x[turn] - points.x[0]), right * (points.x[-1] - points.x[turn])
         longer = np.where(np.abs(rises[0]) > np.abs(rises[1]), *rises)
-        shorter = np.minimum(*np.abs(rises))
-        hook = np.where(longer < 0, NAMES.index("inverse"), NAMES.index("positive"))
-        whole = shorter >= SHORT_ARM * np.abs(longer)
-        name = np.where(
-            turn < 0, name, np.where(whole, np.where(left < 0, NAMES.index("U"), NAMES.index("inverted U")), hook)
-        )
+        whole = np.minimum(*np.abs(rises)) >= SHORT_ARM * np.abs(longer)
+        turned_name = np.where(left < 0, VALLEY, HILL)
+        hook = np.where(longer < 0, INVERSE, POSITIVE)
+        name = np.where(turn < 0, name, np.where(whole, turned_name, hook))
         turn = np.where(whole, turn, -1)
-        turned = turn >= 0
-        first, last = np.zeros(n, np.int64), np.full(n, k - 1)
-        against = np.where(
-            turned,
-            _contrary(points, left, first, turn, alpha) | _contrary(points, right, turn, last, alpha),
-            _contrary(points, slope, first, last, alpha),
-        )
-    else:
-        against = _contrary(points, slope, np.zeros(n, np.int64), np.full(n, k - 1), alpha)
-    against &= name != flat
-    return Decision(np.where(against, undecided, name), np.where(against, -1, turn), smallest)
+        on_arms = _contrary(points, left, first, turn, alpha) | _contrary(points, right, turn, last, alpha)
+        against = np.where(turn >= 0, on_arms, against)
+    against &= name != FLAT
+    return Decision(np.where(against, UNDECIDED, name), np.where(against, -1, turn), smallest)
 
 
 def line_weights(x: Floats) -> Floats:
     """Weights whose product with the values is the slope of the least-squares line."""
     centred = x - x.mean()
-    return centred / (centred @ centred)
+    return np.asarray(centred / (centred @ centred))
 
 
 def arm_weights(x: Floats) -> tuple[Floats, Floats]:
     """Slopes on the left and on the right of every inner size, ``(k - 2, k)`` each; the size is in both."""
     k = len(x)
-    left, right = np.zeros((k - 2, k)), np.zeros((k - 2, k))
+    left, right = np.zeros((2, k - 2, k))
     for b in range(1, k - 1):
         left[b - 1, : b + 1], right[b - 1, b:] = line_weights(x[: b + 1]), line_weights(x[b:])
     return left, right
@@ -111,10 +111,9 @@ def _turns(points: Points, alpha: float) -> tuple[Ints, Floats, Floats]:
 
     Each arm is tested on its own side at ``alpha`` shared over the breaks.
     """
-    k = len(points.x)
     left, right = arm_weights(points.x)
     (u, se_u), (v, se_v) = points.sums(left), points.sums(right)
-    clear = special.stdtrit(points.df, 1 - alpha / (k - 2))
+    clear = special.stdtrit(points.df, 1 - alpha / (points.k - 2))
     least = np.minimum(np.abs(u) / np.maximum(se_u, _TINY), np.abs(v) / np.maximum(se_v, _TINY))
     least = np.where(u * v < 0, least, 0.0)
     best = least.argmax(axis=1)
@@ -127,9 +126,9 @@ def smallest_turn(points: Points, *, level: float) -> float:
     """The depth of a U with its lowest point in the middle whose arms would both have been clear with probability 0.8
     in the first curve's noise; inf for fewer than four sizes.
 
-    Of each of 2,000 seeded draws of noise it is told how deep the U has to be for the clearest break to show.
+    For each of 2,000 seeded draws of noise: how deep the U has to be for the clearest break to show.
     """
-    k = len(points.x)
+    k = points.k
     if k < SIZES_FOR_A_TURN:
         return float("inf")
     even = np.abs(2 * (points.x - points.x[0]) / (points.x[-1] - points.x[0]) - 1)
@@ -145,15 +144,13 @@ def smallest_turn(points: Points, *, level: float) -> float:
 
 def _contrary(points: Points, slope: Floats, first: Ints, last: Ints, alpha: float) -> NDArray[np.bool_]:
     """Whether between two sizes under the line there is a clear move against it, a quarter as long or more."""
-    k = len(points.x)
-    pairs = np.array(list(combinations(range(k), 2)))
-    unit = np.eye(k)
+    pairs, unit = np.array(list(combinations(range(points.k), 2))), np.eye(points.k)
     move, se = points.sums(unit[pairs[:, 1]] - unit[pairs[:, 0]])
     clear = special.stdtrit(points.df, 1 - alpha / len(pairs))[:, None]
     rise = np.abs(slope * (points.x[last] - points.x[first]))[:, None]
     under = (pairs[:, 0] >= first[:, None]) & (pairs[:, 1] <= last[:, None])
     against = (move * slope[:, None] < 0) & (np.abs(move) >= SHORT_ARM * rise) & (np.abs(move) > clear * se)
-    return np.any(under & against, axis=1)
+    return np.asarray(np.any(under & against, axis=1))
 
 
 def differences_p(points: Points) -> Floats:
@@ -174,8 +171,8 @@ def turn_places(points: Points, valley: bool, *, level: float) -> tuple[Ints, In
     the neighbours on both sides: between those a curve that falls and then rises has its lowest point, seen or
     not. The lowest mean is among the sizes with probability ``level`` or more.
     """
-    k = len(points.x)
-    low, high = np.ones(len(points.mean), np.int64) * k, np.zeros(len(points.mean), np.int64)
+    k = points.k
+    low, high = np.full(len(points.mean), k), np.zeros(len(points.mean), np.int64)
     clear = special.stdtrit(points.df, 1 - (1 - level) / (k - 1))[:, None]
     for j in range(k):
         worse, se = points.sums(np.eye(k)[j] - np.delete(np.eye(k), j, axis=0))
@@ -185,18 +182,40 @@ def turn_places(points: Points, valley: bool, *, level: float) -> tuple[Ints, In
     return np.maximum(low - 1, 0), np.minimum(high + 1, k - 1)
 
 
-def covariance_of_outcomes(values: Floats) -> Floats:
-    """Covariances of the means (curve, k, k) of ``curve k item`` values of the same items."""
-    centred = values - values.mean(axis=2, keepdims=True)
-    n = values.shape[2]
-    return centred @ centred.transpose(0, 2, 1) / ((n - 1) * n)
+def of_outcomes(x: Floats, values: Floats) -> Points:
+    """Curves from ``curve k item`` values of the same items at all sizes, shares (0 and 1) or margins."""
+    n, mean = values.shape[2], values.mean(axis=2)
+    centred = values - mean[:, :, None]
+    cov = centred @ centred.transpose(0, 2, 1) / ((n - 1) * n)
+    if np.isin(values, (0.0, 1.0)).all():
+        cov, visible = _with_doubt(mean, cov, np.full(len(x), float(n))), np.full(len(mean), FLAT_SHARE)
+    else:
+        visible = FLAT_DEVIATIONS * np.sqrt(values.var(axis=2, ddof=1).mean(axis=1))
+    return Points(x, mean, cov, np.full(len(mean), n - 1.0), visible)
 
 
-def with_doubt(mean: Floats, cov: Floats, counts: Floats) -> Floats:
+def of_shares(x: Floats, mean: Floats, counts: Floats) -> Points:
+    """Curves from shares ``curve k`` of ``counts`` (k,) items, independent between sizes."""
+    cov = _with_doubt(mean, np.zeros((*mean.shape, len(x))), counts)
+    return Points(x, mean, cov, np.full(len(mean), counts.min() - 1), np.full(len(mean), FLAT_SHARE))
+
+
+def of_errors(x: Floats, mean: Floats, se: Floats) -> Points:
+    """Curves from means ``curve k`` with standard errors (k,), independent between sizes."""
+    cov = np.broadcast_to(np.diag(se**2), (len(mean), len(x), len(x)))
+    return Points(x, mean, cov, np.full(len(mean), KNOWN), np.full(len(mean), FLAT_SHARE))
+
+
+def between_models(points: Points, sd: float) -> Points:
+    """The same curves, where models of one size differ by a standard deviation ``sd`` of the measure."""
+    return replace(points, cov=points.cov + sd**2 * np.eye(points.k)) if sd else points
+
+
+def _with_doubt(mean: Floats, cov: Floats, counts: Floats) -> Floats:
     """``cov`` of shares of right answers, none under what it would be with one more item right and one wrong:
     all right or all wrong is not known for certain."""
     shrunk = (mean * counts + 1) / (counts + 2)
     place = np.arange(mean.shape[1])
     out = cov.copy()
     out[:, place, place] = np.maximum(cov[:, place, place], shrunk * (1 - shrunk) / counts)
-    return out
+    return np.asarray(out)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from isp_mech.scaling.shape_decision import POWER, SIZES_FOR_A_SHAPE
 
-Interval = tuple[float, float, float]
+if TYPE_CHECKING:
+    from isp_mech.scaling.curve_shape import Shape
+
+Over = Literal["parameters", "tokens", "FLOPs"]
 
 
 @dataclass(frozen=True)
@@ -22,64 +27,52 @@ class Axis:
     points: str  # of five `points`
 
 
-AXES = MappingProxyType({
+AXES: Mapping[Over, Axis] = MappingProxyType({
     "parameters": Axis("parameters", "size", "smallest", "largest", "size", "sizes"),
     "tokens": Axis("training tokens", "training", "first", "last", "checkpoint", "checkpoints"),
     "FLOPs": Axis("training FLOPs", "compute", "least trained", "most trained", "model", "models"),
 })  # fmt: skip
 
 
-def sentence(
-    name: str,
-    *,
-    axis: Axis,
-    measure: str,
-    n_points: int,
-    level: float,
-    change: Interval,
-    slopes: tuple[Interval, ...],
-    turn: Interval,
-    order: str,
-    smallest: float,
-    differ: bool,
-) -> str:
-    """One sentence, or two, that name the shape and what it rests on."""
-    percent = f"{100 * level:g} % interval"
-    k, points = n_points, axis.points
-    ends = f"from the {axis.first} to the {axis.last} of {k} {points} it changes by {_interval(change, percent)}"
-    lines = [_interval(slope, percent) for slope in slopes]
-    if name in ("inverse", "positive"):
-        verb = "falls" if name == "inverse" else "rises"
+def sentence(shape: Shape, *, over: Over, measure: str, n_points: int, level: float, differ: bool) -> str:
+    """One sentence, or two, that name the shape and what it rests on; ``differ``: some sizes clearly differ."""
+    said = _said(shape, AXES[over], measure, n_points, f"{100 * level:g} % interval", differ)
+    return said[0].upper() + said[1:]
+
+
+def _said(shape: Shape, axis: Axis, measure: str, k: int, percent: str, differ: bool) -> str:
+    def interval(value: float, lo: float, hi: float) -> str:
+        return f"{value:+.2f} ({percent} {lo:+.2f} to {hi:+.2f})"
+
+    change = interval(shape.change, shape.change_lo, shape.change_hi)
+    ends = f"from the {axis.first} to the {axis.last} of {k} {axis.points} it changes by {change}"
+    order = f"Spearman {shape.spearman:+.2f}, exact p {shape.p:.2g}"
+    lines = [interval(slope.value, slope.lo, slope.hi) for slope in shape.slopes]
+    if shape.name in ("inverse", "positive"):
+        verb = "falls" if shape.name == "inverse" else "rises"
         return f"{measure} {verb} with {axis.grows}, by {lines[0]} per tenfold {axis.quantity}; {ends} ({order})."
-    if name in ("U", "inverted U"):
-        first, second = ("falls", "rises") if name == "U" else ("rises", "falls")
+    if shape.name in ("U", "inverted U"):
+        first, second = ("falls", "rises") if shape.name == "U" else ("rises", "falls")
+        turn, lowest, highest = (amount(size) for size in (shape.turn, shape.turn_lo, shape.turn_hi))
         return (
             f"{measure} first {first} with {axis.grows}, by {lines[0]} per tenfold {axis.quantity}, and {second} from "
-            f"{amount(turn[0])} {axis.quantity} on, by {lines[1]}; it turns between {amount(turn[1])} and "
-            f"{amount(turn[2])} ({percent})."
+            f"{turn} {axis.quantity} on, by {lines[1]}; it turns between {lowest} and {highest} ({percent})."
         )
-    shown = f"with a probability of {POWER:g}"
-    if name == "flat":
-        return (
-            f"{measure} does not change with {axis.grows}: {ends}; a change of {smallest:.2f} would have shown {shown}."
-        )
+    smallest, shown = f"{shape.smallest_effect:.2f}", f"with a probability of {POWER:g}"
+    if shape.name == "flat":
+        return f"{measure} does not change with {axis.grows}: {ends}; a change of {smallest} would have shown {shown}."
     if k == 1:
         return f"one {axis.point} shows no shape: at least {SIZES_FOR_A_SHAPE} are needed."
     if k < SIZES_FOR_A_SHAPE:
-        return f"two {points} show a change but no shape, for which at least {SIZES_FOR_A_SHAPE} are needed: {ends}."
+        needed = f"for which at least {SIZES_FOR_A_SHAPE} are needed"
+        return f"two {axis.points} show a change but no shape, {needed}: {ends}."
+    undecided = f"what {measure} does with {axis.grows} is undecided"
     if differ:
-        return (
-            f"what {measure} does with {axis.grows} is undecided: {points} differ, but by no one line or turn; "
-            f"{ends} ({order})."
-        )
+        return f"{undecided}: {axis.points} differ, but by no one line or turn; {ends} ({order})."
     return (
-        f"what {measure} does with {axis.grows} is undecided: {ends} ({order}). The smallest trend that {k} {points} "
-        f"and so many items would have shown {shown} is a change of {smallest:.2f}."
+        f"{undecided}: {ends} ({order}). The smallest trend that {k} {axis.points} "
+        f"and so many items would have shown {shown} is a change of {smallest}."
     )
-
-
-def _interval(values: Interval, percent: str) -> str:
-    return f"{values[0]:+.2f} ({percent} {values[1]:+.2f} to {values[2]:+.2f})"
 
 
 def amount(number: float) -> str:
@@ -88,9 +81,7 @@ def amount(number: float) -> str:
     >>> amount(27_000), amount(1_300_000), amount(6.9e9), amount(300), amount(2.3e22)
     ('27 thousand', '1.3 million', '6.9 billion', '300', '2.3e+22')
     """
-    if number >= 1e15:
-        return f"{number:.3g}"
-    for unit, name in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e3, " thousand"), (1, "")):
-        if round(number, 6) >= unit:
+    for unit, name in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if 1e15 > round(number, 6) >= unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:.3g}"

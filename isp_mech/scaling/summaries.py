@@ -14,29 +14,30 @@ import numpy as np
 import pandas as pd
 
 from isp_mech.errors import InputError
-from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval
+from isp_mech.scaling.group_rows import HEAD, Row, columns_with_interval, frame_of, groups, mean_columns
+from isp_mech.stats import LEVEL, Floats, benjamini_hochberg, bootstrap_interval
 from isp_mech.tables import Run, Table, concat, table
 
-SHARES = {(True, True): "follows", (True, False): "overridden", (False, True): "contrary", (False, False): "lost"}
-HEAD = ["model", "n_params", "task"]
+# right on the plain and on the conflict prompt -> what the model does with the pair
+CASES = {(True, True): "follows", (True, False): "overridden", (False, True): "contrary", (False, False): "lost"}
+MASSES = ("override_mass", "follow_mass", "attention_share", "depth")
 
 
 def onset(lens: Table, *, seed: int = 0) -> Table:
-    """Table ``onset``: per model and side, the mean relative depth at which the override sets in.
+    """Table ``onset``: per model and side, the mean relative depth (0..1) at which the override sets in.
 
     A pair's onset is the first depth from which its lens margin stays negative to the end although it was
     positive before; the mean is over the pairs that have one (``n_onset`` of ``n``), missing where none has.
     """
-    _expect(lens, "lens")
     rows = []
-    for head, depth, side, margins in _by_side(lens.frame):
-        found = onsets(margins, depth)
-        has = found[~np.isnan(found)]
-        lo, hi = bootstrap_interval(has, seed=seed) if len(has) > 1 else (np.nan, np.nan)
-        mean = has.mean() if len(has) else np.nan
-        rows.append(
-            {**head, "side": side, "onset": mean, "onset_lo": lo, "onset_hi": hi, "n_onset": len(has), "n": len(found)}
-        )
+    for head, frame in _groups(lens, "lens", "side"):
+        wide = frame.pivot(index="pair", columns="depth", values="margin")
+        if wide.isna().any(axis=None):
+            raise InputError("lens", [f"{head['model']} ({head['side']}): expected every sublayer of every pair"])
+        depths = onsets(wide.to_numpy(dtype=float), wide.columns.to_numpy(dtype=float))
+        has = depths[~np.isnan(depths)]
+        counts = {"n_onset": len(has), "n": len(depths)}
+        rows.append(head | mean_columns(["onset"], has, fewest=2, seed=seed) | counts)
     return table("onset", rows, _derived(lens.run, "override onset", seed))
 
 
@@ -64,26 +65,18 @@ def sensitivity(lens: Table, *, seed: int = 0) -> Table:
     tells the two prompts apart in the direction that the twist asks for, about zero where it does not.
     Pairs of which one side is missing are an ``InputError``.
     """
-    _expect(lens, "lens")
     rows = []
-    keys = [*HEAD, "layer", "sublayer", "depth"]
-    for model, frame in lens.frame.groupby(HEAD, sort=False):
-        wide = frame.pivot(index="pair", columns=["side", *keys[3:]], values="margin")
+    place = ["layer", "sublayer", "depth"]
+    for head, frame in _groups(lens, "lens"):
+        wide = frame.pivot(index="pair", columns=["side", *place], values="margin")
         if not {"conflict", "plain"} <= set(wide.columns.get_level_values(0)) or wide.isna().any(axis=None):
-            raise InputError("sensitivity", [f"{model[0]}: expected a lens of both sides of every pair"])
+            raise InputError("sensitivity", [f"{head['model']}: expected a lens of both sides of every pair"])
         difference = (wide["conflict"] - wide["plain"]).sort_index(axis=1, level="depth")
-        mean = difference.to_numpy().mean(0)
-        lo, hi = bootstrap_interval(difference.to_numpy(), seed=seed)
-        for i, place in enumerate(difference.columns):
-            rows.append(
-                {
-                    **dict(zip(keys, (*model, *place), strict=True)),
-                    "sensitivity": mean[i],
-                    "sensitivity_lo": lo[i],
-                    "sensitivity_hi": hi[i],
-                    "n": len(difference),
-                }
-            )
+        values = difference.to_numpy()
+        lo, hi = bootstrap_interval(values, seed=seed)
+        for where, *numbers in zip(difference.columns, values.mean(0), lo, hi, strict=True):
+            cells = dict(zip(("sensitivity", "sensitivity_lo", "sensitivity_hi"), numbers, strict=True))
+            rows.append(head | dict(zip(place, where, strict=True)) | cells | {"n": len(values)})
     return table("sensitivity", rows, _derived(lens.run, "prompt sensitivity", seed))
 
 
@@ -94,19 +87,14 @@ def shares(items: Table, *, seed: int = 0) -> Table:
     conflict one only: contrary; on neither: lost. Shares are 0..1 and add up to 1. ``InputError`` for items
     of which a side is missing.
     """
-    _expect(items, "items")
     rows = []
-    for model, frame in items.frame.groupby(HEAD, sort=False):
+    for head, frame in _groups(items, "items"):
         wide = frame[frame["side"].isin(["conflict", "plain"])].pivot(index="item", columns="side", values="correct")
         if set(wide.columns) != {"conflict", "plain"} or wide.isna().any(axis=None):
-            raise InputError("shares", [f"{model[0]}: expected both sides of every pair"])
-        kinds = wide.loc[list(dict.fromkeys(frame["item"])), ["plain", "conflict"]].to_numpy(dtype=bool)
-        values = np.array([[SHARES[bool(p), bool(c)] == name for name in SHARES.values()] for p, c in kinds], float)
-        lo, hi = bootstrap_interval(values, seed=seed)
-        row = {**dict(zip(HEAD, model, strict=True)), "n": len(values)}
-        for k, name in enumerate(SHARES.values()):
-            row |= {name: values[:, k].mean(), f"{name}_lo": lo[k], f"{name}_hi": hi[k]}
-        rows.append(row)
+            raise InputError("shares", [f"{head['model']}: expected both sides of every pair"])
+        right = wide.loc[list(dict.fromkeys(frame["item"])), ["plain", "conflict"]].to_numpy(dtype=bool)
+        values = np.stack([(right == case).all(axis=1) for case in CASES], axis=1)
+        rows.append(head | {"n": len(values)} | mean_columns(list(CASES.values()), values, seed=seed))
     return table("shares", rows, _derived(items.run, "four shares", seed))
 
 
@@ -127,56 +115,49 @@ def story(
     Accuracy, shares and onset are taken from the tables that are given. ``sites`` and ``effects`` are what ``locate``
     gave at the decision position; ``InputError`` where they are of other models, or a site is no head or MLP.
     """
-    _expect(sites, "sites")
-    _expect(effects, "effects")
     place = ["layer", "kind", "head"]
-    first = effects.frame["replacement"].iloc[0]  # the one that made the table of sites
-    rows, elsewhere = [], (sites.frame["kind"] == "resid").any()
-    for head, found in sites.frame.groupby(HEAD, sort=False):
-        here = effects.frame[(effects.frame[HEAD] == list(head)).all(axis=1) & (effects.frame["replacement"] == first)]
-        found = found.assign(head=found["head"].fillna(-1)).set_index(place)
-        wide = here.assign(head=here["head"].fillna(-1)).pivot(index="pair", columns=place, values="effect")
-        if set(wide.columns) != set(found.index) or wide.isna().any(axis=None) or elsewhere:
-            raise InputError("story", [f"{head[0]}: expected effects of every pair on the heads and MLPs of its sites"])
-        values = wide[list(found.index)].to_numpy(dtype=float)
-        rows.append({
-            **dict(zip(HEAD, head, strict=True)),
-            **_masses(values, found.reset_index(), seed),
-            "accuracy": _value(curve, head, "accuracy"),
-            "overridden": _value(shares, head, "overridden"),
-            "onset": _value(onset, head, "onset"),
-        })  # fmt: skip
+    located, every = (frame_of(given, name, "summary", empty=False).assign(head=given.frame["head"].fillna(-1))
+                      for given, name in ((sites, "sites"), (effects, "effects")))  # fmt: skip
+    every = every[every["replacement"] == every["replacement"].iloc[0]]  # the one that made the table of sites
+    rows = []
+    for head, chosen in groups(located, HEAD):
+        here = every[(every[list(HEAD)] == list(head.values())).all(axis=1)]
+        wide, chosen = here.pivot(index="pair", columns=place, values="effect"), chosen.set_index(place)
+        elsewhere = "resid" in set(located["kind"])
+        if set(wide.columns) != set(chosen.index) or wide.isna().any(axis=None) or elsewhere:
+            said = "expected effects of every pair on the heads and MLPs of its sites"
+            raise InputError("story", [f"{head['model']}: {said}"])
+        masses = _masses(wide[list(chosen.index)].to_numpy(dtype=float), chosen.reset_index(), seed)
+        given = {"accuracy": curve, "overridden": shares, "onset": onset}
+        rows.append(head | masses | {column: _value(of, head, column) for column, of in given.items()})
     return table("story", rows, _derived(sites.run, "story over sizes", seed))
 
 
-def _masses(values: np.ndarray, sites: pd.DataFrame, seed: int) -> dict:
+def _masses(values: Floats, sites: pd.DataFrame, seed: int) -> Row:
     """Masses and their places, from effects (pair, site); ratios are ratios of means."""
     mean, called = values.mean(0), sites["significant"].to_numpy(dtype=bool)
     to_lure, to_answer = called & (mean < 0), called & (mean > 0)
     depth = (sites["layer"].to_numpy(dtype=float) + 0.5) / (sites["layer"].max() + 1)
     in_heads = (sites["kind"] == "head").to_numpy(dtype=float)
 
-    def measures(rows: np.ndarray) -> np.ndarray:
+    def measures(rows: Floats) -> Floats:
         override, follow = -rows[:, to_lure].mean(0), rows[:, to_answer].mean(0)
         total = override.sum()
         over = total if total > 0 else np.nan
         return np.array([total, follow.sum(), override @ in_heads[to_lure] / over, override @ depth[to_lure] / over])
 
-    names = ("override_mass", "follow_mass", "attention_share", "depth")
-    found = measures(values)
-    nothing = np.full(len(names), np.nan)
-    lo, hi = bootstrap_interval(values, statistic=measures, seed=seed) if len(values) > 1 else (nothing, nothing)
-    out: dict = {"n_override": to_lure.sum(), "n_follow": to_answer.sum(), "n_sites": len(sites), "n": len(values)}
-    for i, name in enumerate(names):
-        out |= {name: found[i], f"{name}_lo": lo[i], f"{name}_hi": hi[i]}
-    return out
+    lo = hi = np.full(len(MASSES), np.nan)
+    if len(values) > 1:
+        lo, hi = bootstrap_interval(values, statistic=measures, seed=seed)
+    counts = {"n_override": to_lure.sum(), "n_follow": to_answer.sum(), "n_sites": len(sites), "n": len(values)}
+    return counts | columns_with_interval(MASSES, measures(values), lo, hi)
 
 
-def _value(given: Table | None, head: tuple, column: str) -> float:
+def _value(given: Table | None, head: Row, column: str) -> float:
     """One model's value on the conflict side, NaN where there is none."""
     if given is None:
         return np.nan
-    rows = given.frame[(given.frame[HEAD] == list(head)).all(axis=1)]
+    rows = given.frame[(given.frame[list(HEAD)] == list(head.values())).all(axis=1)]
     if "side" in rows:
         rows = rows[rows["side"] == "conflict"]
     return float(rows[column].iloc[0]) if len(rows) else np.nan
@@ -187,27 +168,17 @@ def curve(items: Table, scores: Table, *, equally_likely: bool, seed: int = 0) -
 
     ``scores`` say how many classes each item has: the baseline is guessing, where they are ``equally_likely``.
     """
-    _expect(items, "items", empty=True)
     guessing = _guessing(scores.frame) if equally_likely else {}
     rows = []
-    for (*model, side), frame in items.frame.groupby([*HEAD, "side"], sort=False):
-        values = frame[["correct", "loss"]].to_numpy(dtype=float)
-        lo, hi = bootstrap_interval(values, seed=seed)
-        rows.append(
-            {
-                **dict(zip([*HEAD, "side"], (*model, side), strict=True)),
-                "accuracy": values[:, 0].mean(),
-                "accuracy_lo": lo[0],
-                "accuracy_hi": hi[0],
-                "loss": values[:, 1].mean(),
-                "loss_lo": lo[1],
-                "loss_hi": hi[1],
-                "coverage": float(np.mean(np.exp(frame["total_logprob"].to_numpy()))),
-                "ties": int(frame["tie"].sum()),
-                "n": len(frame),
-                "baseline": guessing.get((*model, side), np.nan),
-            }
-        )
+    for head, frame in _groups(items, "items", "side", empty=True):
+        measured = mean_columns(["accuracy", "loss"], frame[["correct", "loss"]].to_numpy(dtype=float), seed=seed)
+        others = {
+            "coverage": float(np.mean(np.exp(frame["total_logprob"].to_numpy()))),
+            "ties": int(frame["tie"].sum()),
+            "n": len(frame),
+            "baseline": guessing.get(tuple(head.values()), np.nan),
+        }
+        rows.append(head | measured | others)
     return table("curve", rows, _derived(items.run, "curve", seed))
 
 
@@ -215,18 +186,15 @@ def _guessing(scores: pd.DataFrame) -> dict[Any, float]:
     """Accuracy of guessing per model and side, the mean of 1/k; log-odds are judged on the other prompt alone."""
     sides = scores.assign(side=scores["side"].replace({"other_prompt": "item"}))
     sizes = sides.groupby([*HEAD, "side", "item"], sort=False).size()
-    return (1 / sizes).groupby([*HEAD, "side"], sort=False).mean().to_dict()
+    return dict((1 / sizes).groupby([*HEAD, "side"], sort=False).mean())
 
 
 def value_curve(values: Table, *, seed: int = 0) -> Table:
     """Table ``value_curve``: per model, the mean over items of the number that the metric gives, in its unit."""
-    _expect(values, "values")
-    rows = []
-    for (*model, metric), frame in values.frame.groupby([*HEAD, "metric"], sort=False):
-        numbers = frame["value"].to_numpy(dtype=float)
-        lo, hi = bootstrap_interval(numbers, seed=seed)
-        mean = {"value": float(numbers.mean()), "value_lo": lo, "value_hi": hi, "n": len(numbers)}
-        rows.append({**dict(zip([*HEAD, "metric"], (*model, metric), strict=True)), **mean})
+    rows = [
+        head | mean_columns(["value"], frame["value"].to_numpy(dtype=float), seed=seed) | {"n": len(frame)}
+        for head, frame in _groups(values, "values", "metric")
+    ]
     return table("value_curve", rows, _derived(values.run, "value curve", seed))
 
 
@@ -247,21 +215,9 @@ def join_verification(parts: Sequence[Table]) -> Table:
     return replace(joined, frame=frame.assign(gap_closed=np.where(gap > 0, closed / np.where(gap > 0, gap, 1), np.nan)))
 
 
-def _by_side(frame: pd.DataFrame) -> Iterator[tuple[dict, np.ndarray, str, np.ndarray]]:
-    """Per model and side: the leading columns, the sublayers' depths, the side, margins (pair, sublayer)."""
-    for (*model, side), part in frame.groupby([*HEAD, "side"], sort=False):
-        wide = part.pivot(index="pair", columns="depth", values="margin")
-        if wide.isna().any(axis=None):
-            raise InputError("lens", [f"{model[0]} ({side}): expected every sublayer of every pair"])
-        depth = wide.columns.to_numpy(dtype=float)
-        yield dict(zip(HEAD, model, strict=True)), depth, str(side), wide.to_numpy(dtype=float)
-
-
-def _expect(given: Table, name: str, *, empty: bool = False) -> None:
-    if given.name != name:
-        raise InputError("summary", [f"table {given.name!r}: expected a table {name!r}"])
-    if not len(given) and not empty:
-        raise InputError("summary", [f"table {name!r} has no rows"])
+def _groups(given: Table, name: str, *more: str, empty: bool = False) -> Iterator[tuple[Row, pd.DataFrame]]:
+    """Leading cells and rows of each model (and of each value of the columns ``more``) of the table ``name``."""
+    return groups(frame_of(given, name, "summary", empty=empty), [*HEAD, *more])
 
 
 def _derived(run: Run, what: str, seed: int) -> Run:

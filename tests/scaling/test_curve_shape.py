@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from isp_mech.errors import InputError
-from isp_mech.scaling import NAMES, Shape, chances, shape, shape_of_curve
-from isp_mech.scaling import power as simulating
+from isp_mech.scaling import NAMES, Shape, chances, power, shape, shape_of_curve, shapes
 from isp_mech.tables import make_run, table
 
 SIZES = {k: 10 ** np.linspace(5, 8, k) for k in range(1, 10)}
 RUN = make_run(model="family", task="t", method="score")
+simulating = sys.modules["isp_mech.scaling.power"]
 DRAWS, ITEMS = 1000, 300
 WAYS = {"accuracy": None, "independent": 0.0, "paired": 0.7}  # how much of an item's luck is its own at every size
 
@@ -37,7 +38,7 @@ def true_curve(name: str, k: int, amplitude: float = 0.3, turn: float = 0.5) -> 
 
 def named(curve: np.ndarray, way: str, draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
     """Shares of names given to noisy draws of a curve."""
-    return chances(SIZES[len(curve)], curve, ITEMS, alike=WAYS[way], draws=draws, seed=seed)
+    return power(SIZES[len(curve)], curve, ITEMS, item_correlation=WAYS[way], draws=draws, seed=seed)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -68,7 +69,7 @@ def test_three_sizes_are_never_a_turn(way):
     for curve in ([0.5, 0.5, 0.5], [0.9, 0.2, 0.9], [0.1, 0.8, 0.1]):
         shares = named(np.array(curve), way)
         assert shares["U"] == shares["inverted U"] == 0.0
-    noise = chances(SIZES[3], [0.5] * 3, ITEMS, alike=WAYS[way], between=0.2)
+    noise = power(SIZES[3], [0.5] * 3, ITEMS, item_correlation=WAYS[way], true_between_model_sd=0.2)
     assert noise["U"] == noise["inverted U"] == 0.0
     assert shape(SIZES[3], accuracy=[0.9, 0.2, 0.9], n=300).name == "undecided"  # it differs, but has no trend
 
@@ -89,33 +90,48 @@ def test_many_curves_at_once_are_named_as_one_by_one(curve, way, monkeypatch):
     assert {name: names.count(name) / 60 for name in NAMES} == shares
 
 
-def test_models_that_stray_are_taken_for_a_shape():
+def test_models_that_differ_are_taken_for_a_shape():
     """What the interval over items does not know: noise between models. It is said in the docs."""
-    still, straying = (chances(SIZES[5], [0.5] * 5, ITEMS, between=b) for b in (0.0, 0.05))
-    assert 1 - still["flat"] - still["undecided"] <= 0.05 < 1 - straying["flat"] - straying["undecided"]
+    same, differing = (power(SIZES[5], [0.5] * 5, ITEMS, true_between_model_sd=sd) for sd in (0.0, 0.05))
+    assert 1 - same["flat"] - same["undecided"] <= 0.05 < 1 - differing["flat"] - differing["undecided"]
 
 
 @pytest.mark.parametrize("k", [4, 5, 8])
-def test_what_is_told_of_straying_models_is_allowed_for(k):
-    told = chances(SIZES[k], [0.5] * k, ITEMS, between=0.05, stray=0.05)
-    assert 1 - told["flat"] - told["undecided"] <= 0.05
-    found, without = (shape(SIZES[k], accuracy=[0.5] * k, n=ITEMS, stray=s) for s in (0.05, 0.0))
+def test_a_known_difference_between_models_is_allowed_for(k):
+    known = power(SIZES[k], [0.5] * k, ITEMS, true_between_model_sd=0.05, between_model_sd=0.05)
+    assert 1 - known["flat"] - known["undecided"] <= 0.05
+    found, without = (shape(SIZES[k], accuracy=[0.5] * k, n=ITEMS, between_model_sd=s) for s in (0.05, 0.0))
     se = [(f.change_hi - f.change_lo) / 2 / scipy.stats.t.ppf(0.975, ITEMS - 1) for f in (found, without)]
     assert se[0] ** 2 - se[1] ** 2 == pytest.approx(2 * 0.05**2)
     assert named(true_curve("inverse", k, 0.6), "accuracy")["inverse"] == 1.0
 
 
-def test_chances_refuses_bad_numbers():
+def test_old_names_work_and_say_the_new_ones():
+    x, flat = SIZES[5], [0.5] * 5
+    with pytest.warns(DeprecationWarning, match="chances: '(chances|alike|between|stray)' is now") as caught:
+        old = chances(x, flat, ITEMS, alike=0.7, between=0.05, stray=0.02, draws=20)
+    assert len(caught) == 4
+    assert old == power(
+        x, flat, ITEMS, item_correlation=0.7, true_between_model_sd=0.05, between_model_sd=0.02, draws=20
+    )
+    with pytest.warns(DeprecationWarning, match="shape: 'stray' is now 'between_model_sd'"):
+        old_shape = shape(x, accuracy=flat, n=ITEMS, stray=0.05)
+    assert old_shape.sentence == shape(x, accuracy=flat, n=ITEMS, between_model_sd=0.05).sentence
+    with pytest.warns(DeprecationWarning, match="shapes: 'stray'"), pytest.raises(InputError):
+        shapes(table("stability", [], RUN), stray=0.05)
+
+
+def test_power_refuses_bad_numbers():
     with pytest.raises(InputError) as caught:
-        chances([1, 1], [0.5, 2], 1, alike=7, between=-1, stray=-1, draws=0, level=1)
+        power([1, 1], [0.5, 2], 1, item_correlation=7, true_between_model_sd=-1, between_model_sd=-1, draws=0, level=1)
     assert list(caught.value.problems) == [
         "sizes [1.0, 1.0]: expected different positive numbers",
         "accuracy [0.5, 2.0]: expected 2 numbers from 0 to 1",
         "n 1: expected 2 or more",
         "draws 0: expected 1 or more",
-        "between -1: expected 0 or more",
-        "stray -1: expected 0 or more",
-        "alike 7: expected a number between 0 and 1",
+        "true_between_model_sd -1: expected 0 or more",
+        "between_model_sd -1: expected 0 or more",
+        "item_correlation 7: expected a number from 0 to 1",
         "level 1: expected a number between 0 and 1",
     ]
 
@@ -283,7 +299,7 @@ def test_the_sentence_says_it(accuracy, said):
             {"accuracy": [0.5, 0.5], "n": 9, "over": "time"},
             "over 'time': expected one of parameters, tokens, FLOPs",
         ),
-        ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "stray": -1}, "stray -1: expected a standard deviation, 0 or more"),
+        ([1, 2], {"accuracy": [0.5, 0.5], "n": 9, "between_model_sd": -1}, "between_model_sd -1: expected 0 or more"),
     ],
 )
 def test_bad_numbers_are_refused(numbers, settings, problem):
@@ -365,5 +381,5 @@ def test_a_curve_table_that_does_not_answer_is_refused():
         shape_of_curve(two, "item")
     with pytest.raises(InputError, match="n is missing"):
         shape_of_curve(table("curve", curve([0.9, 0.6, 0.3], n=None), RUN))
-    with pytest.raises(InputError, match="table 'stability': expected 'curve'"):
+    with pytest.raises(InputError, match="table 'stability': expected a table 'curve'"):
         shape_of_curve(table("stability", [], RUN))

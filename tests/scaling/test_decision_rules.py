@@ -119,8 +119,8 @@ def test_what_cannot_be_told_is_told_all_at_once():
         "model 'm', task 'some': pairs with one side only, expected plain and conflict of each",
     )
     for bad, message in (
-        (table("items", [], RUN), "found no rows"),
-        (rules_followed(good), "table 'rules': expected 'items'"),
+        (table("items", [], RUN), "table 'items' has no rows"),
+        (rules_followed(good), "table 'rules': expected a table 'items'"),
     ):
         with pytest.raises(InputError, match=message):
             rules_followed(bad)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isp_mech as im
-from isp_mech import stats
 from isp_mech.errors import InputError
+from isp_mech.scaling.item_flips import auc, auc_interval, mcnemar_p
 from isp_mech.tables import Table, concat, make_run, table
 
 RUN = make_run(model="m", task="t", method="score", seed=0)
@@ -70,7 +70,7 @@ def test_steps_add_up_to_accuracy(right):
     found = im.flips(items(right)).flip_steps.frame
     np.testing.assert_allclose(found["change"], np.diff(accuracy), atol=1e-12)
     assert (found[["lost", "gained", "kept", "missed"]].sum(axis=1) == 6).all()
-    assert [*found["p"]] == [stats.mcnemar_p(a, b) for a, b in zip(found["lost"], found["gained"], strict=True)]
+    assert [*found["p"]] == [mcnemar_p(a, b) for a, b in zip(found["lost"], found["gained"], strict=True)]
     np.testing.assert_allclose(found["q"], scipy.stats.false_discovery_control(found["p"]))
 
 
@@ -159,7 +159,7 @@ def test_lost_items_have_more_of_what_was_planted(planted):
         "override",
     }
     lure = rows.loc["lure strength"]
-    assert lure["auc"] == pytest.approx(stats.auc(strength[lost], strength[~lost])) and lure["auc_lo"] > 0.5
+    assert lure["auc"] == pytest.approx(auc(strength[lost], strength[~lost])) and lure["auc_lo"] > 0.5
     assert lure["q"] < 0.01 and lure["mean_lost"] == pytest.approx(strength[lost].mean())
     assert (lure["n_lost"], lure["n_kept"], lure["unit"]) == (lost.sum(), (~lost).sum(), "nats")
     assert rows.loc["margin before", "mean_kept"] == pytest.approx(edge[~lost].mean())
@@ -209,3 +209,47 @@ def test_real_scores_traces_and_sites_join(make_model, pairs):
     counts = found.flip_steps.frame.iloc[0]
     assert (found.flip_traces.frame["n_lost"] == counts["lost"]).all()
     assert (found.flip_traces.frame["n_kept"] == counts["kept"]).all()
+
+
+# --- the comparisons themselves
+
+few = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
+
+
+@given(few, few)
+def test_auc_is_the_share_of_pairs_won(a, b):
+    won = np.mean([(x > y) + 0.5 * (x == y) for x in a for y in b])
+    assert auc(a, b) == pytest.approx(won) and auc(b, a) == pytest.approx(1 - won)
+    assert auc(a, b) * len(a) * len(b) == pytest.approx(scipy.stats.mannwhitneyu(a, b).statistic)
+    assert math.isnan(auc(a, [])) and math.isnan(auc([], b))
+
+
+def test_auc_intervals_and_p():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.8, 1, 60), rng.normal(0, 1, 80)
+    lo, hi, p = auc_interval(a, b)
+    assert lo < auc(a, b) < hi and p == pytest.approx(1 / 2001)
+    # DeLong's standard error, from the placements
+    wins = (a[:, None] > b) + 0.0
+    se = math.sqrt(wins.mean(axis=1).var(ddof=1) / 60 + wins.mean(axis=0).var(ddof=1) / 80)
+    assert (hi - lo) / (2 * 1.96 * se) == pytest.approx(1, abs=0.1)
+    small = rng.normal(0.3, 1, 12), rng.normal(0, 1, 15)
+    p = auc_interval(*small, n_boot=20_000)[2]
+    assert p == pytest.approx(scipy.stats.mannwhitneyu(*small, method="exact").pvalue, abs=0.015)
+    assert all(math.isnan(x) for x in auc_interval([1.0], [1.0, 2.0]))
+    same = auc_interval([1.0, 1.0], [1.0, 1.0])
+    assert same == (0.5, 0.5, 1.0) and auc_interval(a, b) == auc_interval(a, b)
+
+
+def test_auc_calls_no_difference_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    p = [auc_interval(rng.normal(size=15), rng.normal(size=20), n_boot=200)[2] for _ in range(400)]
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.085
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_a_fair_coin(lost, gained):
+    p = mcnemar_p(lost, gained)
+    assert p == mcnemar_p(gained, lost)
+    expected = scipy.stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert p == pytest.approx(expected)

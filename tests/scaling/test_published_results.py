@@ -172,7 +172,7 @@ def test_ones_own_curve_stands_beside():
         observations_of(curve, family="mine", side="item", tokens={"x": 1.0})
     assert list(caught.value.problems) == [
         "tokens of 'x': no such model", "side 'item': expected one of conflict, plain"]  # fmt: skip
-    with pytest.raises(InputError, match="table 'observations': expected 'curve'"):
+    with pytest.raises(InputError, match="table 'observations': expected a table 'curve'"):
         observations_of(mine, family="mine")
 
 
@@ -253,9 +253,9 @@ def test_a_table_that_lacks_a_number_is_refused():
         shapes(observed(rows), over="time")
     with pytest.raises(InputError, match="f on t: sizes .*: expected different sizes, one model each"):
         shapes(observed([row | {"n_params": 5} for row in rows]))
-    with pytest.raises(InputError, match="table 'stability': expected 'observations'"):
+    with pytest.raises(InputError, match="table 'stability': expected a table 'observations'"):
         shapes(table("stability", [], RUN))
-    with pytest.raises(InputError, match="table 'stability': expected 'observations'"):
+    with pytest.raises(InputError, match="table 'stability': expected a table 'observations'"):
         regressions(table("stability", [], RUN))
     with pytest.raises(InputError, match="size 'width': expected one of n_params, nominal_params, flops"):
         regressions(observed(rows), size="width")
