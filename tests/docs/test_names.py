@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 import warnings
 from inspect import ismodule
 from pathlib import Path
@@ -101,3 +102,15 @@ def test_every_public_name_is_in_the_api_pages():
     shown = {id(resolve(entry)) for entry in entries}
     public = {name: getattr(im, name) for name in im.__all__ if name != "__version__"}
     assert not [name for name, value in public.items() if not ismodule(value) and id(value) not in shown]
+
+
+def test_the_layout_page_has_the_floors_that_are_checked():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = [set(layer.split(" | ")) for layer in contracts[0]["layers"] if layer != "__main__"]
+    checked = {name: len(layers) - i for i, layer in enumerate(layers) for name in layer}
+    rows = re.findall(r"^\| (\d) \| `(\w+)(?:/|\.py)` \|", TEXTS["docs/layout.md"], re.M)
+    assert {name: int(floor) for floor, name in rows} == checked
+    rooms = {
+        path.stem for path in (ROOT / "isp_mech").iterdir() if path.name[0] not in "_." and path.name != "py.typed"
+    }
+    assert set(checked) == rooms
