@@ -87,3 +87,6 @@ def verification(tables: Mapping[str, Table]) -> None:
         before, after = f"{row['accuracy_before']:.3f}", f"{row['accuracy_after']:.3f}"
         rows.append((row["model"], row["sites"][:40], row["split"], before, after, p))
     columns(rows)
+
+
+OF_STEPS = {"score": curve, "trace": onset, "locate": sites, "verify": verification}

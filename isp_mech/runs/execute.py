@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
-from isp_mech.runs.engines import Engine
 from isp_mech.errors import InputError, NotKept
-from isp_mech.runs.merge import check, gather, keep, kept, undone
 from isp_mech.runs.jobs import Job, Part
+from isp_mech.runs.merge import check, merge, undone
 from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.scheduler import Workers, run_jobs
 
-MENDINGS = 3  # times that damaged units are computed again before the directory is given up
+RETRIES = 3  # times that damaged units are computed again before the directory is given up
+IN_THIS_PROCESS = Workers()
 
 
 def run_parts(
-    parts: Mapping[str, Part], directory: RunDirectory, *, engine: Engine | None = None, progress: bool = False
-) -> list[str]:
-    """The folders in which the parts' tables were written. What is done already is not done again.
+    parts: Mapping[str, Part], directory: RunDirectory, *, workers: Workers = IN_THIS_PROCESS, progress: bool = False
+) -> None:
+    """Computes what is missing of the parts, and writes the tables of each to the folder of the run directory that
+    ``parts`` maps to it. What is done already is not done again.
 
     A job that fails does not keep the others from being done, nor the tables from being written that are complete;
     then it is an ``InputError`` that tells of all of them.
     """
-    compute = (engine or Engine()).start(directory, progress=progress)
     failure: InputError | None = None
     try:
-        compute(undone(_once(parts.values()), directory))
+        run_jobs(undone(_once(parts.values()), directory), directory, workers, progress=progress)
     except NotKept:
         raise
     except InputError as error:
         failure = error
-    written = []
     for folder, part in parts.items():
-        if failure is None or not undone(part.jobs, directory):
-            finish(part, directory, compute, folder)
-            written.append(folder)
+        missing = undone(part.jobs, directory)
+        if missing and failure is not None:
+            continue
+        for _ in range(RETRIES):
+            run_jobs(missing, directory, workers, progress=progress)
+            made_of, missing = check(part, directory)
+            if not missing:
+                merge(part, directory, folder, made_of)
+                break
+        else:
+            where = ", ".join(directory.folder.where(f"units/{file}") for file in missing[0].files)
+            lines = [f"computed {RETRIES} times, and still damaged or gone: {where}"]
+            raise InputError(str(directory.path), lines)
     if failure is not None:
         raise failure
-    return written
-
-
-def finish(part: Part, directory: RunDirectory, compute: Callable[[Sequence[Job]], None], under: str = "") -> None:
-    """Computes what is missing or damaged, and writes the part's tables to ``under``/tables where they are not yet."""
-    missing = undone(part.jobs, directory)
-    for _ in range(MENDINGS):
-        compute(missing)
-        made_of, missing = check(part, directory)
-        if not missing:
-            if not kept(part, directory, under, made_of):
-                keep(part, gather(part, directory), directory, under, made_of)
-            return
-    where = [directory.folder.where(f"units/{file}") for file in missing[0].files]
-    raise InputError(str(directory.path), [f"computed {MENDINGS} times, and still damaged or gone: {', '.join(where)}"])
 
 
 def status(parts: Mapping[str, Part], directory: RunDirectory) -> Iterator[tuple[str, str, int, int]]:

@@ -16,9 +16,8 @@ from typing import Any
 
 from isp_mech.errors import InputError
 from isp_mech.families import Size, is_folder
-from isp_mech.tasks import PairSet
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.tasks import Task
+from isp_mech.tasks import PairSet, Task
 
 FILE = "models.json"  # in the run directory: what is remembered
 OF_MODELS = ("*.safetensors", "*.json", "*.py", "*.txt", "*.model")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from isp_mech.scaling import summaries
 from isp_mech.contrasts.pair_files import pairs_text
 from isp_mech.errors import InputError
-from isp_mech.runs.fingerprints import content_of
-from isp_mech.runs.jobs import SUMMARIES, TABLES, Job, Part, stamp_of
-from isp_mech.tasks import PairSet
+from isp_mech.runs.jobs import SUMMARIES, TABLES, Job, Part
 from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.scaling import summaries
 from isp_mech.tables import Table, checksum_of_bytes, concat
+from isp_mech.tasks import PairSet
 
 
-def undone(jobs: Sequence[Job], directory: RunDirectory) -> list[Job]:
+def undone(jobs: Iterable[Job], directory: RunDirectory) -> list[Job]:
     """The jobs some of whose units are not there, in their order; no unit is opened."""
     there = directory.finished()
     return [job for job in jobs if not there.issuperset(job.files)]
@@ -34,74 +33,73 @@ def check(part: Part, directory: RunDirectory) -> tuple[str, list[Job]]:
     return whole.hexdigest(), harmed
 
 
-def gather(part: Part, directory: RunDirectory) -> dict[str, Table]:
+def merge(part: Part, directory: RunDirectory, under: str, made_of: str) -> None:
+    """Writes the part's tables, each with ``made_of``, the checksum of its units, to ``under``/tables, and the pairs.
+
+    Where they are there, whole, and made of these units, nothing is read over them nor written again.
+    """
+    pairs = pairs_text(part.subject).encode() if isinstance(part.subject, PairSet) else None
+    prefix = f"{under}/" if under else ""
+    files = {name: f"{prefix}tables/{name}.parquet" for name in part.tables}
+    if all(_is_whole(directory, path, made_of) for path in files.values()) and (
+        pairs is None or directory.folder.read(f"{prefix}pairs.jsonl") == pairs
+    ):
+        return
+    for name, table in tables_of(part, directory).items():
+        directory.folder.write(files[name], table.to_bytes(key=made_of))
+    if pairs is not None:
+        directory.folder.write(f"{prefix}pairs.jsonl", pairs)
+
+
+def _is_whole(directory: RunDirectory, path: str, made_of: str) -> bool:
+    try:
+        data = directory.folder.read(path)
+        return data is not None and bool(checksum_of_bytes(data, path, key=made_of))
+    except InputError:
+        return False
+
+
+def tables_of(part: Part, directory: RunDirectory) -> dict[str, Table]:
     """The part's tables by name, read over its units, which are there and whole."""
-    found: dict[str, dict[str, list[Table]]] = {}
+    units: dict[str, dict[str, list[Table]]] = {}
     for job in part.jobs:
         for name, key in job.units.items():
             table = directory.read(name, key)
             if table is None:
                 raise InputError(directory.folder.where("units"), [f"{job.name}: {name} went while it was read"])
-            found.setdefault(job.size.name, {}).setdefault(name, []).append(table)
-    models = [_one_model(part, tables) for tables in found.values()]
-    weights, content = ", ".join(dict.fromkeys(job.weights for job in part.jobs)), content_of(part.subject)
+            units.setdefault(job.size.name, {}).setdefault(name, []).append(table)
+    models = [_one_model(part, tables) for tables in units.values()]
     joined: dict[str, Table] = {}
     for step in part.steps:
-        stamp = stamp_of(step, part.origin, part.family, part.family.members, part.settings, weights, content)
+        stamp = {
+            "content": part.content,
+            "weights": ", ".join(dict.fromkeys(job.weights for job in part.jobs)),
+            "command": part.command(step, part.family.members),
+        }
         for name in (name for name in TABLES[step] if name in part.tables):
             table = _story(joined, part) if name == "story" else _join(name, [model[name] for model in models])
             joined[name] = replace(table, run=replace(table.run, settings={**table.run.settings, **stamp}))
     return joined
 
 
-def keep(part: Part, tables: Mapping[str, Table], directory: RunDirectory, under: str, made_of: str) -> None:
-    """Writes ``tables``, each with the checksum of what it is made of, to ``under``/tables, and the pairs."""
-    for name, table in tables.items():
-        directory.folder.write(_place(under, f"tables/{name}.parquet"), table.to_bytes(key=made_of))
-    if isinstance(part.subject, PairSet):
-        directory.folder.write(_place(under, "pairs.jsonl"), pairs_text(part.subject).encode())
-
-
-def kept(part: Part, directory: RunDirectory, under: str, made_of: str) -> bool:
-    """Whether the tables are there, whole, and made of these units: then nothing need be read over them again."""
-    for name in part.tables:
-        path = _place(under, f"tables/{name}.parquet")
-        try:
-            data = directory.folder.read(path)
-            if data is None or not checksum_of_bytes(data, path, key=made_of):
-                return False
-        except InputError:
-            return False
-    pairs = directory.folder.read(_place(under, "pairs.jsonl"))
-    return not isinstance(part.subject, PairSet) or pairs == pairs_text(part.subject).encode()
-
-
-def _place(under: str, name: str) -> str:
-    return f"{under}/{name}" if under else name
-
-
-def _one_model(part: Part, found: Mapping[str, Sequence[Table]]) -> dict[str, Table]:
+def _one_model(part: Part, units: Mapping[str, Sequence[Table]]) -> dict[str, Table]:
     """A model's tables: its shards' rows together, and the summaries of them where there are shards."""
-    tables = {name: concat(pieces) for name, pieces in found.items()}
+    tables = {name: concat(pieces) for name, pieces in units.items()}
     seed, likely = part.settings.seed, bool(part.subject.equally_likely)
-    for name in (name for name in SUMMARIES if name in part.tables and name not in tables):
-        if name == "curve":
-            tables[name] = summaries.curve(tables["items"], tables["scores"], equally_likely=likely, seed=seed)
-        elif name == "shares":
-            tables[name] = summaries.shares(tables["items"], seed=seed)
-        elif name == "onset":
-            tables[name] = summaries.onset(tables["lens"], seed=seed)
-        else:
-            tables[name] = summaries.value_curve(tables["values"], seed=seed)
-    return tables
+    made = {
+        "curve": lambda: summaries.curve(tables["items"], tables["scores"], equally_likely=likely, seed=seed),
+        "shares": lambda: summaries.shares(tables["items"], seed=seed),
+        "onset": lambda: summaries.onset(tables["lens"], seed=seed),
+        "value_curve": lambda: summaries.value_curve(tables["values"], seed=seed),
+    }
+    return tables | {name: made[name]() for name in SUMMARIES if name in part.tables and name not in tables}
 
 
-def _join(name: str, parts: Sequence[Table]) -> Table:
+def _join(name: str, models: Sequence[Table]) -> Table:
     """The models' tables as one: false discoveries are controlled over all models' sites together, and
     the gap that a verification closes is measured to the family's best."""
-    if name == "sites":
-        return summaries.join_sites(parts)
-    return summaries.join_verification(parts) if name == "verification" else concat(parts)
+    joins = {"sites": summaries.join_sites, "verification": summaries.join_verification}
+    return joins.get(name, concat)(models)
 
 
 def _story(joined: Mapping[str, Table], part: Part) -> Table:

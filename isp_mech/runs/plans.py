@@ -18,19 +18,20 @@ import hashlib
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isp_mech.contrasts import contrast, contrast_names
 from isp_mech.contrasts.pair_files import is_pairs_file, read_pairs
-from isp_mech.errors import InputError, visible
+from isp_mech.errors import InputError
 from isp_mech.families import Family, Size, family_names
 from isp_mech.families import family as find_family
 from isp_mech.runs.fingerprints import weights_of
-from isp_mech.runs.jobs import STEPS, Part, Settings, part_of
+from isp_mech.runs.jobs import Part, needs_pairs
 from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.settings import DECLARED, STEPS, Settings, Step, is_whole
 from isp_mech.tasks import PairSet, Task, read_task
 from isp_mech.tasks.rows import show
 from isp_mech.tasks.text_files import is_there
@@ -47,10 +48,9 @@ _TASK = ("task", "n", "source")
 class Plan:
     """What a plan's file says: each of ``families`` with each of ``tasks``."""
 
-    where: str
     families: tuple[Family, ...]
     tasks: tuple[tuple[PairSet | Task, str], ...]  # and how the command line is told it
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
     settings: Settings
 
     def parts(self, directory: RunDirectory) -> dict[str, Part]:
@@ -61,9 +61,8 @@ class Plan:
         for i, family in enumerate(self.families):
             own = {size.name: weights[_label(i, size)] for size in family.members}
             for subject, origin in self.tasks:
-                steps = [s for s in self.steps if s == "score" or isinstance(subject, PairSet)]
-                part = part_of(subject, family, steps=steps, settings=self.settings, weights=own, origin=origin)
-                parts[_folder(family, subject, parts)] = part
+                steps = tuple(s for s in self.steps if s == "score" or isinstance(subject, PairSet))
+                parts[_folder(family, subject, parts)] = Part(subject, family, steps, self.settings, own, origin)
         return parts
 
 
@@ -117,7 +116,9 @@ def read_subject(
     )
 
 
-def origin_of(task: Any, *, n: int = N_PAIRS, seed: int = 0, source: str | Path | None = None) -> str:
+def origin_of(
+    task: str | Path | PairSet | Task, *, n: int = N_PAIRS, seed: int = 0, source: str | Path | None = None
+) -> str:
     """The words that tell the command line of ``task``; none for one that was made in Python."""
     if isinstance(task, PairSet | Task):
         return ""
@@ -133,49 +134,43 @@ def origin_of(task: Any, *, n: int = N_PAIRS, seed: int = 0, source: str | Path 
 def read_plan(path: str | Path) -> Plan:
     """The plan of a TOML file. ``InputError`` lists everything wrong with it, and with the files it names."""
     given = _load(Path(path))
-    here, problems = Path(path).parent, _Problems(str(path))
-    for name in given:
-        if name not in _TOP:
-            problems.add(f"{show(name)}: unknown, expected some of {', '.join(_TOP)}")
+    here, problems = Path(path).parent, _Problems()
+    _refuse_others(given, _TOP, "", problems)
     settings, n = _settings(given.get("settings", {}), problems)
     steps = _texts(given.get("steps", list(STEPS)), "steps", problems)
-    for step in steps:
-        if step not in STEPS:
-            problems.add(f"steps: {show(step)}: expected some of {', '.join(STEPS)}")
+    problems += [f"steps: {show(s)}: expected some of {', '.join(STEPS)}" for s in steps if s not in STEPS]
     families = [f for place, entry in _entries(given, "families", problems)
                 for f in _families(entry, place, here, problems)]  # fmt: skip
     tasks = [t for place, entry in _entries(given, "tasks", problems)
              for t in _task(entry, place, here, n, settings.seed, problems)]  # fmt: skip
     if len(families) * len(tasks) > MAX_PARTS:
-        problems.add(f"{len(families)} families on {len(tasks)} tasks: expected at most {MAX_PARTS} of both together")
-    beyond = [step for step in steps if step != "score"]
-    if not problems.lines and "score" not in steps and beyond:
-        for subject, _ in tasks:
-            if isinstance(subject, Task):
-                problems.add(f"tasks: {visible(subject.name)}: {', '.join(beyond)} need contrasting pairs, and it is "
-                             "a plain task")  # fmt: skip
-    problems.tell()
-    return Plan(str(path), tuple(families), tuple(tasks), tuple(steps), settings)
+        problems.append(f"{len(families)} families on {len(tasks)} tasks: expected at most {MAX_PARTS} together")
+    if not problems and "score" not in steps:
+        problems += [f"tasks: {needs_pairs(task, steps)}" for task, _ in tasks if isinstance(task, Task)]
+    if problems:
+        raise InputError(str(path), list(dict.fromkeys(problems)))
+    return Plan(tuple(families), tuple(tasks), tuple(step for step in STEPS if step in steps), settings)
 
 
-@dataclass
-class _Problems:
-    where: str
-    lines: list[str]
-
-    def __init__(self, where: str) -> None:
-        self.where, self.lines = where, []
-
-    def add(self, line: str) -> None:
-        self.lines.append(line)
+class _Problems(list[str]):
+    """Everything that is wrong with a plan, one line each."""
 
     def of(self, place: str, error: ValueError) -> None:
+        """Adds what an error says, as being wrong with ``place``."""
         subject, lines = getattr(error, "subject", ""), getattr(error, "problems", (str(error),))
-        self.lines += [f"{place}: {subject}: {line}" if subject else f"{place}: {line}" for line in lines]
+        self += [f"{place}: {subject}: {line}" if subject else f"{place}: {line}" for line in lines]
 
-    def tell(self) -> None:
-        if self.lines:
-            raise InputError(self.where, list(dict.fromkeys(self.lines)))
+
+def _refuse_others(given: Mapping[str, Any], known: Sequence[str], place: str, problems: _Problems) -> None:
+    expected = f"unknown, expected some of {', '.join(known)}"
+    problems += [f"{place}{show(name)}: {expected}" for name in given if name not in known]
+
+
+def _number_of_pairs(n: Any, place: str, problems: _Problems) -> int:
+    if is_whole(n, 1):
+        return int(n)
+    problems.append(f"{place}: n: found {show(n)}, expected a whole number of pairs, 1 or more")
+    return N_PAIRS
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -200,40 +195,29 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _settings(given: Any, problems: _Problems) -> tuple[Settings, int]:
     """The settings, and the number of pairs; the defaults where they are wrong."""
-    names = [f.name for f in fields(Settings)]
-    values = {"threads": 1, **given} if isinstance(given, dict) else {}
     if not isinstance(given, dict):
-        problems.add(f"settings: found {show(given)}, expected a table")
-    for name in values:
-        if name not in (*names, "n"):
-            problems.add(f"settings: {show(name)}: unknown, expected some of n, {', '.join(names)}")
-    n = values.pop("n", N_PAIRS)
-    if not isinstance(n, int) or isinstance(n, bool) or not 0 < n < 2**31:
-        problems.add(f"settings: n: found {show(n)}, expected a whole number of pairs, 1 or more")
-        n = N_PAIRS
-    kinds = values.get("replacement", "mean")
-    values["replacement"] = (kinds,) if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, str) and (not isinstance(kinds, list) or not all(isinstance(k, str) for k in kinds)):
-        problems.add(f"settings: replacement: found {show(kinds)}, expected a text, or a list of them")
-        del values["replacement"]
-    values = {k: tuple(v) if k == "replacement" else v for k, v in values.items() if k in names}
-    settings = Settings(**values)
-    wrong = settings.problems()
-    problems.lines += [f"settings: {line}" for line in wrong]
-    return (Settings() if wrong else settings), n
+        problems.append(f"settings: found {show(given)}, expected a table")
+        return Settings(), N_PAIRS
+    _refuse_others(given, ("n", *DECLARED), "settings: ", problems)
+    n = _number_of_pairs(given.get("n", N_PAIRS), "settings", problems)
+    try:
+        return Settings(**{"threads": 1, **{name: value for name, value in given.items() if name in DECLARED}}), n
+    except InputError as error:
+        problems += [f"settings: {line}" for line in error.problems]
+        return Settings(), n
 
 
 def _entries(given: Mapping[str, Any], name: str, problems: _Problems) -> list[tuple[str, Any]]:
     entries = given.get(name, [])
     if not isinstance(entries, list) or not entries:
-        problems.add(f"{name}: found {show(entries)}, expected a list of at least one")
+        problems.append(f"{name}: found {show(entries)}, expected a list of at least one")
         return []
     return [(f"{name}[{i}]", entry) for i, entry in enumerate(entries)]
 
 
 def _texts(given: Any, place: str, problems: _Problems) -> list[str]:
     if not isinstance(given, list) or not given or not all(isinstance(text, str) and text for text in given):
-        problems.add(f"{place}: found {show(given)}, expected a list of texts, at least one")
+        problems.append(f"{place}: found {show(given)}, expected a list of texts, at least one")
         return []
     return given
 
@@ -242,23 +226,21 @@ def _fields(entry: Any, main: str, allowed: tuple[str, ...], place: str, problem
     """The entry as a table; None, and a complaint, where it is neither a text nor a table with the field ``main``."""
     row = {main: entry} if isinstance(entry, str) else entry
     if not isinstance(row, dict) or main not in row:
-        problems.add(f"{place}: found {show(entry)}, expected a text, or a table with {', '.join(allowed)}")
+        problems.append(f"{place}: found {show(entry)}, expected a text, or a table with {', '.join(allowed)}")
         return None
-    unknown = [name for name in row if name not in allowed]
-    for name in unknown:
-        problems.add(f"{place}: {show(name)}: unknown, expected some of {', '.join(allowed)}")
-    return None if unknown else row
+    _refuse_others(row, allowed, f"{place}: ", problems)
+    return row if set(row) <= set(allowed) else None
 
 
 def _families(entry: Any, place: str, here: Path, problems: _Problems) -> list[Family]:
     row = _fields(entry, "family", _FAMILY, place, problems)
     if row is None:
         return []
-    before = len(problems.lines)
+    before = len(problems)
     names = _texts([row["family"]] if isinstance(row["family"], str) else row["family"], f"{place}: family", problems)
     sizes = _texts(row["sizes"], f"{place}: sizes", problems) if "sizes" in row else None
     revisions = _texts(row["revisions"], f"{place}: revisions", problems) if "revisions" in row else [None]
-    if len(problems.lines) > before:
+    if len(problems) > before:
         return []
     found = [name if name.lower() in family_names() else _local(name, here, is_dir=True) for name in names]
     try:
@@ -277,10 +259,11 @@ def _task(
         return []
     task, n, source = row["task"], row.get("n", n), row.get("source")
     if not isinstance(task, str) or not task or not isinstance(source, str | None):
-        problems.add(f"{place}: found {show(row)}, expected texts for task and source")
+        problems.append(f"{place}: found {show(row)}, expected texts for task and source")
         return []
-    if not isinstance(n, int) or isinstance(n, bool) or not 0 < n < 2**31:
-        problems.add(f"{place}: n: found {show(n)}, expected a whole number of pairs, 1 or more")
+    before = len(problems)
+    n = _number_of_pairs(n, place, problems)
+    if len(problems) > before:
         return []
     if task.partition(":")[0] not in contrast_names():
         task = _local(task, here)

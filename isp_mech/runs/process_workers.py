@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from isp_mech.runs.jobs import Job
-from isp_mech.runs.worker import Worker
-from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.worker import Outcome, Worker
 
 _worker: Worker | None = None  # of a worker process
 
 
 @dataclass
-class Process:
+class ProcessWorker:
     """A process of this machine with a worker in it."""
 
     pool: ProcessPoolExecutor
@@ -27,41 +27,38 @@ class Process:
     def is_ready(self) -> bool:
         return True
 
-    def submit(self, job: Job) -> Future[str]:
+    def submit(self, job: Job) -> Future[Outcome]:
         try:
-            return self.pool.submit(_work, job)
+            return self.pool.submit(_run, job)
         except BrokenProcessPool as error:  # killed while it had nothing to do
-            lost: Future[str] = Future()
+            lost: Future[Outcome] = Future()
             lost.set_exception(error)
             return lost
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in list((getattr(self.pool, "_processes", None) or {}).values()):
             process.terminate()
 
 
-def processes(
-    directory: RunDirectory, *, progress: bool = False, trust_remote_code: bool = False
-) -> Callable[[int], Process]:
-    """``hire`` for ``finish_with``: new processes, that share nothing with this one but the run directory."""
+def process_starter(worker: Worker, method: Literal["spawn", "fork"] = "spawn") -> Callable[[int], ProcessWorker]:
+    """Starts processes with a worker like this one, which share nothing with this process but the run directory.
 
-    def hire(place: int) -> Process:
-        worker = Worker(directory, progress, place, trust_remote_code)
-        context = multiprocessing.get_context("spawn")
-        return Process(ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(worker, os.getpid())))
+    (With ``fork`` they are copies of this process: quicker, and safe only while it runs no other thread.)
+    """
+    context = multiprocessing.get_context(method)
 
-    return hire
+    def start_worker(place: int) -> ProcessWorker:
+        told = replace(worker, place=place), os.getpid()
+        return ProcessWorker(ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=told))
+
+    return start_worker
 
 
 def _begin(worker: Worker, parent: int) -> None:
+    """Keeps the process's worker, and ends the process soon after its parent is gone, however that ended."""
     global _worker
     _worker = worker
-    _end_with(parent)
-
-
-def _end_with(parent: int) -> None:
-    """Lets this process end soon after its parent is gone, however that ended."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -71,6 +68,6 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(job: Job) -> str:
+def _run(job: Job) -> Outcome:
     assert _worker is not None
     return _worker.run(job)

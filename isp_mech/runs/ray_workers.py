@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from isp_mech.runs.scheduler import Lost
-from isp_mech.errors import InputError
+from isp_mech.errors import InputError, NotKept
 from isp_mech.runs.jobs import Job
-from isp_mech.runs.worker import Worker
-from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.worker import Outcome, Worker
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an actor says of a job: its outcome, or what stops the whole run (raised, it would end the actor alone)."""
+
+    outcome: Outcome = "busy"
+    stop: BaseException | None = None
 
 
 @dataclass
-class Actor:
+class RayWorker:
     """A Ray actor with a worker in it."""
 
-    handle: Any
-    ready: Any
+    handle: ActorHandle
+    ready: ObjectRef
 
     def is_ready(self) -> bool:
         """Whether the cluster had room for it: until then it is given nothing."""
@@ -29,41 +39,47 @@ class Actor:
 
         return bool(ray.wait([self.ready], timeout=0)[0])
 
-    def submit(self, job: Job) -> Future[str]:
+    def submit(self, job: Job) -> Future[Outcome]:
         import ray
 
-        outer: Future[str] = Future()
+        answered: Future[Outcome] = Future()
 
-        def pass_on(inner: Future[str]) -> None:
+        def pass_on(inner: Future[Answer]) -> None:
             error = inner.exception()
-            if isinstance(error, ray.exceptions.RayTaskError):
-                outer.set_exception(getattr(error, "cause", None) or error)
-            elif isinstance(error, ray.exceptions.RayError):  # killed, its machine gone, out of memory
-                outer.set_exception(Lost(str(error)))
-            elif error is not None:
-                outer.set_exception(error)
-            else:
-                outer.set_result(inner.result())
+            answer = inner.result() if error is None else Answer(stop=error)
+            if answer.stop is None:
+                answered.set_result(answer.outcome)
+            elif error is None or isinstance(error, ray.exceptions.RayTaskError):
+                answered.set_exception(answer.stop)
+            else:  # killed, its machine gone, out of memory
+                answered.set_exception(BrokenExecutor(str(error)))
 
-        self.handle.run.remote(job).future().add_done_callback(pass_on)
-        return outer
+        self.handle.submit.remote(job).future().add_done_callback(pass_on)
+        return answered
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         import ray
 
         ray.kill(self.handle)
 
 
-def ray_actors(
-    directory: RunDirectory,
-    jobs: Sequence[Job],
-    n_workers: int,
-    *,
-    address: str | None = None,
-    gpus: float | None = None,
-    trust_remote_code: bool = False,
-) -> Callable[[int], Actor]:
-    """``hire`` for ``finish_with``: actors of the Ray cluster at ``address``, or of one started on this machine.
+class _Actor:
+    """What runs in the cluster."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def submit(self, job: Job) -> Answer:
+        try:
+            return Answer(self.worker.run(job))
+        except (NotKept, KeyboardInterrupt, SystemExit) as stop:
+            return Answer(stop=stop)
+
+
+def actor_starter(
+    worker: Worker, jobs: Sequence[Job], n_workers: int, *, address: str | None = None, gpus: float | None = None
+) -> Callable[[int], RayWorker]:
+    """Starts actors with a worker like this one in the Ray cluster at ``address``, or in one started on this machine.
 
     An actor asks for as many CPUs as a job has threads, for ``gpus`` (one, where the jobs' device is a GPU), and for
     memory that holds the largest model twice. The run directory has to be one that every machine reaches.
@@ -83,14 +99,14 @@ def ray_actors(
         if not address:
             _expect_room(needs, ray.cluster_resources())
 
-    def hire(place: int) -> Actor:
-        handle = ray.remote(**needs)(Worker).remote(directory, False, None, trust_remote_code)
-        return Actor(handle, handle.__ray_ready__.remote())
+    def start_worker(place: int) -> RayWorker:
+        handle = ray.remote(**needs, max_restarts=0)(_Actor).remote(worker)
+        return RayWorker(handle, handle.__ray_ready__.remote())
 
-    return hire
+    return start_worker
 
 
-def _expect_room(needs: Mapping[str, Any], there: Mapping[str, float]) -> None:
+def _expect_room(needs: Mapping[str, float], there: Mapping[str, float]) -> None:
     """``InputError`` where a worker can never be had: a cluster on one machine does not grow."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     short = [f"{needs[name]} {names[name]} for a worker: this machine has {there.get(names[name], 0):g}"
@@ -99,16 +115,14 @@ def _expect_room(needs: Mapping[str, Any], there: Mapping[str, float]) -> None:
         raise InputError("ray", short)
 
 
-def _needs(jobs: Sequence[Job], gpus: float | None) -> dict[str, Any]:
+def _needs(jobs: Sequence[Job], gpus: float | None) -> dict[str, float]:
     """What an actor asks Ray for."""
     settings = [job.settings for job in jobs]
-    needs: dict[str, Any] = {"num_cpus": max((s.threads or 1 for s in settings), default=1), "max_restarts": 0}
+    needs: dict[str, float] = {"num_cpus": max((s.threads or 1 for s in settings), default=1)}
     if gpus is not None or any(s.device.startswith("cuda") for s in settings):
         needs["num_gpus"] = 1 if gpus is None else gpus
     largest = max((_bytes_on_disk(job.size.path_or_id) for job in jobs), default=0)
-    if largest:
-        needs["memory"] = 2 * largest
-    return needs
+    return {**needs, "memory": 2 * largest} if largest else needs
 
 
 def _bytes_on_disk(path: str) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isp_mech.errors import InputError
-from isp_mech.runs.storage import Folder, RemoteFolder, open_folder
+from isp_mech.runs.storage import Folder, open_folder
 from isp_mech.tables import Table, checksum_of_bytes, table_of_bytes
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}")
@@ -41,14 +41,14 @@ class RunDirectory:
     """
 
     path: str | Path
-    folder: Folder | RemoteFolder
+    folder: Folder
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         folder = open_folder(path)
         object.__setattr__(self, "folder", folder)
-        object.__setattr__(self, "path", folder.path if isinstance(folder, Folder) else str(path))
+        object.__setattr__(self, "path", folder.local or str(path))
 
-    def __reduce__(self):  # workers open it anew
+    def __reduce__(self) -> tuple[type[RunDirectory], tuple[str | Path]]:  # workers open it anew
         return RunDirectory, (self.path,)
 
     def unit(self, name: str, key: Mapping[str, Any], compute: Callable[[], Table]) -> Table:
@@ -142,8 +142,10 @@ def _digest(key: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else (
-        [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    return (
+        {k: _plain(v) for k, v in value.items()}
+        if isinstance(value, Mapping)
+        else ([_plain(v) for v in value] if isinstance(value, (list, tuple)) else value)
     )
 
 

@@ -1,114 +1,119 @@
-"""Which job goes to which worker, and what becomes of each."""
+"""Who computes the jobs, and which job goes to which worker: this process, several of this machine, or Ray's.
+
+All of them run the same ``Worker`` on the same jobs and write the same bytes. Each keeps its model loaded and is given
+that model's jobs as long as there are any. A worker that dies costs the job it was at, which another one does again.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from isp_mech.errors import InputError, NotKept
+from isp_mech.errors import InputError
 from isp_mech.runs.jobs import Job
-from isp_mech.runs.worker import BUSY, DONE, Worker
+from isp_mech.runs.process_workers import process_starter
+from isp_mech.runs.ray_workers import actor_starter
+from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.worker import Outcome, Worker
 
-LOST, FAILED = "lost", "failed"
-LOST_MOST = 3  # workers that one job may take with it before it is given up
+MOST_LOST = 3  # workers that one job may take with it before it is given up
 PAUSE = 0.2  # seconds between looks at jobs that another process is at
-FAILURES = (InputError, RuntimeError, MemoryError)  # of one job; whatever else comes up stops everything
 
 
-class Hired(Protocol):
-    """A worker somewhere: takes one job at a time."""
+class RemoteWorker(Protocol):
+    """A worker somewhere else: takes one job at a time. Its future raises ``BrokenExecutor`` where it died."""
 
     def is_ready(self) -> bool: ...
 
-    def submit(self, job: Job) -> Future[str]: ...
+    def submit(self, job: Job) -> Future[Outcome]: ...
 
-    def dismiss(self) -> None: ...
-
-
-class Lost(Exception):
-    """A worker died."""
+    def stop(self) -> None: ...
 
 
-def finish_here(jobs: Iterable[Job], worker: Worker) -> None:
-    """Computes the jobs in this process, those of one model together.
+@dataclass(frozen=True)
+class Workers:
+    """Who computes: this process, ``jobs`` processes of this machine, or ``jobs`` workers of a Ray cluster.
 
-    A job that fails does not keep the others from being done; all failures are told at the end. A unit that cannot
-    be written stops everything.
+    ``ray`` is the cluster's address, "" for one started on this machine, None for no Ray; ``gpus`` is what each of its
+    workers has. Code that comes with a checkpoint runs only if ``trust_remote_code``.
     """
-    failures: dict[str, BaseException] = {}
-    waiting = _by_model(jobs)
-    while waiting:
-        busy = []
-        for job in waiting:
-            try:
-                if not _hopeless(job, failures) and worker.run(job) == BUSY:
-                    busy.append(job)
-            except NotKept:
-                raise
-            except FAILURES as error:
-                failures[job.files[0]] = _named(job, error)
-        if busy:
-            time.sleep(PAUSE)
-        waiting = busy
-    _raise(failures)
+
+    jobs: int = 1
+    ray: str | None = None
+    gpus: float | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise InputError("jobs", [f"{self.jobs}: expected 1 worker or more"])
 
 
-def finish_with(jobs: Iterable[Job], hire: Callable[[int], Hired], n_workers: int) -> None:
-    """Computes the jobs with ``n_workers`` workers that ``hire(place)`` gives; otherwise as ``finish_here``."""
-    desk = _Desk(_by_model(jobs))
-    crew: dict[int, Hired] = {}
-    at_work: dict[Future[str], tuple[int, Job]] = {}
+def run_jobs(jobs: Iterable[Job], directory: RunDirectory, workers: Workers, *, progress: bool = False) -> None:
+    """Computes the jobs. One that fails does not keep the others from being done, but for those that need it; then
+    all failures are one ``InputError``. A unit that cannot be written (``NotKept``) stops everything."""
+    queue = JobQueue(by_model(jobs))
+    here = Worker(directory, progress, trust_remote_code=workers.trust_remote_code)
+    if workers.ray is not None and queue.waiting:
+        start = actor_starter(here, queue.waiting, workers.jobs, address=workers.ray or None, gpus=workers.gpus)
+        hand_out(queue, start, workers.jobs)
+    elif workers.jobs > 1 and queue.waiting:
+        hand_out(queue, process_starter(here), min(workers.jobs, len(queue.waiting)))
+    else:
+        while (job := queue.next_for(0)) is not None:
+            queue.settle(job, here.run(job))
+    queue.report()
+
+
+def hand_out(queue: JobQueue, start_worker: Callable[[int], RemoteWorker], n_workers: int) -> None:
+    """Empties the queue with ``n_workers`` workers that ``start_worker(place)`` gives."""
+    workers: dict[int, RemoteWorker] = {}
+    at_work: dict[Future[Outcome], tuple[int, Job]] = {}
     try:
-        while desk.waiting or at_work:
+        while queue.waiting or at_work:
             for place in sorted(set(range(n_workers)) - {place for place, _ in at_work.values()}):
-                if place not in crew and desk.waiting:
-                    crew[place] = hire(place)
-                if place in crew and crew[place].is_ready():
-                    job = desk.next_for(place, [job for _, job in at_work.values()])
+                if place not in workers and queue.waiting:
+                    workers[place] = start_worker(place)
+                if place in workers and workers[place].is_ready():
+                    job = queue.next_for(place, [job for _, job in at_work.values()])
                     if job is not None:
-                        at_work[crew[place].submit(job)] = place, job
+                        at_work[workers[place].submit(job)] = place, job
             if not at_work:
                 time.sleep(PAUSE)
             done, _ = concurrent.futures.wait(at_work, 5, concurrent.futures.FIRST_COMPLETED)
             for future in done:
                 place, job = at_work.pop(future)
-                outcome = desk.settle(job, future)
-                if outcome == LOST:
-                    crew.pop(place).dismiss()
-                    desk.loaded.pop(place, None)
-                elif outcome == BUSY:
-                    time.sleep(PAUSE)
+                try:
+                    queue.settle(job, future.result())
+                except BrokenExecutor:
+                    queue.lose(job, place)
+                    workers.pop(place).stop()
     finally:
-        for worker in crew.values():
-            worker.dismiss()
-    _raise(desk.failures)
+        for worker in workers.values():
+            worker.stop()
 
 
 @dataclass
-class _Desk:
-    """Which job goes to which worker next, and what became of each."""
+class JobQueue:
+    """The jobs that are left, and what became of the others."""
 
     waiting: list[Job]
-    failures: dict[str, BaseException] = field(default_factory=dict)
+    failures: dict[str, InputError] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
-    unfinished: set[str] = field(default_factory=set)
     loaded: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    busy: int = 0  # jobs in a row that another process is at
 
     def __post_init__(self) -> None:
         self.unfinished = {job.files[0] for job in self.waiting}
 
-    def next_for(self, place: int, at_work: Sequence[Job]) -> Job | None:
+    def next_for(self, place: int, at_work: Sequence[Job] = ()) -> Job | None:
         """The next job for the worker at ``place``: of the model it has loaded, else of one that no other has."""
-        for job in [job for job in self.waiting if _hopeless(job, self.failures)]:
-            self.waiting.remove(job)
+        self.waiting = [job for job in self.waiting if job.needs is None or job.needs.files[0] not in self.failures]
         ready = [job for job in self.waiting if job.needs is None or job.needs.files[0] not in self.unfinished]
-        others = {model for other, model in self.loaded.items() if other != place}
-        others |= {job.model for job in at_work}
+        others = {model for other, model in self.loaded.items() if other != place} | {job.model for job in at_work}
         own = [job for job in ready if job.model == self.loaded.get(place)]
         free = [job for job in ready if job.model not in others]
         chosen = next(iter([*own, *free, *ready]), None)
@@ -117,53 +122,42 @@ class _Desk:
             self.loaded[place] = chosen.model
         return chosen
 
-    def settle(self, job: Job, future: Future[str]) -> str:
-        """Notes what became of a job: done, busy elsewhere, failed, or lost with its worker."""
-        try:
-            result = future.result()
-        except (BrokenProcessPool, Lost):
-            self.lost[job.files[0]] = self.lost.get(job.files[0], 0) + 1
-            if self.lost[job.files[0]] < LOST_MOST:
-                self.waiting.insert(0, job)
-            else:
-                why = f"its worker died {LOST_MOST} times: killed, or out of memory (try a smaller batch size)"
-                self.failures[job.files[0]] = InputError(job.name, [why])
-            return LOST
-        except NotKept:
-            raise
-        except FAILURES as error:
-            self.failures[job.files[0]] = _named(job, error)
-            return FAILED
-        if result == DONE:
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """Notes what became of a job; where another process is at all that are left, waits a moment."""
+        self.busy = self.busy + 1 if outcome == "busy" else 0
+        if isinstance(outcome, InputError):
+            self.failures[job.files[0]] = outcome
+        elif outcome == "done":
             self.unfinished.discard(job.files[0])
         else:
             self.waiting.append(job)
-        return result
+        if self.busy and self.busy >= len(self.waiting):
+            self.busy = 0
+            time.sleep(PAUSE)
+
+    def lose(self, job: Job, place: int) -> None:
+        """Notes that the worker at ``place`` died over a job: another one does it again, up to a number of times."""
+        self.loaded.pop(place, None)
+        self.lost[job.files[0]] = self.lost.get(job.files[0], 0) + 1
+        if self.lost[job.files[0]] < MOST_LOST:
+            self.waiting.insert(0, job)
+        else:
+            why = f"its worker died {MOST_LOST} times: killed, or out of memory (try a smaller batch size)"
+            self.failures[job.files[0]] = InputError(job.name, [why])
+
+    def report(self) -> None:
+        """Raises what failed."""
+        errors = list(self.failures.values())
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            lines = [f"{error.subject}: {problem}" for error in errors for problem in error.problems]
+            raise InputError(f"{len(errors)} jobs failed, the others are done", list(dict.fromkeys(lines)))
 
 
-def _by_model(jobs: Iterable[Job]) -> list[Job]:
+def by_model(jobs: Iterable[Job]) -> list[Job]:
     """In the order given, but for the jobs of one model, which follow the first of them."""
     grouped: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         grouped.setdefault(job.model, []).append(job)
     return [job for group in grouped.values() for job in group]
-
-
-def _hopeless(job: Job, failures: dict[str, BaseException]) -> bool:
-    """Whether the job needs one that failed."""
-    return job.needs is not None and job.needs.files[0] in failures
-
-
-def _named(job: Job, error: BaseException) -> BaseException:
-    if isinstance(error, InputError):
-        return error
-    return InputError(job.name, [f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"])
-
-
-def _raise(failures: dict[str, BaseException]) -> None:
-    errors = list(failures.values())
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        lines = [f"{e.subject}: {p}" for e in errors if isinstance(e, InputError) for p in e.problems]
-        raise InputError(f"{len(errors)} jobs failed, the others are done", list(dict.fromkeys(lines)))

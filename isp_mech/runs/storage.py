@@ -1,4 +1,4 @@
-"""Where a run directory lies: a folder of this machine, or anything that fsspec reaches.
+"""Where a run directory lies: a folder of this machine, or anything else that fsspec reaches.
 
 A file is written whole or not at all. Names are relative, with ``/`` between their parts, and never lead out.
 """
@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from isp_mech.errors import InputError, NotKept
 from isp_mech.tables import write_whole
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 try:
     import fcntl
@@ -26,34 +29,50 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://.*", re.DOTALL)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,200}")
 
 
-def open_folder(path: str | os.PathLike[str]) -> Folder | RemoteFolder:
+def open_folder(path: str | os.PathLike[str]) -> Folder:
     """The folder at a path or URL; it is made when first written to. ``InputError`` where there can be none."""
-    if isinstance(path, str) and _URL.fullmatch(path):
-        return RemoteFolder(path, *_reach(path))
+    try:
+        import fsspec
+
+        if isinstance(path, str) and _URL.fullmatch(path):
+            system, root = fsspec.core.url_to_fs(path)
+            return Folder(path.rstrip("/"), system, root.rstrip("/"))
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(str(path), [f"cannot be reached: {error}"]) from None
     if Path(path).exists() and not Path(path).is_dir():
         raise InputError(str(path), ["a file: expected a folder, or a name that is free"])
-    return Folder(Path(path))
+    return Folder(str(path), fsspec.filesystem("file"), os.path.abspath(path), Path(path))
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of this machine."""
+    """A folder that fsspec reaches; ``local`` is its path where it is one of this machine.
 
-    path: Path
+    Elsewhere nothing is claimed and nothing logged: two processes may compute and write the same.
+    """
+
+    shown: str
+    system: AbstractFileSystem
+    root: str
+    local: Path | None = None
 
     def where(self, name: str) -> str:
         """What messages call the file ``name``."""
-        return str(self.path / _inside(name))
+        return f"{self.shown}/{_inside(name)}"
 
     def names(self, under: str) -> list[str]:
         """The names of the files in the subfolder ``under``, sorted; none where it is missing."""
-        folder = self.path / _inside(under)
-        return sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        try:
+            self.system.invalidate_cache()
+            paths = self.system.ls(f"{self.root}/{_inside(under)}", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(str(path).rstrip("/").split("/")[-1] for path in paths)
 
     def read(self, name: str) -> bytes | None:
         """The file's bytes; None where there is no such file. ``InputError`` where it cannot be read."""
         try:
-            return (self.path / _inside(name)).read_bytes()
+            return bytes(self.system.cat_file(f"{self.root}/{_inside(name)}"))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -61,16 +80,27 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Keeps the file. ``NotKept`` where it cannot be written: no room, no right, a folder in its place."""
+        target = f"{self.root}/{_inside(name)}"
+        folder, _, last = target.rpartition("/")
+        temporary = f"{folder}/.{last}.{secrets.token_hex(6)}.tmp"
         try:
-            write_whole(self.path / _inside(name), data)
+            if self.local is not None:  # through a power cut too, which fsspec does not promise
+                write_whole(target, data)
+            else:
+                self.system.makedirs(folder, exist_ok=True)
+                self.system.pipe_file(temporary, data)
+                self.system.mv(temporary, target)
         except OSError as error:
-            raise _unwritten(self.where(name), error) from error
+            then = "what is finished is kept, and the same command goes on from there"
+            raise NotKept(self.where(name), [f"cannot be written ({error.strerror or error}): {then}"]) from error
 
     def append(self, name: str, line: str) -> None:
-        """Adds a line; a file that cannot be written is left alone, for nothing depends on it."""
+        """Adds a line; where that cannot be done the file is left alone, for nothing depends on it."""
+        if self.local is None:
+            return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / _inside(name), "a", encoding="utf-8") as file:
+            self.local.mkdir(parents=True, exist_ok=True)
+            with open(self.local / _inside(name), "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError:
             pass
@@ -80,9 +110,10 @@ class Folder:
         """Whether this process alone has claimed ``number``, until the block ends or the process dies.
 
         A lock on one byte of the file ``.claims``: the system takes it back however the process ends, so no clock
-        and no cleaning up is needed. Where files cannot be locked everybody gets the claim.
+        and no cleaning up is needed. Where files cannot be locked everybody gets the claim. (filelock would need a
+        file for each claim, and without locks makes files that outlive the process.)
         """
-        file = _claims(self.path)
+        file = _claims(self.local) if self.local is not None else None
         try:
             if file is not None:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
@@ -112,67 +143,6 @@ def _claims(path: Path) -> int | None:
         except OSError:
             return None
     return _OPEN[whose]
-
-
-@dataclass(frozen=True)
-class RemoteFolder:
-    """A folder that fsspec reaches. Nothing is claimed there: two processes may compute and write the same."""
-
-    url: str
-    system: Any
-    root: str
-
-    def where(self, name: str) -> str:
-        return f"{self.url.rstrip('/')}/{_inside(name)}"
-
-    def names(self, under: str) -> list[str]:
-        try:
-            self.system.invalidate_cache()
-            found = self.system.ls(f"{self.root}/{_inside(under)}", detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(str(path).rstrip("/").split("/")[-1] for path in found)
-
-    def read(self, name: str) -> bytes | None:
-        try:
-            return bytes(self.system.cat_file(f"{self.root}/{_inside(name)}"))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise InputError(self.where(name), [f"cannot be read ({error})"]) from None
-
-    def write(self, name: str, data: bytes) -> None:
-        target = f"{self.root}/{_inside(name)}"
-        folder, _, last = target.rpartition("/")
-        temporary = f"{folder}/.{last}.{secrets.token_hex(6)}.tmp"
-        try:
-            self.system.makedirs(folder, exist_ok=True)
-            self.system.pipe_file(temporary, data)
-            self.system.mv(temporary, target)
-        except OSError as error:
-            raise _unwritten(self.where(name), error) from error
-
-    def append(self, name: str, line: str) -> None:
-        """Nothing: few such systems can add to a file."""
-
-    @contextmanager
-    def claim(self, number: int) -> Iterator[bool]:
-        yield True
-
-
-def _reach(url: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-
-        system, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:
-        raise InputError(url, [f"cannot be reached: {error}"]) from None
-    return system, root.rstrip("/")
-
-
-def _unwritten(where: str, error: OSError) -> NotKept:
-    kept = "what is finished is kept, and the same command goes on from there"
-    return NotKept(where, [f"cannot be written ({error.strerror or error}): {kept}"])
 
 
 def _inside(name: str) -> str:

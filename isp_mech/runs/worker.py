@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from isp_mech.errors import InputError, visible
-from isp_mech.runs.jobs import JOINED, TABLES, Job
-from isp_mech.tasks import PairSet
+from isp_mech.errors import InputError, NotKept, visible
+from isp_mech.runs.jobs import TABLES, Job
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.tables import Table
 
 if TYPE_CHECKING:
     from isp_mech.models import Model
+    from isp_mech.tables import Table
+    from isp_mech.tracing.trace import Traces
 
-DONE, BUSY = "done", "busy"
+Outcome = Literal["done", "busy"] | InputError  # finished; another process is at it; failed, and why
 
 
 @dataclass
@@ -33,58 +34,76 @@ class Worker:
     trust_remote_code: bool = False
     _loaded: dict[tuple[str, ...], Model] = field(default_factory=dict)
 
-    def run(self, job: Job) -> str:
+    def run(self, job: Job) -> Outcome:
         """``done`` when all of the job's units are finished, ``busy`` where another process is at it.
 
-        What is finished and whole is not computed again, nor written again.
+        What is finished and whole is not computed again, nor written again. What goes wrong in the job is returned,
+        and logged with its traceback; a unit that cannot be written raises ``NotKept``.
         """
-        with self.directory.claim(job.files[0]) as ours:
-            if not ours:
-                return BUSY
-            missing = [name for name, key in job.units.items() if self.directory.read(name, key) is None]
-            if missing and job.needs is not None and self.run(job.needs) == BUSY:
-                return BUSY
-            if missing:
-                self._finish(job, missing)
-        return DONE
-
-    def _finish(self, job: Job, missing: Sequence[str]) -> None:
-        began = time.monotonic()
-        units = [file for name, file in zip(job.units, job.files, strict=True) if name in missing]
-        self.directory.log("computing", job=job.name, units=units)
-        made = self._compute(job)
-        computed = time.monotonic() - began
-        for name in missing:
-            self.directory.keep(name, job.units[name], _stamped(made[name], job, name))
-        kept = time.monotonic() - began - computed
-        self.directory.log("finished", job=job.name, units=units, seconds=round(computed, 4), keeping=round(kept, 4))
-
-    def _compute(self, job: Job) -> dict[str, Table]:
         s = job.settings
-        model = self._model(job)
-        self._tell(f"{job.size.name}: {' and '.join(job.steps)}")
-        options: dict[str, Any] = {"batch_size": s.batch_size, "seed": s.seed, "progress": self.progress}
-        if job.steps[0] == "score":
-            return _scored(job, model, options)
-        assert isinstance(job.subject, PairSet)
-        if job.steps == ("trace",):
-            from isp_mech.tracing.trace import trace
+        more: dict[str, Any] = {"batch_size": s.batch_size, "seed": s.seed, "progress": self.progress}
+        try:
+            with self.directory.claim(job.files[0]) as ours:
+                if not ours:
+                    return "busy"
+                missing = [name for name, key in job.units.items() if self.directory.read(name, key) is None]
+                if not missing:
+                    return "done"
+                if job.needs is not None and (earlier := self.run(job.needs)) != "done":
+                    return earlier
+                began, model = self._begin(job, missing), self._model(job)
+                if job.steps[0] == "score":
+                    from isp_mech.scoring.score import score
 
-            return _traced(trace(job.subject, model, **options))
-        if job.steps == ("locate",):
-            from isp_mech.causal.locate import locate
+                    scores = score(job.subject, model, rule=s.rule, trace="trace" in job.steps, **more)
+                    tables = {name: getattr(scores, name) for name in TABLES["score"]} | _of_traces(scores.traces)
+                elif job.steps[0] == "trace":
+                    from isp_mech.tracing.trace import trace
 
-            where: dict[str, Any] = {"method": s.method, "positions": s.positions}
-            sites = locate(job.subject, model, replacement=s.replacement, **where, **options)
-            return {name: getattr(sites, name) for name in TABLES["locate"] if name not in JOINED}
-        from isp_mech.causal.verify import verify
+                    tables = _of_traces(trace(job.pairs, model, **more))
+                elif job.steps[0] == "locate":
+                    from isp_mech.causal.locate import locate
 
+                    more |= {"method": s.method, "positions": s.positions}
+                    sites = locate(job.pairs, model, replacement=s.replacement, **more)
+                    tables = {name: getattr(sites, name) for name in job.units}
+                else:
+                    from isp_mech.causal.verify import verify
+
+                    more |= {"n_random": s.n_random, "share": s.share, "replacement": s.replacement[0]}
+                    tables = {"verification": verify(self._needed(job, "effects"), job.pairs, model, **more)}
+                self._keep(job, {name: tables[name] for name in missing}, began)
+                return "done"
+        except NotKept:
+            raise
+        except Exception as error:  # of any kind: it is this job's failure, and the other jobs are to be done
+            return self._failed(job, error)
+
+    def _begin(self, job: Job, missing: Sequence[str]) -> float:
+        self.directory.log("computing", job=job.name, units=[job.file_of(name) for name in missing])
+        return time.monotonic()
+
+    def _keep(self, job: Job, tables: Mapping[str, Table], began: float) -> None:
+        computed = time.monotonic() - began
+        for name, table in tables.items():
+            self.directory.keep(name, job.units[name], _stamped(table, job, name))
+        kept = time.monotonic() - began - computed
+        took = {"seconds": round(computed, 4), "keeping": round(kept, 4)}
+        self.directory.log("finished", job=job.name, units=[job.file_of(name) for name in tables], **took)
+
+    def _failed(self, job: Job, error: Exception) -> InputError:
+        self.directory.log("failed", job=job.name, traceback=traceback.format_exc())
+        if isinstance(error, InputError):
+            return error
+        first = next(iter(str(error).splitlines()), "")
+        return InputError(job.name, [f"{type(error).__name__}: {first} (its traceback is in log.jsonl)"])
+
+    def _needed(self, job: Job, name: str) -> Table:
         assert job.needs is not None
-        effects = self.directory.read("effects", job.needs.units["effects"])
-        if effects is None:
-            raise InputError(job.name, ["the table effects of locating is not there, though it was written"])
-        drawn: dict[str, Any] = {"n_random": s.n_random, "share": s.share}
-        return {"verification": verify(effects, job.subject, model, replacement=s.replacement[0], **drawn, **options)}
+        table = self.directory.read(name, job.needs.units[name])
+        if table is None:
+            raise InputError(job.name, [f"the table {name} of locating is not there, though it was written"])
+        return table
 
     def _model(self, job: Job) -> Model:
         if job.model not in self._loaded:
@@ -100,37 +119,28 @@ class Worker:
             device = s.device
             if device == "cuda" and self.place is not None and torch.cuda.is_available():
                 device = f"cuda:{self.place % torch.cuda.device_count()}"
-            self._tell(f"{job.size.name}: loading")
+            self._say(f"{job.size.name}: loading")
             commit = job.weights.partition("commit:")[2]
             pinned = replace(job.size, revision=commit) if commit else job.size
             spread: dict[str, Any] = {"device_map": s.device_map} if s.device_map else {}
             spread |= {"trust_remote_code": True} if self.trust_remote_code else {}
             model = load_size(pinned, dtype=s.dtype, device=device, **spread)
             self._loaded[job.model] = replace(model, revision=job.size.revision or model.revision)
+        self._say(f"{job.size.name}: {' and '.join(job.steps)}")
         return self._loaded[job.model]
 
-    def _tell(self, text: str) -> None:
+    def _say(self, text: str) -> None:
         if self.progress:
             print(visible(text), file=sys.stderr, flush=True)
 
 
-def _stamped(made: Table, job: Job, name: str) -> Table:
+def _stamped(table: Table, job: Job, name: str) -> Table:
     """The table with its fingerprints and command; which GPU of several it was makes no difference to it."""
-    device = job.settings.device if made.run.device.startswith(job.settings.device) else made.run.device
-    return replace(made, run=replace(made.run, device=device, settings={**made.run.settings, **job.stamp[name]}))
+    device = job.settings.device if table.run.device.startswith(job.settings.device) else table.run.device
+    return replace(table, run=replace(table.run, device=device, settings={**table.run.settings, **job.stamps[name]}))
 
 
-def _scored(job: Job, model: Model, options: Mapping[str, Any]) -> dict[str, Table]:
-    from isp_mech.scoring import score
-
-    together = "trace" in job.steps
-    scores = score(job.subject, model, rule=job.settings.rule, trace=together, **options)
-    found = {name: getattr(scores, name) for name in TABLES["score"]}
-    found |= _traced(scores.traces) if together else {}
-    return {name: table for name, table in found.items() if table is not None}
-
-
-def _traced(seen: Any) -> dict[str, Table]:
-    return {"lens": seen.lens, "attention": seen.attention, "direct_effects": seen.effects, "onset": seen.onset}
-
-
+def _of_traces(traces: Traces | None) -> dict[str, Table]:
+    if traces is None:
+        return {}
+    return {"lens": traces.lens, "attention": traces.attention, "direct_effects": traces.effects, "onset": traces.onset}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import resource
 import shutil
@@ -16,14 +18,17 @@ from isp_mech.cli.main import main
 from isp_mech.contrasts.pair_files import is_pairs_file, read_pairs, write_pairs
 from isp_mech.errors import InputError
 from isp_mech.runs import explain as explaining
+from isp_mech.runs.execute import run_parts
 from isp_mech.runs.fingerprints import weights_of
+from isp_mech.runs.jobs import TABLES as TABLES_OF_STEPS
+from isp_mech.runs.settings import Settings
 
 N = 12
 FIGURES = {
     "scaling-curve", "shares-over-size", "lens-over-depth", "onset-over-size", "attention-by-role", "override-map",
     "direct-vs-total", "verification", "story-over-size",
 }  # fmt: skip
-TABLES = {name for names in explaining.TABLES.values() for name in names} | {"story"}
+TABLES = {name for names in TABLES_OF_STEPS.values() for name in names} | {"story"}
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +37,14 @@ def models(folders):
 
 
 @pytest.fixture(scope="session")
-def explained(folders, models, tmp_path_factory):
+def explained(models, tmp_path_factory):
     """A folder that ``explain`` filled, with what it printed."""
     out = tmp_path_factory.mktemp("explained") / "out"
     command = ["explain", "redefine-math", "--n", str(N), "--random", "5", *models, "--out", str(out), "--progress"]
-    done = subprocess.run([sys.executable, "-m", "isp_mech", *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out, done
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        assert main(command) == 0
+    return out, stdout.getvalue(), stderr.getvalue()
 
 
 def _names(folder, pattern):
@@ -49,19 +55,19 @@ def _names(folder, pattern):
 
 
 def test_explain_writes_tables_figures_and_a_report(explained):
-    out, done = explained
+    out, stdout, stderr = explained
     assert _names(out, "tables/*.parquet") == TABLES - {"values", "value_curve"}  # those are of other metrics
     for kind in ("pdf", "svg", "png", "parquet"):
         assert _names(out, f"figures/*.{kind}") == FIGURES
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "redefine-math" in page and "small" in page and "large" in page and "<script" not in page
-    assert done.stdout.rstrip().endswith(f"report: {out / 'report.html'}")
-    assert "conflict" in done.stdout and "small: locate" in done.stderr
+    assert stdout.rstrip().endswith(f"report: {out / 'report.html'}")
+    assert "conflict" in stdout and "small: locate" in stderr
     assert read_pairs(out / "pairs.jsonl") == im.contrast("redefine-math", n=N)
 
 
 def test_explain_measures_what_the_functions_do(explained, folders):
-    out, _ = explained
+    out, *_ = explained
     pairs, family = im.contrast("redefine-math", n=N), im.family(folders)
     scores, sites = im.score(pairs, family), im.locate(pairs, family)
     check = im.verify(sites, pairs, family, n_random=5)
@@ -76,12 +82,11 @@ def test_explain_measures_what_the_functions_do(explained, folders):
 
 
 def test_what_is_done_is_not_done_again(explained, models, monkeypatch, capsys):
-    out, _ = explained
+    out, *_ = explained
     monkeypatch.setattr("isp_mech.models.load_size", _never)
-    before = (out / "report.html").read_bytes()
+    monkeypatch.setattr("isp_mech.runs.explain.make_report", lambda *_, **__: "drawn")  # again: below
     command = ["redefine-math", "--n", str(N), "--random", "5", *models, "--out", str(out)]
     assert main(["explain", *command]) == 0
-    assert (out / "report.html").read_bytes() == before
     for verb in ("score", "trace", "locate", "verify"):
         settings = command if verb == "verify" else [word for word in command if word not in ("--random", "5")]
         assert main([verb, *settings]) == 0
@@ -97,12 +102,18 @@ def test_changed_settings_and_changed_weights_are_measured_anew(explained, folde
     out = shutil.copytree(explained[0], tmp_path / "out")
     pairs, family = im.contrast("redefine-math", n=N), im.family(folders)
     monkeypatch.setattr("isp_mech.models.load_size", _never)
-    explaining.measure(pairs, family, out=out, steps=("score",), progress=False)
+
+    def measure(pairs, **settings):
+        directory = im.RunDirectory(out)
+        part = explaining.part_in(directory, pairs, family, steps=("score",), settings=Settings(**settings))
+        run_parts({"": part}, directory)
+
+    measure(pairs)
     for changed in ({"seed": 1}, {"rule": "prize"}, {"dtype": "bfloat16"}):
-        with pytest.raises(AssertionError, match="a model was loaded"):
-            explaining.measure(pairs, family, out=out, steps=("score",), progress=False, **changed)
-    with pytest.raises(AssertionError, match="a model was loaded"):
-        explaining.measure(pairs.take(range(3)), family, out=out, steps=("score",), progress=False)
+        with pytest.raises(InputError, match="a model was loaded"):
+            measure(pairs, **changed)
+    with pytest.raises(InputError, match="a model was loaded"):
+        measure(pairs.take(range(3)))
     stored = folders[0] / "config.json"
     text = stored.read_text()
     runs = im.RunDirectory(tmp_path / "other")
@@ -153,7 +164,7 @@ def test_a_task_of_the_prizes_format_is_scored_and_told(models, tmp_path, capsys
     assert _names(out, "tables/*.parquet") == {"scores", "items", "curve", "rule_differences"}
     assert _names(out, "figures/*.pdf") == {"scaling-curve"} and (out / "report.html").exists()
     assert main(["trace", str(task), *models, "--out", str(tmp_path / "other")]) == 2
-    assert "explain: trace: needs contrasting pairs, and mine is a plain task" in capsys.readouterr().err
+    assert "steps: trace: needs contrasting pairs, and mine is a plain task" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
@@ -167,6 +178,7 @@ def test_a_file_of_pairs_is_a_task(models, explained, tmp_path, capsys):
 
 def test_explain_as_a_function(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(explaining, "make_figures", lambda tables, folder: {})
     report = im.explain(im.contrast("neqa", n=6), family=folders[:1], progress=False)
     assert report == explaining.Path("reports/neqa/report.html") and report.exists()
 
@@ -198,26 +210,29 @@ def test_locating_at_a_role_has_the_residual_stream_and_no_story(models, tmp_pat
 FEW = {"curve", "shares"}
 
 
-@pytest.mark.parametrize("verb", ["figures", "report"])
-def test_figures_and_report_need_no_torch(verb, explained, tmp_path):
-    out, _ = explained
+def test_figures_are_drawn_from_the_tables_there_are(explained, tmp_path):
+    for name in FEW:
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        shutil.copy(explained[0] / "tables" / f"{name}.parquet", tmp_path / "tables")
+    assert main(["figures", str(tmp_path)]) == 0
+    assert _names(tmp_path, "figures/*.svg") == {"scaling-curve", "shares-over-size"}
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_figures_and_report_are_made_again_without_torch(explained, tmp_path):
+    out, *_ = explained
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     shutil.rmtree(copy / "figures")
     (copy / "report.html").unlink()
-    for file in (copy / "tables").glob("*.parquet"):
-        if verb == "figures" and file.stem not in FEW:  # the page has them all
-            file.unlink()
     program = (
-        f"import sys; from isp_mech.cli.main import main; code = main([{verb!r}, {str(copy)!r}]); "
+        f"import sys; from isp_mech.cli.main import main; code = main(['report', {str(copy)!r}]); "
         "print(code, [m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
-    assert _names(copy, "figures/*.svg") == (FIGURES if verb == "report" else {"scaling-curve", "shares-over-size"})
-    assert (copy / "report.html").exists() == (verb == "report")
-    if verb == "report":
-        assert (copy / "report.html").read_bytes() == (out / "report.html").read_bytes()
+    assert _names(copy, "figures/*.svg") == FIGURES
+    assert (copy / "report.html").read_bytes() == (out / "report.html").read_bytes()
 
 
 def test_a_folder_without_tables(tmp_path, capsys):
@@ -229,7 +244,7 @@ def test_a_folder_without_tables(tmp_path, capsys):
     assert main(["figures", str(tmp_path)]) == 2
     assert "curve.parquet" in capsys.readouterr().err and not (tmp_path / "figures").exists()
     with pytest.raises(InputError, match="none that a figure is drawn from"):
-        explaining.draw({})
+        explaining.make_figures({})
 
 
 # --- help and lists -------------------------------------------------------------------------------
@@ -242,13 +257,13 @@ def test_help_and_lists_answer_at_once_without_torch(words):
         f"try:\n    main({words!r})\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "print([m for m in ('torch', 'transformers', 'transformer_lens', 'pandas', 'matplotlib') if m in sys.modules])"
     )
-    times = []
-    for _ in range(3):
+    times: list[float] = []
+    while len(times) < 3 and not (times and min(times) < 0.5):  # again where something else was in the way
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.splitlines()[-1] == "[]", words
     assert min(times) < 0.5, times
 
 
@@ -289,12 +304,15 @@ def test_version(capsys):
         (["explain", "neqa", "--n", "1000000"], "the number of distinct pairs there are"),
         (["explain", "neqa", "--source", "nowhere.tsv"], "nowhere.tsv: cannot be read: No such file or directory"),
         (["explain", "a.jsonl", "--source", "x.tsv"], "source: 'x.tsv': goes with a contrast's name, one of neqa"),
-        (["explain", "neqa", "--batch-size", "many"], "--batch-size: 'many': expected auto or a whole number"),
+        (["explain", "neqa", "--batch-size", "many"], "batch size 'many': expected 'auto' or a whole number"),
         (
             ["explain", "neqa", "--family", "gpt2", "--batch-size", "0"],
             "batch size 0: expected 'auto' or a whole number",
         ),
-        (["locate", "neqa", "--family", "gpt2", "--replacement", "means"], "replacement 'means': expected one of mean"),
+        (
+            ["locate", "neqa", "--family", "gpt2", "--replacement", "means"],
+            "replacement ['means']: expected one or more of mean",
+        ),
         (["verify", "neqa", "--family", "gpt2", "--share", "2", "--random", "0"], "share 2.0: expected a share of the"),
         (["score", "neqa", "--family", "gpt2", "--device", "cuda:77"], "device 'cuda:77'"),
         (["score", "neqa", "--family", "gpt2", "--device", "abacus"], "device 'abacus'"),

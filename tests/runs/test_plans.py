@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isp_mech as im
-from isp_mech.runs import jobs
-from isp_mech.scaling import summaries
 from isp_mech.errors import InputError
+from isp_mech.runs import jobs
 from isp_mech.runs.fingerprints import content_of, weights_of
-from isp_mech.runs.jobs import Settings
 from isp_mech.runs.plans import plain_name, read_plan
 from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.settings import DECLARED, STEPS, VERBS, Settings
+from isp_mech.scaling import summaries
 from isp_mech.scoring import score
 
 LADDER = 'families = ["ladder"]\ntasks = ["neqa"]\n'
@@ -38,7 +38,10 @@ def parts_of(folder: Path, text: str, out: str = "out"):
 def test_a_plan_says_families_tasks_steps_and_settings(tmp_path, folders):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "Q", "classes": [" A", " B"], "answer_index": 0}\n')
     listed = json.dumps([str(folder) for folder in folders])
-    plan = read_plan(write(tmp_path, f"""
+    plan = read_plan(
+        write(
+            tmp_path,
+            f"""
 families = [
     "ladder",
     {{family = {listed}}},
@@ -50,7 +53,9 @@ steps = ["score", "locate"]
 n = 5
 seed = 2
 replacement = ["plain", "mean"]
-"""))
+""",
+        )
+    )
     assert [f.name for f in plan.families] == ["ladder", "small, large", "pythia", "pythia"]
     assert [f.members[0].revision for f in plan.families[2:]] == ["step0", "step3000"]
     assert [(s.name, len(s)) for s, _ in plan.tasks] == [
@@ -71,16 +76,15 @@ WRONG = [
     (LADDER + "[settings]\nsed = 1\nn = 0\nshare = 2\nthreads = 0\nreplacement = ['means', 'means']\n", [
         "settings: 'sed': unknown, expected some of n, seed, rule, replacement",
         "settings: n: found 0, expected a whole number of pairs, 1 or more",
-        "settings: replacement 'means': expected one of mean, resample, plain, zero",
-        "settings: replacement ['means', 'means']: expected one or more, each once",
+        "settings: replacement ['means', 'means']: expected one or more of mean, resample, plain, zero, each once",
         "settings: share 2: expected a share of the sites over 0 and up to 1",
         "settings: threads 0: expected a whole number, 1 or more",
     ]),
-    (LADDER + "[settings]\nreplacement = [1]\n", ["settings: replacement: found [1], expected a text, or a list of"]),
+    (LADDER + "[settings]\nreplacement = [1]\n", ["settings: replacement [1]: expected one or more of mean"]),
     (LADDER + "[settings]\nseed = true\nbatch_size = 'many'\nrule = 'lax'\ndtype = 'int8'\ndevice = 7\n", [
         "batch size 'many': expected 'auto' or a whole number",
-        "rule 'lax': expected strict or prize",
-        "dtype 'int8': expected float32, bfloat16 or float16",
+        "rule 'lax': expected one of strict, prize",
+        "dtype 'int8': expected one of float32, bfloat16, float16",
         "device 7: expected a text, as cpu, cuda or cuda:1",
         "seed True: expected a whole number, 0 or more",
     ]),
@@ -130,13 +134,15 @@ def test_a_task_without_a_lure_is_scored_only_and_told_where_nothing_is_left(tmp
     mine = "families = ['ladder']\ntasks = ['mine.jsonl']\n"
     (part,) = parts_of(tmp_path, mine).values()
     assert part.steps == ("score",) and part.tables == ("scores", "items", "curve", "rule_differences")
-    with pytest.raises(InputError, match="tasks: mine: trace need contrasting pairs, and it is a plain task"):
+    with pytest.raises(InputError, match="tasks: trace: needs contrasting pairs, and mine is a plain task"):
         read_plan(write(tmp_path, mine + "steps = ['trace']\n"))
 
 
 toml_values = st.recursive(
     st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def _toml(value) -> str:
@@ -148,8 +154,10 @@ def _toml(value) -> str:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(["families", "tasks", "steps", "settings", "x"]), toml_values),
-       st.dictionaries(st.sampled_from(["n", "seed", "share", "replacement", "device", "threads", "y"]), toml_values))
+@given(
+    st.dictionaries(st.sampled_from(["families", "tasks", "steps", "settings", "x"]), toml_values),
+    st.dictionaries(st.sampled_from(["n", "seed", "share", "replacement", "device", "threads", "y"]), toml_values),
+)
 def test_any_toml_is_a_plan_or_an_input_error(tmp_path_factory, top, own):
     lines = [f"{name} = {_toml(value)}" for name, value in top.items() if name != "settings" or not own]
     path = tmp_path_factory.mktemp("any") / "plan.toml"
@@ -244,8 +252,19 @@ def test_what_is_told_apart(folders, tmp_path):
     assert content_of(pairs) != content_of(im.contrast("neqa", n=3, seed=1))
     items = [im.Item("0", "Q", (" A", " B"), 0)]
     task = im.Task("t", tuple(items))
-    assert len({content_of(t) for t in (task, im.Task("t", (im.Item("0", "Q", (" A", " B"), 1),)),
-                                        im.Task("t", tuple(items), equally_likely=False))}) == 3
+    assert (
+        len(
+            {
+                content_of(t)
+                for t in (
+                    task,
+                    im.Task("t", (im.Item("0", "Q", (" A", " B"), 1),)),
+                    im.Task("t", tuple(items), equally_likely=False),
+                )
+            }
+        )
+        == 3
+    )
     small, large = (im.family([folder]).members[0] for folder in folders)
     both = weights_of({"a": small, "b": large, "c": small}, runs)
     assert both["a"] == both["c"] != both["b"] and both["a"].startswith("sha256:")
@@ -280,8 +299,10 @@ def test_a_hub_id_while_offline_says_so(tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         parts_of(tmp_path, text)
     assert [p.split(":")[0] for p in caught.value.problems] == ["me/model (main)", "EleutherAI/pythia-70m (step0)"]
-    assert all("the hub cannot be reached (HF_HUB_OFFLINE is set)" in p and "not in the cache" in p
-               for p in caught.value.problems)
+    assert all(
+        "the hub cannot be reached (HF_HUB_OFFLINE is set)" in p and "not in the cache" in p
+        for p in caught.value.problems
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -301,10 +322,13 @@ def test_a_hub_ids_commit_is_pinned_in_the_run_directory(tmp_path, monkeypatch):
 
 def test_planning_needs_no_torch(tmp_path):
     path = write(tmp_path, LADDER)
-    program = ("import sys; from isp_mech.cli.main import main; code = main(['run', sys.argv[1], '--out', sys.argv[2], "
-               "'--status']); print(code, [m for m in ('torch', 'transformers') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", program, str(path), str(tmp_path / "out")], capture_output=True,
-                          text=True, check=True)
+    program = (
+        "import sys; from isp_mech.cli.main import main; code = main(['run', sys.argv[1], '--out', sys.argv[2], "
+        "'--status']); print(code, [m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
     lines = done.stdout.splitlines()
     assert lines[-1] == "0 []" and lines[1].split() == ["results/ladder/neqa", "score", "and", "trace", "0", "of", "6"]
 
@@ -312,12 +336,37 @@ def test_planning_needs_no_torch(tmp_path):
 # --- what is written down twice agrees ----------------------------------------------------------------
 
 
+def test_settings_are_declared_once_for_all_who_tell_of_them(tmp_path):
+    """What the command line, a plan and Python say of every setting is the same setting."""
+    from isp_mech.cli.parser import make_parser
+    from isp_mech.cli.verbs import _settings
+
+    said = {"seed": "3", "rule": "prize", "replacement": "plain,zero", "method": "attribution", "positions": "decision",
+            "n_random": "7", "share": "0.5", "device": "cpu", "device_map": "auto", "dtype": "float16",
+            "batch_size": "9", "threads": "2", "shard": "4"}  # fmt: skip
+    assert list(said) == list(DECLARED)
+    for verb in VERBS:
+        own = [name for name in said if verb in DECLARED[name].verbs]
+        words = [word for name in own for word in (DECLARED[name].flag, said[name])]
+        settings = _settings(make_parser().parse_args([verb, "neqa", *words]))
+        plan = "[settings]\n" + "".join(f"{name} = {_in_toml(said[name])}\n" for name in own)
+        assert read_plan(write(tmp_path, LADDER + plan)).settings == settings
+        assert {name: getattr(settings, name) for name in said if name not in own} == {
+            name: DECLARED[name].default for name in said if name not in own}  # fmt: skip
+        if verb in STEPS:
+            again = make_parser().parse_args([verb, "neqa", "--seed", "3", *settings.words(verb)])
+            assert _settings(again) == settings and ("shard" in own) and "shard" not in settings.key(verb)
+
+
+def _in_toml(word: str) -> str:
+    return json.dumps(word.split(",")) if "," in word else word if word[0].isdigit() else json.dumps(word)
+
+
 def test_the_ways_of_locating_are_those_that_are_computed():
     from isp_mech import sites
     from isp_mech.causal import attribution_patching as approximating
 
     assert sites.METHODS == ("exact", *approximating.STEPS)
-
 
 
 def test_summaries_of_rows_are_those_of_scoring_locating_and_verifying(make_model, pairs):

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forks import start
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +16,20 @@ RUN = make_run(model="tiny", task="t", method="example")
 
 
 def made(spearman: float) -> Table:
-    return table("stability", [{"model": "tiny", "n_params": 1, "task": "t", "replacement_a": "mean",
-                                "replacement_b": "zero", "spearman": spearman}], RUN)
+    return table(
+        "stability",
+        [
+            {
+                "model": "tiny",
+                "n_params": 1,
+                "task": "t",
+                "replacement_a": "mean",
+                "replacement_b": "zero",
+                "spearman": spearman,
+            }
+        ],
+        RUN,
+    )
 
 
 def never() -> Table:
@@ -62,8 +71,14 @@ def test_a_damaged_file_is_reported_and_computed_again(tmp_path, harm):
         file.unlink()
         file.mkdir()
     else:
-        file.write_bytes({"truncate": whole[:-20], "flip": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
-                          "empty": b"", "foreign": b"model,task\n"}[harm])
+        file.write_bytes(
+            {
+                "truncate": whole[:-20],
+                "flip": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
+                "empty": b"",
+                "foreign": b"model,task\n",
+            }[harm]
+        )
     with pytest.warns(UserWarning, match=f"{file.name}: .*computed again"):
         if harm == "folder":
             with pytest.raises(InputError, match=f"{file.name}: cannot be written .Is a directory.: what is finished"):
@@ -94,12 +109,15 @@ def test_no_name_leaves_the_directory(tmp_path, name):
     assert list(tmp_path.iterdir()) == [] and RunDirectory(tmp_path).tables(name) == ()
 
 
-@pytest.mark.parametrize(("key", "message"), [
-    ({"a": float("nan")}, r"key\['a'\]: found nan, expected text, finite numbers"),
-    ({"a": [1, Path("x")]}, r"key\['a'\]\[1\]: found PosixPath\('x'\)"),
-    ({"a": {1: 2}}, r"key\['a'\]: the field 1: expected a text"),
-    ({"a": {1, 2}}, r"key\['a'\]: found \{1, 2\}"),
-])
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ({"a": float("nan")}, r"key\['a'\]: found nan, expected text, finite numbers"),
+        ({"a": [1, Path("x")]}, r"key\['a'\]\[1\]: found PosixPath\('x'\)"),
+        ({"a": {1: 2}}, r"key\['a'\]: the field 1: expected a text"),
+        ({"a": {1, 2}}, r"key\['a'\]: found \{1, 2\}"),
+    ],
+)
 def test_a_key_that_json_cannot_carry_is_refused(tmp_path, key, message):
     with pytest.raises(ValueError, match=message):
         RunDirectory(tmp_path).unit("stability", key, lambda: made(0.5))
@@ -111,9 +129,14 @@ def test_a_file_is_no_run_directory(tmp_path):
         RunDirectory(tmp_path / "x")
 
 
-keys = st.dictionaries(st.text(), st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5))
+keys = st.dictionaries(
+    st.text(),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    ),
+)
 
 
 @given(keys, keys)
@@ -123,45 +146,30 @@ def test_different_keys_are_different_files(one, two):
         assert _digest(one) != _digest(two)
 
 
-KILLED = """
-import sys
-from isp_mech.runs.run_directory import RunDirectory
-from tests_made import made
-runs = RunDirectory(sys.argv[1])
-for i in range(60):
-    runs.unit("stability", {"i": i}, lambda: made(i / 100))
-    print(i, flush=True)
-"""
+def _units(folder, told):
+    runs = RunDirectory(folder)
+    for i in range(40):
+        rows = dict(model=["m"] * 2000, n_params=[1] * 2000, task=["t"] * 2000, replacement_a=["a"] * 2000,
+                    replacement_b=["b"] * 2000, spearman=[i / 100] * 2000)  # fmt: skip
+        runs.unit("stability", {"i": i}, lambda rows=rows: table("stability", rows, RUN))
+        with open(told, "a") as file:
+            file.write(f"{i}\n")
 
 
 def test_killed_at_any_moment_the_rest_is_done_and_the_bytes_are_the_same(tmp_path):
-    (tmp_path / "tests_made.py").write_text(
-        "from isp_mech.tables import make_run, table\n"
-        "def made(x):\n"
-        "    rows = dict(model=['m'] * 2000, n_params=[1] * 2000, task=['t'] * 2000, replacement_a=['a'] * 2000,\n"
-        "                replacement_b=['b'] * 2000, spearman=[x] * 2000)\n"
-        "    return table('stability', rows, make_run(model='m', task='t', method='x'))\n")
-    root = str(Path(__file__).parents[2])
-    settings = {**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])}
-
-    def start(folder):
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / folder)], env=settings,
-                                stdout=subprocess.PIPE, text=True)
-
-    whole = start("whole")
-    assert len(whole.communicate()[0].split()) == 60 and whole.returncode == 0
+    told = tmp_path / "told"
+    _units(tmp_path / "whole", told)
     for wait in (3, 9, 20):
-        process = start("killed")
-        for _ in range(wait):  # after so many units, somewhere in the next one
-            process.stdout.readline()
-        time.sleep(0.003)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        told.write_text("")
+        process = start(_units, tmp_path / "killed", told)
+        while len(told.read_text().split()) < wait:  # after so many units, somewhere in the next one
+            time.sleep(0.001)
+        process.kill()
+        process.join()
     stamps = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed" / "units").glob("stability-*.parquet")}
     assert len(stamps) >= 20
-    last = start("killed")
-    last.communicate()
+    _units(tmp_path / "killed", told)
     before, after = ({p.name: p.read_bytes() for p in (tmp_path / folder / "units").glob("stability-*.parquet")}
-                     for folder in ("whole", "killed"))
-    assert len(before) == 60 and before == after
+                     for folder in ("whole", "killed"))  # fmt: skip
+    assert len(before) == 40 and before == after
     assert all((tmp_path / "killed" / "units" / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())

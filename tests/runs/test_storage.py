@@ -3,14 +3,14 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import subprocess
-import sys
+import time
 
 import pytest
+from forks import start
 
 from isp_mech.errors import InputError, NotKept
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.runs.storage import Folder, RemoteFolder, open_folder
+from isp_mech.runs.storage import open_folder
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -39,15 +39,15 @@ def test_no_name_leads_out(folder, name):
 
 
 def test_urls_and_paths_are_told_apart(tmp_path):
-    assert isinstance(open_folder("some/where"), Folder) and isinstance(open_folder(tmp_path), Folder)
+    assert str(open_folder("some/where").local) == "some/where" and open_folder(tmp_path).local == tmp_path
     pytest.importorskip("fsspec")
-    assert isinstance(open_folder("memory://x"), RemoteFolder)
+    assert open_folder("memory://x").local is None
     with pytest.raises(InputError, match="nosuch://x: cannot be reached: Protocol not known: nosuch"):
         open_folder("nosuch://x")
 
 
 def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-    folder = Folder(tmp_path)
+    folder = open_folder(tmp_path)
     folder.write("a.txt", b"old")
 
     def full(_):
@@ -67,19 +67,19 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path):
     RunDirectory(tmp_path).log("finished", job="x")
 
 
-CLAIMING = """
-import sys, time
-from isp_mech.runs.run_directory import RunDirectory
-with RunDirectory(sys.argv[1]).claim(sys.argv[2]) as ours:
-    print(ours, flush=True)
-    time.sleep(float(sys.argv[3]))
-"""
+def _claim(folder, what, said, seconds):
+    with RunDirectory(folder).claim(what) as ours:
+        said.write_text(str(ours))
+        time.sleep(seconds)
 
 
-def claiming(folder, what, seconds):
-    process = subprocess.Popen([sys.executable, "-c", CLAIMING, str(folder), what, str(seconds)],
-                               stdout=subprocess.PIPE, text=True)  # fmt: skip
-    return process, process.stdout.readline().strip()
+def claiming(folder, what, seconds=0.0):
+    """A process that claims something and keeps it for so long; and whether it got it."""
+    said = folder / f"said-{time.monotonic_ns()}"
+    process = start(_claim, folder, what, said, seconds)
+    while not (said.exists() and said.read_text()):
+        time.sleep(0.001)
+    return process, said.read_text()
 
 
 def test_a_claim_is_one_process_own_until_it_dies(tmp_path):
@@ -88,15 +88,15 @@ def test_a_claim_is_one_process_own_until_it_dies(tmp_path):
     assert has_it == "True"
     with RunDirectory(tmp_path).claim("job") as ours, RunDirectory(str(tmp_path)).claim("other") as another:
         assert not ours and another
-    assert claiming(tmp_path, "job", 0)[1] == "False"
+    assert claiming(tmp_path, "job")[1] == "False"
     first.kill()
-    first.communicate()
+    first.join()
     with RunDirectory(tmp_path).claim("job") as ours:
         assert ours
         with RunDirectory(tmp_path).claim("other"):
             pass  # giving one up keeps the other
-        assert claiming(tmp_path, "job", 0)[1] == "False"
-    assert claiming(tmp_path, "job", 0)[1] == "True"
+        assert claiming(tmp_path, "job")[1] == "False"
+    assert claiming(tmp_path, "job")[1] == "True"
 
 
 def test_where_files_cannot_be_locked_everybody_gets_the_claim(tmp_path, monkeypatch):
