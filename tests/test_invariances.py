@@ -130,8 +130,8 @@ def test_the_masks_dtype_does_not_matter(make_model, pairs, monkeypatch, archite
     def of_bool(batch, dtype):
         return None if batch.visible is None else batch.visible[:, None]
 
-    monkeypatch.setattr("isp_mech.models.model.mask_of", of_bool)
-    monkeypatch.setattr(alibi, "mask_of", of_bool)
+    monkeypatch.setattr("isp_mech.models.model.attention_mask", of_bool)
+    monkeypatch.setattr(alibi, "attention_mask", of_bool)
     assert max(largest_gaps(plain, trace(pairs, model)).values()) < 1e-4
 
 

@@ -6,18 +6,11 @@ forward takes a ``Batch`` of token trees, keeps what a ``RecordSpec`` names and 
 name; nothing of size positions x positions or positions x vocabulary is kept.
 """
 
+from isp_mech.models.activations import ActivationEdit, ActivationRecord, Forward, RecordSpec
 from isp_mech.models.architecture import Architecture, Norm, norm_of
+from isp_mech.models.batch import Batch, Encoding, TokenPlaces
 from isp_mech.models.bridge import read_jacobians
-from isp_mech.models.forward_types import (
-    ActivationEdit,
-    ActivationRecord,
-    Batch,
-    Encoding,
-    Forward,
-    PrefixCache,
-    RecordSpec,
-    TokenPlaces,
-)
+from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.gradient_capture import GradientCapture, capture_gradients
 from isp_mech.models.loading import (
     Models,
@@ -32,6 +25,7 @@ from isp_mech.models.loading import (
 )
 from isp_mech.models.memory import is_out_of_memory, let_go
 from isp_mech.models.model import Model
+from isp_mech.models.prefix_cache import PrefixCache
 
 __all__ = [
     "Architecture",
@@ -59,5 +53,6 @@ __all__ = [
     "plan_tokens",
     "read_jacobians",
     "capture_gradients",
+    "fast_paths",
     "wrap_model",
 ]

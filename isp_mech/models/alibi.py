@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from isp_mech.models.attention import attend
-from isp_mech.models.forward_types import CONTEXT, mask_of
+from isp_mech.models.batch import attention_mask
+from isp_mech.models.forward_context import CONTEXT
 
 
 def use_our_attention(hf: Any) -> None:
@@ -38,17 +39,15 @@ def slopes_of(n_heads: int) -> Tensor:
     return torch.tensor(first + between)
 
 
-def _attention(self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any) -> tuple:
+def _attention(self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
     context = CONTEXT.get()
     if context is None:
         return type(self).forward(self, hidden_states, residual, *args, **kwargs)
-    depth = context.batch.depth
-    if context.selection is not None and context.selection.keys is not None:
-        depth = depth.gather(1, context.selection.nodes)
     query, key, value = self._reshape(self.query_key_value(hidden_states))
     slopes = slopes_of(self.num_heads).to(query) / self.inv_norm_factor
     query = torch.cat([query, slopes[:, None, None].expand(*query.shape[:3], 1)], -1)
-    key = torch.cat([key, depth[:, None, :, None].expand(*key.shape[:3], 1).to(key)], -1)
+    key = torch.cat([key, context.batch.depth[:, None, :, None].expand(*key.shape[:3], 1).to(key)], -1)
     value = torch.cat([value, torch.zeros_like(value[..., :1])], -1)  # kernels want as many dimensions here
-    out, _ = attend(self, query, key, value, mask_of(context.batch, key.dtype), scaling=self.inv_norm_factor)
+    mask = attention_mask(context.batch, key.dtype)
+    out = attend(self, query, key, value, mask, scaling=self.inv_norm_factor)
     return self.dense(out[..., :-1].flatten(-2)) + residual, None

@@ -63,7 +63,8 @@ class Norm:
 class Architecture:
     """A decoder's parts. ``accepts_custom_masks``: its attention is ours, and takes the mask and position ids it is
     given; ``mask_is_argument``: as arguments of the forward (Bloom's finds them in the batch); ``accepts_trees``:
-    whether by ours or its own, its forward over a tree gives what each branch gives.
+    whether by ours or its own, its forward over a tree gives what each branch gives; ``selects_tokens``: whether its
+    last layer can be computed at few tokens alone.
 
     ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
     """
@@ -81,6 +82,7 @@ class Architecture:
     accepts_custom_masks: bool
     mask_is_argument: bool
     accepts_trees: bool
+    selects_tokens: bool = False
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """The output projection of a layer, split over its heads (a view of the parameter)."""

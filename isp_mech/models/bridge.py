@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isp_mech.errors import InputError
+from isp_mech.models.memory import free_bytes
 
 PROBES = (7, 11)  # lengths at which shapes are looked at: what differs grows with the prompt
 SHARE = 0.5  # of the memory that is free
@@ -29,7 +29,7 @@ def capture(
         raise InputError(f"{name}: capture", silent)
     need = sum(_bytes(small[hook][0], *large[hook], len(ids)) for ids in prompts for hook in wanted)
     device = next(bridge.parameters()).device
-    limit = available(device) * SHARE if limit_gb is None else limit_gb * 1e9
+    limit = free_bytes(str(device)) * SHARE if limit_gb is None else limit_gb * 1e9
     if need > limit:
         most = max(map(len, prompts))
         what = f"{len(wanted)} activations of {len(prompts)} prompts of up to {most} tokens"
@@ -71,21 +71,6 @@ def _bytes(small: Sequence[int], large: Sequence[int], size: int, length: int) -
     for a, b in zip(small, large, strict=True):
         size *= a if a == b else max(1, round(a + (b - a) * (length - PROBES[0]) / (PROBES[1] - PROBES[0])))
     return size
-
-
-def available(device: torch.device) -> float:
-    """Bytes of memory that are free on a device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):
-        return 8e9
 
 
 def read_jacobians(path: str | Path) -> dict[int, Tensor]:

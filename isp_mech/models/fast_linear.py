@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from isp_mech.models.fast_paths import fast_paths
+
 
 def use_fast_products(hf: Any) -> None:
     """Makes every linear layer of a float32 model on a CPU multiply by oneDNN, where that is the faster, when no
@@ -41,4 +43,5 @@ def _conv1d(self: Conv1D, x: Tensor) -> Tensor:
 
 
 def _not_for_us(x: Tensor) -> bool:
-    return torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0
+    unfit = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0
+    return unfit or not fast_paths()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from isp_mech.models.architecture import Architecture
+from isp_mech.models.hooks import first_input, first_output
 
 
 @dataclass
@@ -27,38 +28,35 @@ class GradientCapture:
 
 @contextmanager
 def capture_gradients(architecture: Architecture) -> Iterator[GradientCapture]:
-    """Within it, a forward that keeps gradients leaves its ``GradientCapture``. Edits of it that add to heads and MLPs
-    come after what is left, so that a gradient by it is one by what is edited too."""
-    wires = GradientCapture()
+    """Within it, a forward that keeps gradients fills a ``GradientCapture``. Edits of it that add to heads and MLPs
+    come after what is captured, so that a gradient by it is one by what is edited too."""
+    captured = GradientCapture()
 
-    def first(args: tuple, kwargs: dict) -> Tensor:
-        return args[0] if args else kwargs["hidden_states"]
-
-    def keep_before(layer: int) -> Any:
-        def hook(module, args, kwargs):
-            x = first(args, kwargs)
-            wires.before[layer] = x if x.requires_grad else x.requires_grad_()
+    def keep_before(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = first_input(args, kwargs)
+            captured.before[layer] = x if x.requires_grad else x.requires_grad_()
 
         return hook
 
-    def keep_heads(layer: int) -> Any:
-        return lambda module, args, kwargs: wires.heads.update({layer: first(args, kwargs)})
+    def keep_heads(layer: int) -> Callable[..., None]:
+        return lambda module, args, kwargs: captured.heads.update({layer: first_input(args, kwargs)})
 
-    def keep_output(into: dict[int, Tensor], layer: int) -> Any:
-        return lambda module, args, out: into.update({layer: out[0] if isinstance(out, tuple) else out})
+    def keep_output(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
+        return lambda module, args, out: into.update({layer: first_output(out)})
 
-    def keep_final(module, args):
-        wires.final = args[0]
+    def keep_final(module: nn.Module, args: tuple[Any, ...]) -> None:
+        captured.final = args[0]
 
     with ExitStack() as stack:
         for layer, block in enumerate(architecture.blocks):
             for handle in (
                 block.block.register_forward_pre_hook(keep_before(layer), with_kwargs=True),
                 block.attn_out.register_forward_pre_hook(keep_heads(layer), with_kwargs=True),
-                block.attn_write.register_forward_hook(keep_output(wires.attn, layer)),
-                block.mlp_write.register_forward_hook(keep_output(wires.mlp, layer)),
+                block.attn_write.register_forward_hook(keep_output(captured.attn, layer)),
+                block.mlp_write.register_forward_hook(keep_output(captured.mlp, layer)),
             ):
                 stack.callback(handle.remove)
         if architecture.ln_final is not None:
             stack.callback(architecture.ln_final.register_forward_pre_hook(keep_final).remove)
-        yield wires
+        yield captured

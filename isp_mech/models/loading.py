@@ -6,10 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from isp_mech.errors import InputError
@@ -18,11 +17,12 @@ from isp_mech.models.alibi import use_our_attention
 from isp_mech.models.architecture import Architecture, architecture_of
 from isp_mech.models.attention import ATTENTION
 from isp_mech.models.fast_linear import use_fast_products
-from isp_mech.models.hooks import narrow_on_demand
+from isp_mech.models.last_layer import compute_at_selected, input_norm_of
 from isp_mech.models.memory import bytes_per_token, free_bytes
-from isp_mech.models.model import DTYPES, Model
-from isp_mech.models.parity import branches_come_out_right, check_against_plain
+from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
+from isp_mech.models.parity import branches_come_out_right, check_against_plain, selected_tokens_come_out_right
 from isp_mech.models.rotary import use_fast_rotation
+from isp_mech.models.skeleton import second_skeleton
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 disable_progress_bar()  # loading shows its own line where progress is asked for
@@ -31,11 +31,11 @@ disable_progress_bar()  # loading shows its own line where progress is asked for
 def load_model(
     path_or_hub_id: str | Path,
     *,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     device: str = "cpu",
     revision: str | None = None,
     name: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
+    device_map: str | dict[str, int | str | torch.device] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """One model, from a folder or a hub id, in evaluation mode.
@@ -72,43 +72,69 @@ def load_model(
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(where, [f"cannot be loaded: {first}"]) from error
     short = name or (folder.name if local else where.split("/")[-1])
-    model = wrap_model(hf, tokenizer, name=short, revision=revision, dtype=dtype, device=device)
-    return replace(model, source=source)
+    if not is_settled(hf):
+        hf.to(device=device, dtype=DTYPES[dtype])
+    return _model_over(hf, tokenizer, name=short, revision=revision, device=device, source=source)
 
 
 def wrap_model(
-    hf: Any, tokenizer: Any, *, name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu"
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    device: str = "cpu",
 ) -> Model:
-    """A ``Model`` over a transformers model already in memory, which goes to evaluation mode and gets
-    our attention function; its parameters are not touched. A model that is quantised or spread over devices
-    stays where and what it is. The check of ``load_model`` is made."""
-    settled = is_settled(hf)
-    hf = hf.eval() if settled else hf.to(device=device, dtype=DTYPES[dtype]).eval()
-    if settled:
+    """A ``Model`` over a transformers model already in memory, which stays as it is.
+
+    Modules of our own share its parameters, so that what is changed in these is seen; only where they lie on another
+    device or are of another type are they copied. A model that is quantised or spread over devices stays where and
+    what it is. The check of ``load_model`` is made.
+    """
+    own = second_skeleton(hf) if is_settled(hf) else second_skeleton(hf, device=device, dtype=DTYPES[dtype])
+    return _model_over(own, tokenizer, name=name, revision=revision, device=device)
+
+
+def _model_over(
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    device: str,
+    revision: str | None = None,
+    source: str | None = None,
+) -> Model:
+    """A ``Model`` over modules that are ours to change. A mismatch with the plain model's logits: ``RuntimeError``."""
+    hf.eval()
+    if is_settled(hf):
         device = str(hf.get_input_embeddings().weight.device if hf.device.type == "meta" else hf.device)
-        dtype = str(hf.dtype).removeprefix("torch.")
-    ids = (torch.arange(1, 12, device=device) * 7919 % int(hf.config.vocab_size))[None]
+    ids = probe_ids(hf, device)
     with torch.no_grad():
         plain = hf(ids).logits.to(device)
-    architecture = architecture_of(hf, name)
-    if not settled:
+    shape = architecture_of(hf, name)
+    if not is_settled(hf):
         use_fast_products(hf)
     use_our_attention(hf)
     use_fast_rotation(hf)
-    if architecture.mask_is_argument:
+    if shape.mask_is_argument:
         hf.set_attn_implementation(ATTENTION)
-    if architecture.accepts_custom_masks:
-        narrow_on_demand(architecture.blocks[-1].block, architecture.mask_is_argument)
-    model = Model(
-        name, revision, _count_without_embeddings(hf, architecture), hf, tokenizer, architecture, dtype, device
-    )
-    if architecture.accepts_trees and not architecture.accepts_custom_masks and not branches_come_out_right(model, ids):
-        model = replace(model, architecture=replace(architecture, accepts_trees=False))
+    count = _count_without_embeddings(hf, shape)
+    model = Model(name, revision, count, hf, tokenizer, shape, str(hf.dtype).removeprefix("torch."), device, source)
+    if shape.accepts_custom_masks:
+        last = shape.blocks[-1]
+        norm = input_norm_of(last, lambda: check_against_plain(model, ids, plain))
+        if norm is not None:
+            compute_at_selected(last, norm)
+        selects = norm is not None and selected_tokens_come_out_right(model, ids)
+        return replace(model, architecture=replace(shape, selects_tokens=selects))
+    if shape.accepts_trees and not branches_come_out_right(model, ids):
+        model = replace(model, architecture=replace(shape, accepts_trees=False))
     check_against_plain(model, ids, plain)
     return model
 
 
-def is_settled(hf: Any) -> bool:
+def is_settled(hf: PreTrainedModel) -> bool:
     """Whether a transformers model is quantised or spread over devices, and so must not be moved or cast."""
     return bool(getattr(hf, "hf_device_map", None)) or getattr(hf, "hf_quantizer", None) is not None
 
@@ -134,10 +160,10 @@ def in_float32(model: Model) -> Model | None:
         return load_model(model.source, device=model.device, revision=model.revision, name=model.name)
     plain = type(model.hf)(model.hf.config)
     plain.load_state_dict(model.hf.state_dict())
-    return wrap_model(plain, model.tokenizer, name=model.name, device=model.device)
+    return _model_over(plain.to(model.device), model.tokenizer, name=model.name, device=model.device)
 
 
-def _count_without_embeddings(hf: Any, architecture: Architecture) -> int:
+def _count_without_embeddings(hf: PreTrainedModel, architecture: Architecture) -> int:
     """Parameters but those of the embedding, position embedding and unembedding (tied or not)."""
     apart = {id(p) for module in (*architecture.embeddings, architecture.unembed) for p in module.parameters()}
     return sum(p.numel() for p in hf.parameters() if id(p) not in apart)
@@ -168,9 +194,9 @@ def _check_folder(folder: Path) -> None:
 def load_size(
     size: Size,
     *,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     device: str = "cpu",
-    device_map: str | dict[str, Any] | None = None,
+    device_map: str | dict[str, int | str | torch.device] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """The model of one member of a family, under the member's name and parameter count."""
@@ -189,7 +215,7 @@ def load_size(
 Models = Family | Model | Sequence[Model | str | Path] | str | Path
 
 
-def members(models: Models, *, dtype: str = "float32", device: str = "cpu") -> Iterator[Model]:
+def members(models: Models, *, dtype: Dtype = "float32", device: str = "cpu") -> Iterator[Model]:
     """Loads a family's models one after the other, smallest first; loaded models pass through.
 
     Yields one ``Model`` at a time, so that no two need to be in memory together.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
@@ -16,8 +16,7 @@ def free_bytes(device: str) -> int:
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = [_available(), _left_in_group()]
-    known = [n for n in found if n is not None]
+    known = [n for n in (_available(), _left_in_group()) if n is not None]
     return max(0, min(known)) if known else 1 << 31  # a system that tells nothing: two GiB, as any has
 
 
@@ -39,7 +38,7 @@ def _left_in_group() -> int | None:
         return None
 
 
-def bytes_per_token(hf: Any, d_model: int, width: int) -> int:
+def bytes_per_token(hf: PreTrainedModel, d_model: int, width: int) -> int:
     """What a token takes at the peak of a forward that keeps nothing: one layer's activations, bytes.
 
     ``width`` is heads x d_head. An estimate from the shape, on the safe side of what was measured.

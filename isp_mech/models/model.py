@@ -8,45 +8,43 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from isp_mech.errors import InputError
+from isp_mech.models.activations import ActivationEdit, ActivationRecord, Forward, RecordSpec
 from isp_mech.models.architecture import Architecture
+from isp_mech.models.batch import Batch, Encoding, TokenPlaces, attention_mask
 from isp_mech.models.bridge import capture
-from isp_mech.models.forward_types import (
-    CONTEXT,
-    ActivationEdit,
-    ActivationRecord,
-    Batch,
-    Encoding,
-    Forward,
-    ForwardContext,
-    PrefixCache,
-    RecordSpec,
-    TokenPlaces,
-    TokenSelection,
-    mask_of,
-)
-from isp_mech.models.hooks import hooks, narrow_copies, narrow_to, starting_at
+from isp_mech.models.fast_paths import fast_paths
+from isp_mech.models.forward_context import CONTEXT, ForwardContext
+from isp_mech.models.hooks import hooks, starting_at
+from isp_mech.models.last_layer import select_tokens
 from isp_mech.models.parity import expect_equal
+from isp_mech.models.prefix_cache import PrefixCache
+from isp_mech.models.skeleton import second_skeleton
 
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model. ``hf`` is the transformers model itself; every parameter belongs to it alone.
+    """A loaded model. ``hf`` is the transformers model, in evaluation mode, with our attention.
     ``source`` is the folder or hub id it was loaded from, if it was."""
 
     name: str
     revision: str | None
     n_params: int
-    hf: Any
-    tokenizer: Any
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
     dtype: str
     device: str
@@ -58,19 +56,24 @@ class Model:
 
     @property
     def accepts_custom_masks(self) -> bool:
-        """Whether the attention accepts custom masks, so that prompts may share a beginning."""
+        """Whether the attention accepts custom masks."""
         return self.architecture.accepts_custom_masks
+
+    @property
+    def uses_prefix_caches(self) -> bool:
+        """Whether prompts that begin alike are run over one prefix: where custom masks are accepted."""
+        return self.architecture.accepts_custom_masks and fast_paths()
+
+    @property
+    def accepts_trees(self) -> bool:
+        """Whether one forward may hold a tree of tokens; true of some models whose attention is their own."""
+        return self.architecture.accepts_trees and fast_paths()
 
     @property
     def packs(self) -> bool:
         """Deprecated: ``accepts_custom_masks``."""
         warnings.warn("Model.packs is accepts_custom_masks now", DeprecationWarning, stacklevel=2)
         return self.accepts_custom_masks
-
-    @property
-    def accepts_trees(self) -> bool:
-        """Whether one forward may hold a tree of tokens; true of some models whose attention is their own."""
-        return self.architecture.accepts_trees
 
     @property
     def max_tokens(self) -> int | None:
@@ -100,17 +103,16 @@ class Model:
         return kind, told, special, self.max_tokens
 
     @cached_property
-    def bridge(self) -> Any:
+    def bridge(self) -> TransformerBridge:
         """The model as a TransformerLens ``TransformerBridge``, for hooks by the field's names.
 
-        Made when first asked for, over a second skeleton of modules that shares this model's
-        parameters (booting a bridge rewrites the modules it is given); its logits are compared with
-        the model's own, and a difference over 1e-3 is a ``RuntimeError``.
+        Made when first asked for, over modules of its own that share this model's parameters (booting a
+        bridge rewrites the modules it is given); its logits are compared with the model's own, and a
+        difference over 1e-3 is a ``RuntimeError``.
         """
         from transformer_lens.model_bridge import TransformerBridge
 
-        shared = {id(t): t for t in (*self.hf.parameters(), *self.hf.buffers())}
-        skeleton = copy.deepcopy(self.hf, memo=dict(shared))
+        skeleton = second_skeleton(self.hf)
         skeleton.set_attn_implementation("eager")
         tokenizer = copy.deepcopy(self.tokenizer)  # which booting changes too
         if not tokenizer.name_or_path:  # made in memory: it is not to be looked for on disk
@@ -118,7 +120,7 @@ class Model:
         bridge = TransformerBridge.boot_transformers(
             self.name, hf_model=skeleton, tokenizer=tokenizer, device=self.device, dtype=DTYPES[self.dtype]
         )
-        ids = self._probe_ids()
+        ids = probe_ids(self.hf, self.device)
         with torch.no_grad():
             expect_equal(f"{self.name}: TransformerBridge", bridge(ids), self.hf(ids).logits, self.dtype)
         return bridge
@@ -173,24 +175,34 @@ class Model:
         ``prefix.resid`` has them. With ``gradients`` the hidden states can be differentiated by the edits' values.
         """
         self._check(batch, prefix, record, first_layer)
-        visible = None if batch.visible is None else batch.visible.to(self.device)
-        batch = Batch(batch.ids.to(self.device), batch.depth.to(self.device), visible)
-        kept = ActivationRecord()
-        selection = None if at is None or edits or gradients else self._select(batch, prefix, at, record)
+        batch, copy_length = batch.to(self.device), None if prefix is None else prefix.visible_within.shape[-1]
+        selection = None
+        if at is not None and self.architecture.selects_tokens and fast_paths() and not (edits or gradients):
+            places = (
+                at
+                if record is None
+                else TokenPlaces(torch.cat([at.rows, record.rows]), torch.cat([at.nodes, record.nodes]))
+            )
+            selection = select_tokens(batch, places, copy_length)
+        context = ForwardContext(batch, record, ActivationRecord(), prefix, selection)
         with ExitStack() as stack, torch.set_grad_enabled(gradients):
-            stack.callback(CONTEXT.reset, CONTEXT.set(ForwardContext(batch, record, kept, prefix, selection)))
-            if first_layer and prefix is not None:
-                copies = batch.ids.shape[1] // prefix.visible_within.shape[-1]
-                hidden = prefix.resid[first_layer].repeat(1, copies, 1)
+            stack.callback(CONTEXT.reset, CONTEXT.set(context))
+            if prefix is not None and first_layer:
+                hidden = prefix.resid[first_layer].repeat(1, batch.ids.shape[1] // prefix.visible_within.shape[-1], 1)
                 stack.enter_context(starting_at(self.architecture, first_layer, hidden))
-            for handle in hooks(self.architecture, record, kept, edits, batch, selection):
+            for handle in hooks(self.architecture, context, edits):
                 stack.callback(handle.remove)
-            out = self._run_base(batch, prefix)
-        return Forward(out if at is None else out[at.rows, at.nodes], kept)
+            out = self.hf.base_model(
+                input_ids=batch.ids,
+                attention_mask=self._mask(batch, prefix),
+                position_ids=batch.depth,
+                use_cache=False,
+            ).last_hidden_state
+        return Forward(out if at is None else out[at.rows, at.nodes], context.record)
 
     def _check(self, batch: Batch, prefix: PrefixCache | None, record: RecordSpec | None, first_layer: int) -> None:
         """``ValueError`` for trees or a prefix that the attention does not accept, and for what goes not together."""
-        accepted = self.accepts_trees if prefix is None else self.accepts_custom_masks
+        accepted = self.architecture.accepts_trees if prefix is None else self.accepts_custom_masks
         if not accepted and (prefix is not None or batch.visible is not None):
             raise ValueError(f"{self.name} takes chains of tokens only: its attention makes its own mask")
         if prefix is None and first_layer:
@@ -198,30 +210,12 @@ class Model:
         if prefix is not None and record is not None and (record.keys or record.query_rows is not None):
             raise ValueError("over a prefix neither keys nor attention are recorded")
 
-    def _select(
-        self, batch: Batch, prefix: PrefixCache | None, at: TokenPlaces, record: RecordSpec | None
-    ) -> TokenSelection | None:
-        """The tokens at which the last layer has to be computed, None where it had better be at all of them."""
-        if not self.accepts_custom_masks:
-            return None
-        rows, nodes, last = at.rows, at.nodes, self.architecture.n_layers - 1
-        if record is not None:
-            rows, nodes = torch.cat([rows, record.rows]), torch.cat([nodes, record.nodes])
-        if prefix is None:
-            selection = narrow_to(batch, rows, nodes, last)
-        else:
-            selection = narrow_copies(batch, rows, nodes, last, prefix.visible_within.shape[-1])
-        return selection if selection.is_worth_it else None
-
-    def _run_base(self, batch: Batch, prefix: PrefixCache | None) -> Float[Tensor, "row pos d_model"]:
+    def _mask(self, batch: Batch, prefix: PrefixCache | None) -> Tensor | None:
         if self.accepts_custom_masks and not self.architecture.mask_is_argument:
-            mask = None  # Bloom's attention finds it in the batch
-        elif prefix is not None:
-            mask = torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # not used
-        else:
-            mask = mask_of(batch, DTYPES[self.dtype])
-        out = self.hf.base_model(input_ids=batch.ids, attention_mask=mask, position_ids=batch.depth, use_cache=False)
-        return out.last_hidden_state
+            return None  # Bloom's attention finds it in the batch
+        if prefix is not None:
+            return torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # not used
+        return attention_mask(batch, DTYPES[self.dtype])
 
     def logits_of(self, hidden: Float[Tensor, "n d_model"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The logit (float32) of one token after each of ``n`` vectors that went through the final norm."""
@@ -231,6 +225,7 @@ class Model:
             raw = raw + unembed.bias[tokens].float()
         return self._finish(raw)
 
-    def _probe_ids(self) -> Tensor:
-        count = int(self.hf.config.vocab_size)
-        return (torch.arange(1, 12, device=self.device) * 7919 % count)[None]
+
+def probe_ids(hf: PreTrainedModel, device: str) -> Int[Tensor, "1 pos"]:
+    """Some tokens of the vocabulary, for comparing logits."""
+    return (torch.arange(1, 12, device=device) * 7919 % int(hf.config.vocab_size))[None]

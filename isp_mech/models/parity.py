@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from isp_mech.models.forward_types import Batch, Forward
+from isp_mech.models.activations import Forward
+from isp_mech.models.batch import Batch, TokenPlaces
 
 
 @runtime_checkable
@@ -20,12 +22,12 @@ class Runnable(Protocol):
     def dtype(self) -> str: ...
     @property
     def accepts_trees(self) -> bool: ...
-    def forward(self, batch: Batch) -> Forward: ...
+    def forward(self, batch: Batch, *, at: TokenPlaces | None = None) -> Forward: ...
     def unembed(self, hidden: Tensor) -> Tensor: ...
 
 
 def branches_come_out_right(model: Runnable, ids: Tensor) -> bool:
-    """Two branches after one trunk, against each as a plain chain: closer than an error could be."""
+    """Two branches after one beginning, against each as a plain chain: closer than an error could be."""
     n = ids.shape[1]
     cut = n // 2
     tree = torch.cat([ids, ids[:, cut + 1 :]], 1)  # the second branch's first token is left out
@@ -33,14 +35,36 @@ def branches_come_out_right(model: Runnable, ids: Tensor) -> bool:
     visible = torch.ones(1, 2 * n - 1 - cut, 2 * n - 1 - cut, dtype=torch.bool, device=ids.device).tril()
     visible[:, n:, cut:n] = False
     other = torch.cat([ids[:, :cut], ids[:, cut + 1 :]], 1)
-    try:
+
+    def both() -> tuple[Tensor, Tensor]:
         packed = model.forward(Batch(tree, depth, visible)).hidden
-        plain = model.forward(Batch(other, torch.arange(n - 1, device=ids.device)[None])).hidden
-    except Exception:  # whatever a model does that was not made for such a mask
+        return packed[:, n:], model.forward(_chain(other)).hidden[:, cut:]
+
+    return _come_out_alike(model, both)
+
+
+def selected_tokens_come_out_right(model: Runnable, ids: Tensor) -> bool:
+    """The last layer at two tokens alone, against all."""
+    rows, nodes = torch.zeros(2, dtype=torch.long), torch.tensor([ids.shape[1] // 2, ids.shape[1] - 1])
+
+    def both() -> tuple[Tensor, Tensor]:
+        selected = model.forward(_chain(ids), at=TokenPlaces(rows, nodes)).hidden
+        return selected, model.forward(_chain(ids)).hidden[rows, nodes]
+
+    return _come_out_alike(model, both)
+
+
+def _chain(ids: Tensor) -> Batch:
+    return Batch(ids, torch.arange(ids.shape[1], device=ids.device)[None])
+
+
+def _come_out_alike(model: Runnable, both: Callable[[], tuple[Tensor, Tensor]]) -> bool:
+    try:
+        ours, plain = both()
+    except Exception:  # whatever a model does that was not made for it
         return False
-    plain, packed = plain[:, cut:].float(), packed[:, n:].float()
     limit = 1e-5 if model.dtype == "float32" else 2e-2
-    return bool((packed - plain).abs().max() <= limit * plain.abs().max().clamp(min=1))
+    return bool((ours - plain).float().abs().max() <= limit * plain.float().abs().max().clamp(min=1))
 
 
 def check_against_plain(model: Runnable, ids: Tensor, plain: Tensor) -> None:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isp_mech.models.attention import attend
-from isp_mech.models.forward_types import CONTEXT
+from isp_mech.models.fast_paths import fast_paths
+from isp_mech.models.forward_context import CONTEXT
 
 
 def use_fast_rotation(hf: Any) -> None:
@@ -24,8 +25,8 @@ def use_fast_rotation(hf: Any) -> None:
             module.forward = MethodType(_attention, module)
 
 
-def _attention(self: Any, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> tuple:
-    if CONTEXT.get() is None:
+def _attention(self: Any, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, Any]:
+    if CONTEXT.get() is None or not fast_paths():
         return type(self).forward(self, hidden_states, attention_mask, **kwargs)
     cos, sin = kwargs.pop("position_embeddings")
     kwargs.pop("layer_past", None)  # our forwards keep no cache
@@ -33,8 +34,8 @@ def _attention(self: Any, hidden_states: Tensor, attention_mask: Tensor | None, 
     by_head = qkv.permute(3, 0, 2, 1, 4).contiguous()  # part row head pos d_head
     rotate(by_head[:2], cos[:, None], sin[:, None])
     query, key, value = by_head
-    out, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
-    return self.dense(out.flatten(-2)), weights
+    out = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
+    return self.dense(out.flatten(-2)), None
 
 
 def rotate(x: Float[Tensor, "... d_head"], cos: Float[Tensor, "... d"], sin: Float[Tensor, "... d"]) -> None:

@@ -11,7 +11,7 @@ from transformer_lens.tools.analysis import direct_logit_attribution, logit_lens
 
 from isp_mech.errors import InputError
 from isp_mech.models import wrap_model
-from isp_mech.models.bridge import available
+from isp_mech.models.memory import free_bytes
 from isp_mech.tracing.trace import trace
 
 
@@ -99,7 +99,7 @@ def test_what_would_not_fit_is_not_begun(make_model):
     assert len(model.capture(names, text, limit_gb=gb * 1.001)[0]) == 4
     with pytest.raises(InputError, match=f"4 activations of 1 prompts of up to {n} tokens would take {gb:.3g} GB"):
         model.capture(names, text, limit_gb=gb * 0.999)
-    assert available(torch.device("cpu")) > 1e6
+    assert free_bytes("cpu") > 1e6
 
 
 def test_unknown_names_are_listed_with_their_neighbours(make_model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_missing_folder_a_dtype_and_a_device_are_named(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         load_model(tmp_path / "nothing")
     with pytest.raises(InputError, match="dtype 'float8': expected one of float32"):
-        load_model("x", dtype="float8")
+        inspect.unwrap(load_model)("x", dtype="float8")  # past the type checker of tests
     with pytest.raises(InputError, match="device 'gpu'"):
         load_model("x", device="gpu")
     if not torch.cuda.is_available():
