@@ -19,7 +19,7 @@ from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.edge_attribution import EdgeEffects, edge_effects
 from isp_mech.causal.locate import CHECKED
 from isp_mech.causal.replacements import ConflictSide, check_replacements, observe_conflict
-from isp_mech.causal.site_sets import SitesGiven, sites_for
+from isp_mech.causal.site_sets import sites_for
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, run_of
@@ -27,6 +27,7 @@ from isp_mech.models import Models
 from isp_mech.sites import Replacement, Site
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tables.site_tables import AnySites
 from isp_mech.tasks import PairSet
 
 STRONGEST = 24  # sites taken of those that were located
@@ -37,7 +38,7 @@ OUTPUT = "output"
 def edges(
     pairs: PairSet,
     models: Models,
-    sites: SitesGiven,
+    sites: AnySites,
     *,
     replacement: Replacement = "mean",
     steps: int = 5,
@@ -71,7 +72,7 @@ class _Asked:
     """What is asked of every model."""
 
     pairs: PairSet
-    sites: SitesGiven
+    sites: AnySites
     replacement: str
     steps: int
     seed: int

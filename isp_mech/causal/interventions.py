@@ -15,7 +15,7 @@ import numpy as np
 
 from isp_mech.causal.activation_patching import Block, Change, Scale, changed_margins
 from isp_mech.causal.replacements import role_tokens
-from isp_mech.causal.site_sets import SitesGiven, sites_for
+from isp_mech.causal.site_sets import sites_for
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import SIDES, head_of, place_prompts, run_of
@@ -23,13 +23,14 @@ from isp_mech.inference.tokenization import OTHER, role_names
 from isp_mech.models import Models
 from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
 from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tables.site_tables import AnySites
 from isp_mech.tasks import PairSet
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 
 
 def scale_sites(
-    sites: SitesGiven,
+    sites: AnySites,
     pairs: PairSet,
     models: Models,
     *,

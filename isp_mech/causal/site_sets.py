@@ -2,63 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from isp_mech.causal.activation_patching import check_sites
 from isp_mech.causal.locate import Sites
 from isp_mech.errors import InputError
 from isp_mech.models import Model
-from isp_mech.sites import Site, parse_site
+from isp_mech.sites import Site
 from isp_mech.tables import Table
+from isp_mech.tables.site_tables import AnySites, sites_of
 from isp_mech.tasks import PairSet
 
-SomeSites = Collection[Site | str]
-SitesGiven = Sites | Table | SomeSites | Mapping[str, SomeSites]
 EffectsGiven = Sites | Table
 
 
-def sites_for(sites: SitesGiven, model: Model, *, strongest: int | None = None) -> tuple[Site, ...]:
-    """The sites of one model, layer by layer, heads before the MLP.
-
-    ``sites`` is what ``locate`` gave or its Table ``sites``: those that are significant there, the ``strongest`` of
-    them by the size of their effect; or sites, or their names, the same for all models or by the model's name.
-    ``InputError`` for a table without the model, names that are no sites, and sites that the model does not have.
-    """
-    if isinstance(sites, Sites | Table):
-        given = _located(sites.sites if isinstance(sites, Sites) else sites, model.name)[:strongest]
-    else:
-        mine = sites.get(model.name, ()) if isinstance(sites, Mapping) else sites
-        given = [_parsed(site) for site in mine]
-    check_sites(given, model)
-    return tuple(sorted(set(given), key=lambda site: (site.layer, site.kind, site.head or 0)))
-
-
-def _located(table: Table, model: str) -> list[Site]:
-    """The significant sites of a model in a Table ``sites``, strongest first."""
-    if table.name != "sites":
-        raise InputError("sites", [f"table {table.name}: expected the table sites that locate gives"])
-    frame = table.frame
-    if model not in set(frame["model"]):
-        raise InputError("sites", [f"no rows for {model}, found {', '.join(sorted(set(frame['model'])))}"])
-    here = frame[(frame["model"] == model) & frame["significant"] & (frame["kind"] != "resid")]
-    here = here.loc[here["effect"].abs().sort_values(ascending=False, kind="stable").index]
-    numbers = here["head"].fillna(-1).astype(int)
-    return [
-        Site(int(layer), kind, None if head < 0 else int(head))
-        for layer, kind, head in zip(here["layer"], here["kind"], numbers, strict=True)
-    ]
-
-
-def _parsed(site: Site | str) -> Site:
-    if isinstance(site, Site):
-        return site
-    try:
-        return parse_site(site)
-    except ValueError as error:
-        raise InputError("sites", [str(error)]) from None
+def sites_for(sites: AnySites, model: Model, *, strongest: int | None = None) -> tuple[Site, ...]:
+    """The sites of one model, layer by layer, heads before the MLP: of what ``locate`` gave, the significant ones, the
+    ``strongest`` of them by the size of their effect. See ``tables.site_tables.sites_of``."""
+    shape = model.architecture
+    chosen = sites_of(sites, model.name, n_layers=shape.n_layers, n_heads=shape.n_heads, most=strongest)
+    return tuple(sorted(chosen, key=lambda site: (site.layer, site.kind, site.head or 0)))
 
 
 def effects_by_pair(effects: EffectsGiven, model: Model, pairs: PairSet, replacement: str) -> np.ndarray:

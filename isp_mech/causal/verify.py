@@ -16,7 +16,7 @@ import numpy as np
 from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.locate import Sites
 from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
-from isp_mech.causal.site_sets import Half, SitesGiven, effects_by_pair, halves, sites_for
+from isp_mech.causal.site_sets import Half, effects_by_pair, halves, sites_for
 from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
@@ -27,17 +27,18 @@ from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
 from isp_mech.tables import Table, table
+from isp_mech.tables.site_tables import AnySites
 from isp_mech.tasks import PairSet, Prompt
 
 PLAIN_COST = 0.05  # plain accuracy that choosing may give up, as a share
 N_NEUTRAL = 60
 N_COST = 20  # random sets whose cost on plain prompts and neutral text is measured
-CHUNKS = (20, 30, 50)  # random sets judged at a time; the last number is repeated
+CHUNKS = (25, 55, 120)  # random sets judged at a time, the prompts running once each time; the last one is repeated
 RANDOM = "random"
 
 
 def verify(
-    sites: SitesGiven,
+    sites: AnySites,
     pairs: PairSet,
     models: Models,
     *,
@@ -77,7 +78,7 @@ def verify(
 class _Asked:
     """What is asked of every model; ``kinds`` are the replacements."""
 
-    sites: SitesGiven
+    sites: AnySites
     pairs: PairSet
     kinds: Sequence[Replacement]
     share: float
@@ -242,18 +243,16 @@ def _qualities(side: _Side, sets: Sequence[frozenset[Site]]) -> list[_Quality]:
 
 def _judge(asked: _Asked, sides: _Sides, sites: tuple[Site, ...], half: Half) -> list[Row]:
     conflict = sides.conflict.take(half.judge)
-    before, after = _qualities(conflict, [frozenset(), frozenset(sites)])
     drawn = matched_sets(sites, sides.model, asked.n_random, asked.seed) if sites else []
-    seen: list[_Quality] = []
+    before, after, *seen = _qualities(conflict, [frozenset(), frozenset(sites), *drawn[: CHUNKS[0]]])
 
     def at_least_as_good() -> Iterator[bool]:
-        sizes, start = iter(CHUNKS), 0
-        while start < len(drawn):
-            some = drawn[start : start + next(sizes, CHUNKS[-1])]
-            start += len(some)
-            for quality in _qualities(conflict, some):
-                seen.append(quality)
-                yield quality >= after
+        yield from (quality >= after for quality in list(seen))
+        sizes = iter(CHUNKS[1:])
+        while len(seen) < len(drawn):
+            more = _qualities(conflict, drawn[len(seen) :][: next(sizes, CHUNKS[-1])])
+            seen.extend(more)
+            yield from (quality >= after for quality in more)
 
     test = sequential_random_p(at_least_as_good(), n_max=len(drawn)) if drawn else None
     seen = seen[: test.drawn] if test else []
