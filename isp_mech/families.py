@@ -6,29 +6,33 @@
     (Size(name='pythia-70m', path_or_id='EleutherAI/pythia-70m', n_params=18915328, revision='step3000'),)
 
 ``n_params`` counts parameters without the embeddings of tokens and positions and without the
-unembedding: for named families from the shape of the model (for Pythia these are the published
-numbers), for a folder from the headers of its safetensors files.
+unembedding: for named families as it follows from the shape of the model (for Pythia these are the
+published numbers), for a folder from the headers of its safetensors files.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Literal, get_args
 
 from isp_mech.errors import InputError
 
-KINDS = ("embedded", "hub", "list")
+Kind = Literal["embedded", "hub", "list"]
+HUB_FAMILIES = Path(__file__).with_name("families.tsv")
 LADDER_WEIGHTS = Path(__file__).parent / "ladder" / "weights"
 _EMBEDDED = ("ladder", "ladder-null")
-_EMBEDDINGS = re.compile(
+_NOT_COUNTED = re.compile(  # embeddings, and buffers of old checkpoints
     r"(^|\.)(embed_in|embed_out|wte|wpe|embed_tokens|embed_positions|word_embeddings|lm_head|shared)\."
+    r"|\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$|(^|\.)position_ids$"
 )
-_BUFFERS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$|(^|\.)position_ids$")
 PYTHIA_STEPS = (0, *(2**k for k in range(10)), *range(1000, 144000, 1000))
 
 
@@ -62,11 +66,11 @@ class Family:
     name: str
     members: tuple[Size, ...]
     citation: str = ""
-    kind: str = "list"
+    kind: Kind = "list"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"family {self.name!r}: kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"family {self.name!r}: kind {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
         if not self.members:
             raise ValueError(f"family {self.name!r}: expected at least one member")
         if len({size.name for size in self.members}) < len(self.members):
@@ -78,96 +82,32 @@ class Family:
         return len(self.members)
 
 
-# --- named families: hub id and shape of each size --------------------------------------------------
+# --- families by name ---------------------------------------------------------------------------------
 
-
-def gpt2_count(n_layers: int, d_model: int, biases: int = 13) -> int:
-    """Parameters of GPT-2's shape (also GPT-NeoX's and OPT's): 12 d² + 13 d in a block, 2 d in the final norm.
-
-    GPT-Neo, without biases on queries, keys and values, has 10 d instead of 13 d.
-    """
-    return n_layers * (12 * d_model**2 + biases * d_model) + 2 * d_model
-
-
-def llama_count(n_layers: int, d_model: int, d_mlp: int, d_key: int, qkv_bias: bool = False) -> int:
-    """Parameters of Llama's shape: ``d_key`` is the width of all keys together (grouped heads).
-
-    Qwen 2 has biases on queries, keys and values.
-    """
-    attention = 2 * d_model**2 + 2 * d_model * d_key + (d_model + 2 * d_key) * qkv_bias
-    return n_layers * (attention + 3 * d_model * d_mlp + 2 * d_model) + d_model
-
-
-_neo = partial(gpt2_count, biases=10)
-_qwen = partial(llama_count, qkv_bias=True)
-_PYTHIA = {
-    "70m": (6, 512), "160m": (12, 768), "410m": (24, 1024), "1b": (16, 2048),
-    "1.4b": (24, 2048), "2.8b": (32, 2560), "6.9b": (32, 4096), "12b": (36, 5120),
-}  # fmt: skip
-
-# name -> (citation, count of a shape, {hub id: shape})
-_HUB: dict[str, tuple[str, Callable[..., int], dict[str, tuple[int, ...]]]] = {
-    "pythia": (
-        "Biderman et al. 2023, Pythia, arXiv 2304.01373",
-        gpt2_count,
-        {f"EleutherAI/pythia-{size}": shape for size, shape in _PYTHIA.items()},
-    ),
-    "pythia-deduped": (
-        "Biderman et al. 2023, Pythia, arXiv 2304.01373 (deduplicated Pile)",
-        gpt2_count,
-        {f"EleutherAI/pythia-{size}-deduped": shape for size, shape in _PYTHIA.items()},
-    ),
-    "opt": (  # without opt-350m, whose norms stand after the sublayers: no lens can be read off it
-        "Zhang et al. 2022, OPT, arXiv 2205.01068",
-        gpt2_count,
-        {
-            "facebook/opt-125m": (12, 768), "facebook/opt-1.3b": (24, 2048), "facebook/opt-2.7b": (32, 2560),
-            "facebook/opt-6.7b": (32, 4096), "facebook/opt-13b": (40, 5120), "facebook/opt-30b": (48, 7168),
-            "facebook/opt-66b": (64, 9216),
-        },
-    ),
-    "gpt2": (
-        "Radford et al. 2019, Language models are unsupervised multitask learners",
-        gpt2_count,
-        {
-            "openai-community/gpt2": (12, 768), "openai-community/gpt2-medium": (24, 1024),
-            "openai-community/gpt2-large": (36, 1280), "openai-community/gpt2-xl": (48, 1600),
-        },
-    ),
-    "gpt-neo": (
-        "Black et al. 2021, GPT-Neo, doi 10.5281/zenodo.5297715",
-        _neo,
-        {
-            "EleutherAI/gpt-neo-125m": (12, 768), "EleutherAI/gpt-neo-1.3B": (24, 2048),
-            "EleutherAI/gpt-neo-2.7B": (32, 2560),
-        },
-    ),
-    "qwen2.5": (
-        "Qwen team 2024, Qwen2.5, arXiv 2412.15115",
-        _qwen,
-        {
-            "Qwen/Qwen2.5-0.5B": (24, 896, 4864, 128), "Qwen/Qwen2.5-1.5B": (28, 1536, 8960, 256),
-            "Qwen/Qwen2.5-3B": (36, 2048, 11008, 256), "Qwen/Qwen2.5-7B": (28, 3584, 18944, 512),
-            "Qwen/Qwen2.5-14B": (48, 5120, 13824, 1024), "Qwen/Qwen2.5-32B": (64, 5120, 27648, 1024),
-            "Qwen/Qwen2.5-72B": (80, 8192, 29568, 1024),
-        },
-    ),
-    "llama3": (
-        "Grattafiori et al. 2024, The Llama 3 herd of models, arXiv 2407.21783",
-        llama_count,
-        {
-            "meta-llama/Llama-3.2-1B": (16, 2048, 8192, 512), "meta-llama/Llama-3.2-3B": (28, 3072, 8192, 1024),
-            "meta-llama/Llama-3.1-8B": (32, 4096, 14336, 1024), "meta-llama/Llama-3.1-70B": (80, 8192, 28672, 1024),
-            "meta-llama/Llama-3.1-405B": (126, 16384, 53248, 1024),
-        },
-    ),
-}  # fmt: skip
 _ALIASES = {"qwen": "qwen2.5", "llama": "llama3", "gpt_neo": "gpt-neo", "gptneo": "gpt-neo"}
+
+
+@cache
+def _hub_families() -> Mapping[str, Family]:
+    """The families of the hub that the project knows, from families.tsv beside this file.
+
+    Its counts are those of the models' shapes. Left out is opt-350m, whose norms stand after the sublayers: no lens
+    can be read off it.
+    """
+    with HUB_FAMILIES.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    members: dict[str, list[Size]] = {}
+    for row in rows:
+        members.setdefault(row["family"], []).append(
+            Size(row["hub_id"].split("/")[-1], row["hub_id"], int(row["n_params"]))
+        )
+    citations = {row["family"]: row["citation"] for row in rows if row["citation"]}
+    return {name: Family(name, tuple(sizes), citations[name], "hub") for name, sizes in members.items()}
 
 
 def family_names() -> tuple[str, ...]:
     """The names that ``family`` knows: the embedded ladder (and the same without lures), families of the hub."""
-    return (*_EMBEDDED, *_HUB)
+    return (*_EMBEDDED, *_hub_families())
 
 
 def family(
@@ -183,36 +123,25 @@ def family(
     ``InputError`` for an unknown name, size or step, and for every folder that holds no checkpoint.
     """
     given = name_or_list
-    if isinstance(given, str) and _ALIASES.get(given.lower(), given.lower()) in family_names():
-        found = _named(_ALIASES.get(given.lower(), given.lower()))
+    name = _ALIASES.get(str(given).lower(), str(given).lower())
+    if isinstance(given, str) and name in family_names():
+        chosen = _embedded(name) if name in _EMBEDDED else _hub_families()[name]
     elif isinstance(given, str | Path):
         if "/" not in str(given) and not is_folder(given):
-            raise InputError(
-                "family",
-                [f"{given!r}: expected one of {', '.join(family_names())}, a checkpoint folder, a hub id owner/name"],
-            )
-        found = _listed([given])
+            expected = f"expected one of {', '.join(family_names())}, a checkpoint folder, a hub id owner/name"
+            raise InputError("family", [f"{given!r}: {expected}"])
+        chosen = _listed([given])
     else:
-        found = _listed(given)
+        chosen = _listed(given)
     if sizes is not None:
-        found = _only(found, sizes)
-    return found if revision is None else _at(found, revision)
-
-
-def _named(name: str) -> Family:
-    if name in _EMBEDDED:
-        return _embedded(name)
-    citation, _, shapes = _HUB[name]
-    return Family(name, tuple(hub_size(hub_id) for hub_id in shapes), citation, "hub")
+        chosen = _only(chosen, sizes)
+    return chosen if revision is None else _at(chosen, revision)
 
 
 def hub_size(hub_id: str) -> Size:
     """The size of a hub id; without ``n_params`` where the project does not know it."""
-    found = _known(hub_id)
-    if found is None:
-        return Size(hub_id.rstrip("/").split("/")[-1] or hub_id, hub_id, None)
-    _, known, n_params = found
-    return Size(known.split("/")[-1], known, n_params)
+    unknown = Size(hub_id.rstrip("/").split("/")[-1] or hub_id, hub_id, None)
+    return next((size for _, size in _named_like(hub_id)), unknown)
 
 
 def family_of_hub_id(hub_id: str) -> str | None:
@@ -221,16 +150,14 @@ def family_of_hub_id(hub_id: str) -> str | None:
     >>> family_of_hub_id("EleutherAI/pythia-70m"), family_of_hub_id("opt-125m"), family_of_hub_id("mine/model")
     ('pythia', 'opt', None)
     """
-    found = _known(hub_id)
-    return found[0] if found else None
+    return next((name for name, _ in _named_like(hub_id)), None)
 
 
-def _known(hub_id: str) -> tuple[str, str, int] | None:
-    for name, (_, count, shapes) in _HUB.items():
-        for known, shape in shapes.items():
-            if hub_id.lower() in (known.lower(), known.split("/")[-1].lower()):
-                return name, known, count(*shape)
-    return None
+def _named_like(hub_id: str) -> Iterator[tuple[str, Size]]:
+    for name, known in _hub_families().items():
+        for size in known.members:
+            if hub_id.lower() in (size.path_or_id.lower(), size.name.lower()):
+                yield name, size
 
 
 def _embedded(name: str) -> Family:
@@ -261,41 +188,35 @@ def _listed(given: Sequence[str | Path]) -> Family:
                 sizes.append(hub_size(str(one)))
         except InputError as error:
             problems += [f"{error.subject}: {problem}" for problem in error.problems]
-    names = [size.name for size in sizes]
-    problems += [
-        f"{name}: given {names.count(name)} times, expected each once"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
+    times = Counter(size.name for size in sizes)
+    problems += [f"{name}: given {n} times, expected each once" for name, n in times.items() if n > 1]
     if not given:
         problems.append("an empty list, expected at least one folder or hub id")
     if problems:
         raise InputError("family", problems)
-    return Family(", ".join(names), tuple(sizes), kind="list")
+    return Family(", ".join(times), tuple(sizes), kind="list")
 
 
-def _only(found: Family, sizes: Sequence[str]) -> Family:
+def _only(family: Family, sizes: Sequence[str]) -> Family:
     def matches(size: Size, wanted: str) -> bool:
-        return size.name.lower() == wanted.lower() or size.name.lower().removesuffix("-deduped").endswith(
-            f"-{wanted.lower()}"
-        )
+        name = size.name.lower()
+        return name == wanted.lower() or name.removesuffix("-deduped").endswith(f"-{wanted.lower()}")
 
-    unknown = [wanted for wanted in sizes if not any(matches(size, wanted) for size in found.members)]
+    unknown = [wanted for wanted in sizes if not any(matches(size, wanted) for size in family.members)]
     if unknown or not sizes:
-        names = ", ".join(size.name for size in found.members)
-        raise InputError(f"family {found.name!r}", [f"size {u!r}: expected some of {names}" for u in unknown or ("",)])
-    kept = tuple(size for size in found.members if any(matches(size, wanted) for wanted in sizes))
-    return replace(found, members=kept)
+        names = ", ".join(size.name for size in family.members)
+        raise InputError(f"family {family.name!r}", [f"size {u!r}: expected some of {names}" for u in unknown or ("",)])
+    return replace(family, members=tuple(s for s in family.members if any(matches(s, wanted) for wanted in sizes)))
 
 
-def _at(found: Family, revision: str) -> Family:
-    if found.kind == "embedded":
-        raise InputError(f"family {found.name!r}", [f"revision {revision!r}: the embedded models have none"])
-    if found.name.startswith("pythia") and revision.startswith("step"):
+def _at(family: Family, revision: str) -> Family:
+    if family.kind == "embedded":
+        raise InputError(f"family {family.name!r}", [f"revision {revision!r}: the embedded models have none"])
+    if family.name.startswith("pythia") and revision.startswith("step"):
         if revision not in {f"step{step}" for step in PYTHIA_STEPS}:
             expected = "step0, step1, step2, step4, ..., step512, step1000, step2000, ..., step143000"
-            raise InputError(f"family {found.name!r}", [f"revision {revision!r}: expected one of {expected}"])
-    return replace(found, members=tuple(replace(size, revision=revision) for size in found.members))
+            raise InputError(f"family {family.name!r}", [f"revision {revision!r}: expected one of {expected}"])
+    return replace(family, members=tuple(replace(size, revision=revision) for size in family.members))
 
 
 # --- what stands in a folder --------------------------------------------------------------------------
@@ -326,9 +247,7 @@ def count_parameters(folder: str | Path) -> int:
         except (OSError, ValueError) as error:
             problems.append(f"{path.name}: {error}")
             continue
-        count += sum(
-            prod(shape) for name, shape in shapes.items() if not _EMBEDDINGS.search(name) and not _BUFFERS.search(name)
-        )
+        count += sum(prod(shape) for name, shape in shapes.items() if not _NOT_COUNTED.search(name))
     if not problems and count == 0:
         problems.append("the weights hold embeddings only, expected a model's")
     if problems:
