@@ -14,9 +14,14 @@ _SHAPED = "models inference scoring tracing causal"
 install_import_hook([f"isp_mech.{name}" for name in _SHAPED.split()], "beartype.beartype")
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from small_models import ARCHITECTURES, byte_tokenizer, make_hf  # noqa: E402
 
 from isp_mech.tasks import Pair, PairSet, compose  # noqa: E402
+
+settings.register_profile("short", max_examples=50, deadline=None)
+settings.register_profile("long", max_examples=400, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isp_mech.contrasts import contrast, contrast_names, hindsight_neglect, neqa, quote_repetition, redefine_math
 from isp_mech.contrasts.hindsight_neglect import Bet
-from isp_mech.contrasts.sampling import balanced, in_rounds
+from isp_mech.contrasts.sampling import ContrastTask, balanced, in_rounds
 from isp_mech.errors import InputError
-from isp_mech.tasks import check_one_factor
+from isp_mech.tasks import Pair, check_one_factor, compose
 
 PRIZE = Path(__file__).parents[3] / "shared" / "data" / "prize"
 TASKS = ("neqa", "quote-repetition", "redefine-math", "hindsight-neglect")
@@ -65,8 +65,8 @@ def test_names():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_thousand_distinct_pairs_each_with_one_factor(task):
-    pairs = contrast(task, n=1000, seed=3)
+def test_a_thousand_distinct_pairs_each_with_one_factor(task, drawn):
+    pairs = drawn(task)
     assert len({(p.conflict.text, p.answer, p.lure) for p in pairs}) == len({p.id for p in pairs}) == 1000
     for pair in pairs:
         check_one_factor(pair)
@@ -85,35 +85,37 @@ def test_same_seed_same_pairs_and_a_prefix_of_more(task):
     assert ten.name == task and ten.seed == 5 and "Inverse Scaling Prize" in ten.citation
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_more_pairs_than_there_are_says_how_many(task):
-    with pytest.raises(
-        InputError, match=rf"contrast '{task}': n=1000000: expected at most \d+, the number of"
-    ) as caught:
-        contrast(task, n=1_000_000)
-    assert int(str(caught.value).split("at most ")[1].split(",")[0]) >= 1000
+def test_more_pairs_than_there_are_says_how_many():
+    def draw(request):
+        def pair(base, option, i):
+            return Pair(f"{i}", compose([(f"{base}", "factor")]), compose([("x", "factor")]), option, "c", "factor")
+
+        return request.rounds((1, 2, 3), lambda base, rng: ["a", "b"], pair)
+
+    task = ContrastTask("letters", citation="", variants={}, draw=draw, doc=None)
+    assert len(task.pairs(n=6)) == 6
+    with pytest.raises(InputError, match="contrast 'letters': n=7: expected at most 6, the number of distinct pairs"):
+        task.pairs(n=7)
     for bad in (0, -1, 1.5, True):
         with pytest.raises(InputError, match=f"n={bad!r}: expected a whole number of pairs, 1 or more"):
-            contrast(task, n=bad)
+            task.pairs(n=bad)
 
 
 @pytest.mark.parametrize(
     ("task", "equally_likely"),
     [("neqa", True), ("quote-repetition", False), ("redefine-math", False), ("hindsight-neglect", True)],
 )
-def test_a_baseline_only_where_guessing_has_a_meaning(task, equally_likely):
-    assert contrast(task, n=2).equally_likely is equally_likely
+def test_a_baseline_only_where_guessing_has_a_meaning(task, equally_likely, drawn):
+    assert drawn(task).equally_likely is equally_likely
 
 
 @pytest.mark.parametrize(("task", "classes"), [("neqa", (" A", " B")), ("hindsight-neglect", (" Y", " N"))])
-@pytest.mark.parametrize("n", [2, 10, 300])
-def test_letters_are_balanced_and_keep_their_order(task, classes, n):
-    pairs = contrast(task, n=n, seed=n)
+def test_letters_are_balanced_and_keep_their_order(task, classes, drawn):
+    pairs = drawn(task)
     assert {pair.classes for pair in pairs} == {classes}
-    assert sum(pair.answer_index for pair in pairs) == n / 2
+    assert all(a.answer_index != b.answer_index for a, b in zip(pairs.pairs[::2], pairs.pairs[1::2], strict=True))
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=8), st.integers())
 def test_rounds_give_every_option_once_and_no_base_twice_in_a_round(sizes, seed):
     bases = list(enumerate(sizes))
@@ -147,9 +149,9 @@ def test_neqa_reproduces_the_cat():
     check_one_factor(pair)
 
 
-def test_neqa_answer_is_right_only_under_negation():
+def test_neqa_answer_is_right_only_under_negation(drawn):
     truths = {(fact.plain_stem, fact.answer) for fact in neqa.facts()}
-    for pair in contrast("neqa", n=600, seed=1):
+    for pair in drawn("neqa"):
         stem = "".join(pair.plain.spans("question")).removeprefix("Question: ")
         assert (stem, pair.conflict.spans("lure_option")[0][3:]) in truths
         assert (stem, pair.conflict.spans("answer_option")[0][3:]) not in truths
@@ -210,7 +212,6 @@ def test_align(negated, plain, words, instead):
     assert "".join(t for t, _ in one) == negated and "".join(t for t, _ in other) == plain
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_align_keeps_both_texts_or_refuses(negated, plain):
     try:
@@ -308,11 +309,11 @@ def test_the_stage_is_in_the_list():
     assert all(quote.author and quote.source for quote in quote_repetition.quotations())
 
 
-def test_changed_words_are_new_to_the_quotation_and_to_training():
+def test_changed_words_are_new_to_the_quotation_and_to_training(drawn):
     training = set(quote_repetition.TRAINING_REPLACEMENT_WORDS)
     assert not training & set(quote_repetition.REPLACEMENT_WORDS)
     assert len(set(quote_repetition.REPLACEMENT_WORDS)) == len(quote_repetition.REPLACEMENT_WORDS) >= 140
-    for pair in contrast("quote-repetition", n=700, seed=2):
+    for pair in drawn("quote-repetition"):
         changed = pair.answer.strip()
         famous = pair.plain.text.split("Input: ")[-1].split("\n")[0]
         assert changed in quote_repetition.REPLACEMENT_WORDS
@@ -322,19 +323,18 @@ def test_changed_words_are_new_to_the_quotation_and_to_training():
         quote_repetition.quote_pair("x", "The cat, they say, is grey", "Cat")
 
 
-@pytest.mark.parametrize("variant", ["", "changed-first", "changed-middle", "unknown"])
-def test_neither_word_begins_the_other(variant):
+def test_neither_word_begins_the_other(drawn):
     """Of " be" and " bench" the first is the likelier whatever the prompt says, where its token begins the other."""
-    for seed in (5, 100, 110, 777):  # without the rule each has such a pair, without a variant
-        for pair in contrast("quote-repetition", n=300, seed=seed, variant=variant):
-            both = [(pair.answer.strip(), pair.lure.strip())]
-            if pair.neutral is not None:
-                both.append((pair.neutral_answer.strip(), pair.neutral_lure.strip()))
-            for one, other in both:
-                assert not one.startswith(other) and not other.startswith(one)
+    pairs = [pair for variant in ("", "changed-first", "changed-middle", "unknown")
+             for pair in drawn("quote-repetition", variant)]  # fmt: skip
+    for seed in (100, 110, 777):  # without the rule each of these seeds, and 5, has such a pair
+        pairs += contrast("quote-repetition", n=300, seed=seed)
+    for pair in pairs:
+        for one, other in ((pair.answer, pair.lure), (pair.neutral_answer or "a", pair.neutral_lure or "b")):
+            assert not one.startswith(other) and not other.startswith(one)
 
 
-def test_neutral_sentences():
+def test_neutral_sentences(drawn):
     rng = random.Random(1)
     sentences = [quote_repetition.unfamiliar_sentence(rng) for _ in range(5000)]
     assert len(set(sentences)) > 4900
@@ -344,7 +344,7 @@ def test_neutral_sentences():
         for article, word in zip(words, words[1:], strict=False):
             if article.lower() in ("a", "an"):
                 assert (word[0] in "aeiou") == (article.lower() == "an"), sentence
-    for pair in contrast("quote-repetition", n=50):
+    for pair in drawn("quote-repetition"):
         body, last = pair.neutral.text.split("Input: ")[-1].split("\nOutput: ")
         assert body == last + pair.neutral_answer
         assert pair.neutral_lure.strip() in quote_repetition.NOUNS and pair.neutral_lure.strip() not in body.split()
@@ -357,9 +357,7 @@ def test_own_quotations(tmp_path):
     assert [quote.text for quote in quotes] == ["Home is where one starts from", "The rest is silence"]
     table = tmp_path / "mine.csv"
     table.write_text('quotation,author\n"Home, sweet home, again",Me\n', encoding="utf-8-sig")
-    assert quote_repetition.quotations(table) == (
-        quote_repetition.Quotation("Home, sweet home, again", "Me", ""),
-    )
+    assert quote_repetition.quotations(table) == (quote_repetition.Quotation("Home, sweet home, again", "Me", ""),)
     assert {pair.lure for pair in contrast("quote-repetition", n=9, source=table)} == {" again"}
 
 
@@ -381,7 +379,11 @@ def test_own_quotations_tell_all_problems(tmp_path):
         ("a.tsv", b"quote\tauthor\nx\ty\n", "no column 'quotation' among quote, author"),
         ("a.txt", b"", "expected at least one row, found an empty file"),
         ("a.tsv", b"quotation\n", "expected at least one row, found only a header"),
-        ("a.txt", b"The rest is silence\nab\xff\n", "line 2: byte 0xff at offset 22 of the file is not UTF-8, expected UTF-8"),
+        (
+            "a.txt",
+            b"The rest is silence\nab\xff\n",
+            "line 2: byte 0xff at offset 22 of the file is not UTF-8, expected UTF-8",
+        ),
         ("a.csv", b'quotation\n"The rest" is silence\n', "line 2: broken CSV: "),
         (
             "a.csv",
@@ -402,7 +404,6 @@ def test_a_file_that_is_not_there(tmp_path):
         contrast("quote-repetition", source=tmp_path / "nowhere.txt")
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["q.tsv", "q.csv", "q.txt"]))
 def test_any_bytes_give_quotations_or_an_input_error(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("any") / name
@@ -428,9 +429,9 @@ def test_redefine_reproduces_pi():
         redefine_math.redefine_pair("pi", "π", "3.14159", "362")
 
 
-def test_only_evaluation_values_are_used():
+def test_only_evaluation_values_are_used(drawn):
     values = {constant.symbol: constant.value for constant in redefine_math.constants()}
-    for pair in contrast("redefine-math", n=900, seed=4):
+    for pair in drawn("redefine-math"):
         symbol, new = (
             pair.conflict.spans("definition")[0].removeprefix("Redefine ").removesuffix(". ").rsplit(" as ", 1)
         )
@@ -492,8 +493,8 @@ def _read(question):
     return value, words[words.index("up") + 1], amounts[2] == amounts[kinds.index(words[words.index("up") + 1])]
 
 
-def test_shots_agree_and_the_last_bet_does_not():
-    for pair in contrast("hindsight-neglect", n=200, seed=9):
+def test_shots_agree_and_the_last_bet_does_not(drawn):
+    for pair in drawn("hindsight-neglect").pairs[:200]:
         *shown, last = pair.conflict.text.split("\nQuestion: ")
         assert len(shown) == 10
         for shot in shown:
@@ -542,11 +543,11 @@ def test_bets_take_no_source(tmp_path):
         contrast("hindsight-neglect", source=tmp_path)
 
 
-def test_new_values_begin_like_known_ones_so_that_common_digits_give_nothing_away():
+def test_new_values_begin_like_known_ones_so_that_common_digits_give_nothing_away(drawn):
     weights = redefine_math.digit_weights(list("1112334567"))
     assert all(weights[a, b] == weights[b, a] for a, b in weights) and not any(a == b for a, b in weights)
     sums = {d: sum(value for (a, _), value in weights.items() if a == d) for d in "123456789"}
     assert sums["1"] / sums["2"] == pytest.approx(3.5 / 1.5, rel=1e-3) and sums["9"] == pytest.approx(sums["8"])
-    made = contrast("redefine-math", n=300, seed=5)
+    made = drawn("redefine-math").take(range(300))
     answers, lures = (Counter(getattr(pair, kind) for pair in made) for kind in ("answer", "lure"))
     assert all(abs(answers[f" {d}"] - lures[f" {d}"]) < 45 for d in "123456789")

@@ -33,11 +33,12 @@ DROID = "hindsight-neglect"
 
 
 @pytest.mark.parametrize(("task", "variant"), ALL)
-def test_three_hundred_distinct_pairs_each_with_one_factor_and_its_roles(task, variant):
-    made = contrast(task, n=300, seed=1, variant=variant)
-    assert made.name == (f"{task}:{variant}" if variant else task) and made.seed == 1 and "Inverse" in made.citation
-    assert len({(p.conflict.text, p.answer, p.lure) for p in made}) == len({p.id for p in made}) == 300
-    assert contrast(task, n=7, seed=1, variant=variant).pairs == made.pairs[:7]
+def test_distinct_pairs_each_with_one_factor_and_its_roles(task, variant, drawn):
+    made = drawn(task, variant)
+    assert made.name == (f"{task}:{variant}" if variant else task) and made.seed == 5 and "Inverse" in made.citation
+    texts = {(p.conflict.text, p.answer, p.lure, p.plain.text if variant == "twin" else "") for p in made}
+    assert len(texts) == len({p.id for p in made}) == len(made) >= 300  # two things may have one twin
+    assert contrast(task, n=7, seed=5, variant=variant).pairs == made.pairs[:7]
     for pair in made:
         check_one_factor(pair)
         assert len(set(pair.conflict.roles) | set(pair.plain.roles)) >= 2
@@ -78,8 +79,8 @@ def test_a_variant_by_its_full_name():
     [(DROID, "disagreeing-0"), ("redefine-math", "digits-3"), ("quote-repetition", "changed-last")]
     + [("quote-repetition", "shots-2"), ("linear-expressions", "disagreeing-0")],
 )
-def test_the_dose_of_no_variant(task, variant):
-    assert contrast(task, n=40, seed=2, variant=variant).pairs == contrast(task, n=40, seed=2).pairs
+def test_the_dose_of_no_variant(task, variant, drawn):
+    assert drawn(task, variant).pairs == drawn(task).pairs[:300]
 
 
 # --- hindsight-neglect ----------------------------------------------------------------------------
@@ -96,12 +97,9 @@ def _read(question):
 
 
 @pytest.mark.parametrize("k", range(6))
-def test_k_shots_disagree_and_all_are_judged_by_value(k):
-    for pair, one_less in zip(
-        contrast(DROID, n=60, seed=4, variant=f"disagreeing-{k}"),
-        contrast(DROID, n=60, seed=4, variant=f"disagreeing-{max(k - 1, 0)}"),
-        strict=True,
-    ):
+def test_k_shots_disagree_and_all_are_judged_by_value(k, drawn):
+    doses = [drawn(DROID, f"disagreeing-{dose}").pairs[:60] for dose in (k, max(k - 1, 0))]
+    for pair, one_less in zip(*doses, strict=True):
         *shown, last = pair.conflict.text.split("\nQuestion: ")
         *before, last_before = one_less.conflict.text.split("\nQuestion: ")
         assert last == last_before and sum(a != b for a, b in zip(shown, before, strict=True)) == min(k, 1)
@@ -118,16 +116,16 @@ def _shown(pair):
     return pair.conflict.spans("shots")
 
 
-def test_ten_pairs_in_a_row_share_their_shots_and_no_others_do():
-    made = contrast(DROID, n=63, seed=8)
-    sets = [made.pairs[i : i + 10] for i in range(0, 63, 10)]
+def test_ten_pairs_in_a_row_share_their_shots_and_no_others_do(drawn):
+    made = drawn(DROID).pairs[:63]
+    sets = [made[i : i + 10] for i in range(0, 63, 10)]
     shown = [{_shown(pair) for pair in some} for some in sets]
     assert [len(some) for some in shown] == [1] * 7 and len(set().union(*shown)) == 7
     assert [sum(pair.answer == " Y" for pair in some) for some in sets[:-1]] == [5] * 6
 
 
-def test_own_shots_ask_about_the_same_bets():
-    base, own = contrast(DROID, n=60, seed=8), contrast(DROID, n=60, seed=8, variant="own-shots")
+def test_own_shots_ask_about_the_same_bets(drawn):
+    base, own = drawn(DROID).pairs[:60], drawn(DROID, "own-shots").pairs[:60]
     assert len({_shown(pair) for pair in own}) == 60
     for one, other in zip(base, own, strict=True):
         for a, b in ((one.plain, other.plain), (one.conflict, other.conflict)):
@@ -143,14 +141,12 @@ def test_bad_numbers_of_disagreeing_shots():
             hindsight_neglect.shots(random.Random(0), disagreeing=k)
 
 
-def test_a_line_before_the_same_prompt():
-    base = contrast(DROID, n=20, seed=3)
+def test_a_line_before_the_same_prompt(drawn):
     for variant, begins in (
         ("persona", "You are a smart, statistical assistant bot that can"),
         ("clear-instructions", "Judge"),
     ):
-        made = contrast(DROID, n=20, seed=3, variant=variant)
-        for pair, plain in zip(made, base, strict=True):
+        for pair, plain in zip(drawn(DROID, variant), drawn(DROID), strict=False):
             (line,) = pair.conflict.spans("instruction")
             assert line.startswith(begins) and line.endswith("\n\n")
             assert pair.conflict.text == line + plain.conflict.text and pair.plain.text == line + plain.plain.text
@@ -195,22 +191,22 @@ def test_where_the_negation_stands(variant, conflict, plain, answer):
     check_one_factor(pair)
 
 
-def test_a_plain_sentence():
+def test_a_plain_sentence(drawn):
     pair = neqa.variant_pair("sentence", "owl", **OWLS)
     assert (pair.plain.text, pair.conflict.text) == ("Owls can be", "Owls cannot be")
     assert (pair.answer, pair.lure, pair.classes) == (" fish", " birds", (" birds", " fish"))
-    assert contrast("neqa", n=2, variant="sentence").equally_likely is False
+    assert drawn("neqa", "sentence").equally_likely is False
     with pytest.raises(ValueError, match="variant 'twin': expected negation-before"):
         neqa.variant_pair("twin", "owl", **OWLS)
 
 
-def test_answers_are_right_under_every_negation():
+def test_answers_are_right_under_every_negation(drawn):
     truths = {(fact.plain_stem, fact.answer) for fact in neqa.facts()}
-    base = contrast("neqa", n=200, seed=6)
+    base = drawn("neqa").pairs[:200]
     stems = ["".join(p.plain.spans("question")).removeprefix("Question: ") for p in base]
     options = [{side: p.conflict.spans(f"{side}_option")[0][3:] for side in ("answer", "lure")} for p in base]
     for variant in contrast_variants("neqa"):
-        for pair, stem, told in zip(contrast("neqa", n=200, seed=6, variant=variant), stems, options, strict=True):
+        for pair, stem, told in zip(drawn("neqa", variant).pairs[:200], stems, options, strict=True):
             if variant == "sentence":
                 assert (pair.plain.text, pair.answer, pair.lure) == (stem, f" {told['answer']}", f" {told['lure']}")
                 assert len(neqa.NEGATIONS.findall(pair.conflict.text)) == 1
@@ -238,8 +234,8 @@ def _redefined(prompt):
 
 
 @pytest.mark.parametrize("variant", [v for v in contrast_variants("redefine-math") if v != "unknown"])
-def test_new_values(variant):
-    for pair in contrast("redefine-math", n=300, seed=4, variant=variant):
+def test_new_values(variant, drawn):
+    for pair in drawn("redefine-math", variant):
         symbol, new = _redefined(pair.conflict)
         known = VALUES[symbol]
         assert (pair.answer, pair.lure) == (f" {new[0]}", f" {known[0]}") and new[0] != known[0]
@@ -253,8 +249,8 @@ def test_new_values(variant):
             assert len(new) == digits and new.isdigit()
 
 
-def test_a_symbol_that_nobody_knows():
-    for pair in contrast("redefine-math", n=300, seed=4, variant="unknown"):
+def test_a_symbol_that_nobody_knows(drawn):
+    for pair in drawn("redefine-math", "unknown"):
         (symbol, new), (same, other) = _redefined(pair.conflict), _redefined(pair.plain)
         assert symbol == same and symbol not in VALUES and len(new) == len(other) == 3
         assert (pair.answer, pair.lure, pair.neutral) == (f" {new[0]}", f" {other[0]}", None)
@@ -267,27 +263,25 @@ def test_a_symbol_that_nobody_knows():
 
 def test_fame_is_the_order_of_the_ladders_corpus():
     world = corpus.world()
-    ranks = fame.corpus_ranks(len(world.quotes), len(world.constants))
-    for given, cumulative in zip(ranks, (world.quote_weights, world.constant_weights), strict=True):
+    ranks = fame.corpus_ranks(len(world.quotes.items), len(world.constants.items))
+    for given, cumulative in zip(ranks, (world.quotes.weights, world.constants.weights), strict=True):
         weights = [b - a for a, b in zip((0.0, *cumulative), cumulative, strict=False)]
         commonest_first = sorted(range(len(weights)), key=lambda i: -weights[i])
         assert [given[i] for i in commonest_first] == list(range(len(weights)))
 
 
 @pytest.mark.parametrize("task", ["redefine-math", "quote-repetition"])
-def test_famous_and_known_are_the_ends_of_that_order(task):
-    world = corpus.world()
-    things = [c.symbol for c in world.constants] if task == "redefine-math" else [q.text for q in world.quotes]
-    ranks = dict(
-        zip(things, fame.corpus_ranks(len(world.quotes), len(world.constants))[task == "redefine-math"], strict=True)
-    )
+def test_famous_and_known_are_the_ends_of_that_order(task, drawn):
+    lists = [quote.text for quote in quote_repetition.quotations()], list(VALUES)
+    things = lists[task == "redefine-math"]
+    ranks = dict(zip(things, fame.corpus_ranks(*map(len, lists))[task == "redefine-math"], strict=True))
 
     def thing(pair):
         if task == "redefine-math":
             return _redefined(pair.conflict)[0]
         return pair.plain.text.split("Input: ")[-1].split("\n")[0]
 
-    found = {v: {ranks[thing(p)] for p in contrast(task, n=300, seed=5, variant=v)} for v in ("famous", "known")}
+    found = {v: {ranks[thing(p)] for p in drawn(task, v)} for v in ("famous", "known")}
     assert max(found["famous"]) < len(things) / 3 + 1 and min(found["known"]) > 2 * len(things) / 3 - 2
     assert min(len(of) for of in found.values()) > 190  # nearly the whole third is asked about
 
@@ -309,9 +303,9 @@ def _told(prompt):
 
 
 @pytest.mark.parametrize(("place", "low", "high"), [("first", 0, 1 / 3), ("middle", 1 / 3, 2 / 3), ("last", 1, 1)])
-def test_where_the_changed_word_stands(place, low, high):
+def test_where_the_changed_word_stands(place, low, high, drawn):
     quotes = {quote.text for quote in quote_repetition.quotations()}
-    for pair in contrast("quote-repetition", n=300, seed=5, variant=f"changed-{place}"):
+    for pair in drawn("quote-repetition", f"changed-{place}"):
         for side, prompt, right, _ in pair.sides():
             given, repeated = _told(prompt)
             assert given.startswith(repeated + right)
@@ -337,12 +331,8 @@ def test_hand_checked_places():
 
 
 @pytest.mark.parametrize("k", [0, 1, 2, 5])
-def test_how_many_shots(k):
-    for pair, usual in zip(
-        contrast("quote-repetition", n=20, seed=5, variant=f"shots-{k}"),
-        contrast("quote-repetition", n=20, seed=5),
-        strict=True,
-    ):
+def test_how_many_shots(k, drawn):
+    for pair, usual in zip(drawn("quote-repetition", f"shots-{k}"), drawn("quote-repetition"), strict=False):
         for prompt, same in ((pair.conflict, usual.conflict), (pair.plain, usual.plain), (pair.neutral, usual.neutral)):
             assert prompt.text.count("Input: ") == k + 1 and _told(prompt) == _told(same)
             shown = re.findall(r"Input: (.*)\nOutput: (.*)\n\n", prompt.text)
@@ -351,9 +341,9 @@ def test_how_many_shots(k):
     assert not (words - {"potato"}) & set(quote_repetition.REPLACEMENT_WORDS)  # the prize's own potato is one
 
 
-def test_a_sentence_nobody_knows():
+def test_a_sentence_nobody_knows(drawn):
     quotes = {quote.text for quote in quote_repetition.quotations()}
-    for pair in contrast("quote-repetition", n=300, seed=5, variant="unknown"):
+    for pair in drawn("quote-repetition", "unknown"):
         sentence, _ = _told(pair.plain)
         assert sentence not in quotes and sentence.endswith(pair.lure) and pair.neutral is None
 
@@ -368,7 +358,7 @@ Q. Which object is heavier? Potato or pea?
 A. Potato
 Q. Which object is heavier? Feather or tiger?
 A."""
-WEIGHTS = {thing.name: thing.kilograms for thing in heavier_object.things()}
+WEIGHTS = {thing.name: thing.kilograms for thing in heavier_object.THINGS.read()}
 
 
 def test_heavier_reproduces_the_readers_example():
@@ -387,9 +377,9 @@ def _questions(prompt):
 
 
 @pytest.mark.parametrize("variant", ["", *contrast_variants("heavier-object")])
-def test_shots_are_right_and_their_place_is_the_cue(variant):
+def test_shots_are_right_and_their_place_is_the_cue(variant, drawn):
     n_shots = {"mixed": 4, "shots-1": 1, "shots-10": 10}.get(variant, 3)
-    for pair in contrast("heavier-object", n=150, seed=2, variant=variant):
+    for pair in drawn("heavier-object", variant).pairs[:150]:
         for side, prompt, right, wrong in pair.sides():
             *shown, (word, first, second, _) = _questions(prompt)
             names = [name for _, a, b, _ in shown for name in (a, b)] + [first, second]
@@ -441,9 +431,9 @@ def _dialogues(prompt):
 
 
 @pytest.mark.parametrize("variant", ["", *contrast_variants("linear-expressions")])
-def test_shots_ask_for_what_is_unknown_and_are_right(variant):
+def test_shots_ask_for_what_is_unknown_and_are_right(variant, drawn):
     k = int(variant[12:]) if variant.startswith("disagreeing-") else 0
-    for pair in contrast("linear-expressions", n=60, seed=3, variant=variant):
+    for pair in drawn("linear-expressions", variant).pairs[:60]:
         for side, prompt, right, wrong in pair.sides():
             *shown, (question, asked, said) = _dialogues(prompt)
             assert len(shown) == 10 and not asked and said is None

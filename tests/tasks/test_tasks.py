@@ -402,7 +402,7 @@ def any_task(draw, extras):
     return Task("t", tuple(items), metric)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=IN_A_FOLDER)
+@settings(suppress_health_check=IN_A_FOLDER)
 @given(any_task(values))
 def test_any_task_is_read_back_equal_from_jsonl(tmp_path, task):
     path = write_task(task, tmp_path / "t.jsonl")
@@ -411,7 +411,7 @@ def test_any_task_is_read_back_equal_from_jsonl(tmp_path, task):
     assert write_task(again, tmp_path / "u.jsonl").read_bytes() == path.read_bytes()
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=IN_A_FOLDER)
+@settings(suppress_health_check=IN_A_FOLDER)
 @given(any_task(texts | st.just("")))
 def test_any_task_is_read_back_equal_from_csv(tmp_path, task):
     path = write_task(task, tmp_path / "t.csv")
@@ -461,7 +461,7 @@ hostile = st.binary(max_size=200) | st.lists(
 ).map(b"".join)
 
 
-@settings(deadline=1000, max_examples=400, suppress_health_check=IN_A_FOLDER)
+@settings(deadline=1000, suppress_health_check=IN_A_FOLDER)
 @given(hostile, st.sampled_from([".csv", ".jsonl"]), st.sampled_from([None, *METRICS]))
 def test_any_bytes_are_a_task_or_one_clear_error(tmp_path, data, suffix, metric):
     path = tmp_path / f"t{suffix}"
