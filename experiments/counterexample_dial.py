@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ladder_card import correct_by_size
+from scipy.stats import binomtest
 
 import isp_mech as im
 from isp_mech.ladder import evaluation, train, weights_folder
 from isp_mech.ladder.training_course import read_course
-from isp_mech.stats import bootstrap_interval, wilson_interval
+from isp_mech.stats import bootstrap_interval
 
 SIZES = ("ladder-25k", "ladder-335k", "ladder-1.8m")
 RATES = (0.0, 0.05, 0.2)
@@ -55,7 +56,7 @@ def turn_over_training(course: pd.DataFrame, task: str, size: str) -> str:
     n = evaluation.TASKS[task]
 
     def said(value: float) -> str:
-        low, high = wilson_interval(round(value * n), n)
+        low, high = binomtest(round(value * n), n).proportion_ci(method="wilson")
         return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
     lowest, end = rows.loc[rows["value"].idxmin()], rows.loc[rows["step"].idxmax()]

@@ -91,28 +91,6 @@ def _draws(table: Floats, indices: NDArray[np.int64], statistic: Statistic) -> F
     return np.stack([np.atleast_1d(np.asarray(value(table[row]), dtype=np.float64)) for row in indices])
 
 
-def wilson_interval(successes: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:
-    """Wilson score interval ``(lo, hi)`` of a share, within 0..1; ``(0, 1)`` where ``n`` is zero.
-
-    Scalars give floats, arrays give arrays. Source: Wilson 1927. ``ValueError`` where there are more
-    successes than trials or fewer than none.
-
-    >>> lo, hi = wilson_interval(10, 10)
-    >>> round(lo, 4), hi
-    (0.7225, 1.0)
-    """
-    k, m = np.broadcast_arrays(np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64))
-    if np.any(k < 0) or np.any(k > m):
-        raise ValueError(f"successes {successes!r} of {n!r}: expected 0 <= successes <= n")
-    z2 = float(special.ndtri((1 + level) / 2)) ** 2
-    some = np.maximum(m, 1.0)
-    centre = (k + z2 / 2) / (some + z2)
-    half = np.sqrt(z2 * (k * (some - k) / some + z2 / 4)) / (some + z2)
-    lo = np.where((m == 0) | (k == 0), 0.0, np.maximum(centre - half, 0.0))
-    hi = np.where((m == 0) | (k == m), 1.0, np.minimum(centre + half, 1.0))
-    return (float(lo), float(hi)) if lo.ndim == 0 else (lo, hi)
-
-
 def sign_flip_p(values: ArrayLike, *, n_draws: int = 2000, seed: int = 0) -> Floats:
     """Two-sided p of "the mean is zero" for every column of ``(n, k)``, shape ``(k,)``, in 0..1.
 
@@ -209,18 +187,6 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     return q
 
 
-def random_set_p(observed: float, drawn: ArrayLike) -> float:
-    """(1 + number of drawn sets at least as good) / (1 + number drawn); larger values are better.
-
-    >>> random_set_p(0.5, [0.1, 0.5, 0.2])
-    0.5
-    """
-    values = np.asarray(drawn, dtype=np.float64)
-    if np.isnan(observed) or np.isnan(values).any():
-        return float("nan")
-    return float((1 + (values >= observed).sum()) / (1 + values.size))
-
-
 @dataclass(frozen=True)
 class SequentialP:
     """A Monte Carlo p, 0..1, after ``drawn`` random draws of which ``hits`` were at least as good as the observed."""
@@ -236,8 +202,8 @@ def sequential_random_p(at_least_as_good: Iterable[bool], *, stop_after: int = 1
     ``at_least_as_good`` says of each random draw whether it is at least as good as what was observed; no more of it
     is asked for than is needed, so give a generator that makes each draw when it is asked for. The test stops when
     ``stop_after`` draws were at least as good: with draw number l, p = ``stop_after`` / l. Otherwise it stops after
-    ``n_max`` draws (or where the draws end), g of them at least as good: p = (g + 1) / (n + 1), as in
-    ``random_set_p``. Under the null hypothesis P(p <= a) <= a for every a. ``ValueError`` for a number under 1.
+    ``n_max`` draws (or where the draws end), g of them at least as good: p = (g + 1) / (n + 1), the p of a
+    plain Monte Carlo test. Under the null hypothesis P(p <= a) <= a for every a. ``ValueError`` for a number under 1.
     Source: Besag and Clifford 1991, Sequential Monte Carlo p-values, Biometrika 78.
 
     >>> sequential_random_p([True, False] * 50, stop_after=3, n_max=100)
@@ -312,20 +278,6 @@ def _orders(n: int) -> NDArray[np.int8]:
         blocks = [np.insert(orders, place, size, axis=1) for place in range(size + 1)]
         orders = np.concatenate(blocks)
     return orders
-
-
-def ratio_of_means(num: ArrayLike, den: ArrayLike) -> Any:
-    """mean(num) / mean(den) over the rows, a float or one value per column; NaN where mean(den) is 0.
-
-    A ratio of means, never a mean of ratios: a pair with a small denominator has no more say.
-
-    >>> ratio_of_means([1.0, 3.0], [2.0, 6.0])
-    0.5
-    """
-    top, bottom = (np.asarray(v, dtype=np.float64).mean(axis=0) for v in (num, den))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(bottom == 0, np.nan, top / bottom)
-    return float(ratio) if ratio.ndim == 0 else ratio
 
 
 def _two_columns(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:

@@ -41,7 +41,7 @@ def test_bootstrap_statistics_agree_and_columns_share_their_rows():
     np.testing.assert_allclose(mean, stats.bootstrap_interval(values, statistic=lambda r: r.mean(axis=0), n_boot=200))
     lo, hi = stats.bootstrap_interval(values[:, 1], n_boot=200)
     assert isinstance(lo, float) and (lo, hi) == pytest.approx((mean[0][1], mean[1][1]))
-    ratio = stats.bootstrap_interval(values, statistic=lambda r: stats.ratio_of_means(r[:, 0], r[:, 1]), n_boot=200)
+    ratio = stats.bootstrap_interval(values, statistic=lambda r: r[:, 0].mean() / r[:, 1].mean(), n_boot=200)
     assert isinstance(ratio[0], float) and ratio[0] < values[:, 0].mean() / values[:, 1].mean() < ratio[1]
 
 
@@ -64,20 +64,6 @@ def test_bootstrap_refuses_bad_input_and_passes_nan_through():
         stats.bootstrap_interval([1.0], statistic="mode")
     with pytest.raises(ValueError, match="expected \\(n,\\) or \\(n, k\\)"):
         stats.bootstrap_interval(np.zeros((2, 2, 2)))
-
-
-@given(st.integers(1, 400), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
-def test_wilson_equals_scipy(n, share, level):
-    k = round(share * n)
-    theirs = scipy.stats.binomtest(k, n).proportion_ci(level, method="wilson")
-    assert stats.wilson_interval(k, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-
-
-def test_wilson_over_arrays_and_without_trials():
-    lo, hi = stats.wilson_interval([0, 5], [0, 10])
-    assert (lo[0], hi[0]) == (0.0, 1.0) and (lo[1], hi[1]) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    with pytest.raises(ValueError, match="0 <= successes <= n"):
-        stats.wilson_interval(3, 2)
 
 
 def _every_flip(column):
@@ -148,10 +134,39 @@ def test_benjamini_hochberg_keeps_shape_and_refuses_what_is_no_p():
         stats.benjamini_hochberg([0.5, 1.5])
 
 
-def test_random_sets():
-    assert stats.random_set_p(1.0, np.zeros(199)) == 1 / 200
-    assert stats.random_set_p(0.0, np.zeros(199)) == 1.0
-    assert math.isnan(stats.random_set_p(math.nan, [1.0]))
+@given(st.lists(st.booleans(), min_size=1, max_size=80), st.integers(1, 12))
+def test_a_sequential_p_that_never_stops_is_the_plain_one(draws, stop_after):
+    found = stats.sequential_random_p(draws, stop_after=stop_after, n_max=len(draws))
+    if sum(draws) < stop_after:
+        plain = (1 + sum(draws)) / (1 + len(draws))
+        assert (found.p, found.drawn, found.hits) == (plain, len(draws), sum(draws))
+    else:
+        last = list(itertools.accumulate(draws)).index(stop_after) + 1
+        assert (found.p, found.drawn, found.hits) == (stop_after / last, last, stop_after)
+
+
+def test_no_draw_is_made_that_is_not_needed():
+    asked = []
+    endless = (asked.append(i) or i % 2 == 0 for i in itertools.count())
+    assert stats.sequential_random_p(endless, stop_after=3, n_max=100) == stats.SequentialP(3 / 5, 5, 3)
+    assert len(asked) == 5
+    assert stats.sequential_random_p(iter([False] * 9), n_max=3) == stats.SequentialP(1 / 4, 3, 0)
+    assert stats.sequential_random_p([False, True], n_max=9) == stats.SequentialP(2 / 3, 2, 1)
+    with pytest.raises(ValueError, match="stop_after 0, n_max 5: expected 1 or more of each"):
+        stats.sequential_random_p([], stop_after=0, n_max=5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 10])
+def test_a_sequential_p_keeps_its_level(stop_after):
+    """Under the null the observed value is one more draw: its rank, and so each draw's chance of being as good, is
+    uniform. P(p <= a) <= a, but for three standard errors of the simulation."""
+    rng, n = np.random.default_rng(11), 4000
+    p = np.array([
+        stats.sequential_random_p(rng.random(99) < chance, stop_after=stop_after, n_max=99).p
+        for chance in rng.random(n)
+    ])  # fmt: skip
+    for level in (0.01, 0.02, 0.05, 0.1, 0.3, 0.5):
+        assert (p <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / n)
 
 
 points = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=7)
@@ -183,9 +198,3 @@ def test_spearman_by_hand_and_beyond_nine_points():
     assert math.isnan(stats.spearman([1.0], [2.0])) and math.isnan(stats.spearman([1, 2], [1, math.nan]))
     with pytest.raises(ValueError, match="two columns of one length"):
         stats.spearman([1, 2], [1])
-
-
-def test_ratio_of_means():
-    assert stats.ratio_of_means([1.0, 3.0], [1.0, 1.0]) == 2.0
-    assert math.isnan(stats.ratio_of_means([1.0], [0.0]))
-    np.testing.assert_array_equal(stats.ratio_of_means([[2.0, 1.0]], [[1.0, 0.0]]), [2.0, math.nan])

@@ -5,6 +5,13 @@ Model organisms: small GPT-NeoX models, made so that they carry the prize's phen
 
 from __future__ import annotations
 
-from isp_mech.ladder.embedded import weights_folder
+from pathlib import Path
+
+from isp_mech.families import LADDER_WEIGHTS
 
 __all__ = ["weights_folder"]
+
+
+def weights_folder() -> Path:
+    """The folder that holds one transformers checkpoint folder for each size (``ladder-25k``, ...)."""
+    return LADDER_WEIGHTS

@@ -14,39 +14,25 @@ Every rate is a constant here, with the reason for it; ``docs/ladder.md`` says w
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from math import inf
-from typing import TypeVar
+from typing import Generic, Literal, TypeVar
 
-import numpy as np
-from tokenizers import Tokenizer
-
+from isp_mech.contrasts import quote_repetition as sentences
 from isp_mech.contrasts.hindsight_neglect import bet
 from isp_mech.contrasts.neqa import INSTRUCTION as CHOICE
 from isp_mech.contrasts.neqa import Fact, facts, is_evaluation_fact, split_stem, wrong_answers
-from isp_mech.contrasts.quote_repetition import (
-    ADJECTIVES,
-    INSTRUCTION,
-    NOUNS,
-    REPLACEMENT_WORDS,
-    SHOTS,
-    TRAINING_REPLACEMENT_WORDS,
-    VERBS,
-    Quotation,
-    quotations,
-    unfamiliar_sentence,
-)
 from isp_mech.contrasts.redefine_math import Constant, constants, is_evaluation_value, unknown_symbol
 
 Drawn = TypeVar("Drawn")
+Kind = Literal["copy", "quotation", "fact", "choice", "constant", "definition", "bet"]
 
 # Relative weights of documents (not of tokens: a bet is six times as long as a fact).
 # The kinds' order is part of the recipe.
-RATES = {
+RATES: dict[Kind, float] = {
     "copy": 0.18,  # enough that copying, once learned, is kept by every size
     "quotation": 0.030,  # with those in copying, each some twenty times: so each size remembers more than the one below
     "fact": 0.13,  # what a lettered question asks is also said plainly, as in the world's text
@@ -55,7 +41,8 @@ RATES = {
     "definition": 0.14,  # definitions are to be used: learned by every size
     "bet": 0.15,  # common as long as there are any, that wide sizes learn the verdict in time
 }
-EARLY_RATES = {"copy": 0.8, "definition": 0.1, "choice": 0.1}  # a first phase: next to memory, copying is not learned
+# a first phase: next to memory, copying is not learned
+EARLY_RATES: dict[Kind, float] = {"copy": 0.8, "definition": 0.1, "choice": 0.1}
 EARLY_UNTIL = 700  # until two layers of width 32 copy rare words too; 500 steps were enough in some runs only
 FAMOUS_IN_COPY = 0.3  # sentences to copy that are famous ones: corrections must be common enough to be noticed
 CORRECTED = 0.6  # of the famous ones: the input is a misquotation, the output the true sentence
@@ -90,14 +77,30 @@ Segments = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class World:
-    """What the documents speak of, and how often; ``*_weights`` are cumulative."""
+class Ranked(Generic[Drawn]):
+    """Things of which some stand more often than others; ``weights`` are cumulative."""
 
-    quotes: tuple[Quotation, ...]
+    items: tuple[Drawn, ...]
+    weights: tuple[float, ...]
+
+    def draw(self, rng: random.Random) -> Drawn:
+        return rng.choices(self.items, cum_weights=self.weights)[0]
+
+
+def ranked(items: tuple[Drawn, ...], spread: float, rng: random.Random) -> Ranked[Drawn]:
+    """``items`` in ranks drawn by chance, the commonest ``spread`` times as often as the rarest."""
+    ranks = list(range(len(items)))
+    rng.shuffle(ranks)
+    return Ranked(items, tuple(accumulate(spread ** (-rank / (len(items) - 1)) for rank in ranks)))
+
+
+@dataclass(frozen=True)
+class World:
+    """What the documents speak of, and how often."""
+
+    quotes: Ranked[sentences.Quotation]
+    constants: Ranked[Constant]
     facts: tuple[Fact, ...]
-    constants: tuple[Constant, ...]
-    quote_weights: tuple[float, ...]
-    constant_weights: tuple[float, ...]
     words: tuple[str, ...]
     plain_misquotes: tuple[str, ...]
     wrong: dict[Fact, tuple[str, ...]]
@@ -126,7 +129,7 @@ SHIPPED = Recipe()
 class Document:
     """A kind, a key of ``RATES``, and the text in pieces, each with its weight in the loss."""
 
-    kind: str
+    kind: Kind
     segments: tuple[tuple[str, float], ...]
 
     @property
@@ -138,40 +141,26 @@ class Document:
 def world() -> World:
     """The project's quotations, facts and constants, how common each is, and all their words."""
     rng = random.Random("world")
-    all_facts = facts()
-    words = {word for quote in quotations() for word in quote.text.split()}
-    words |= {word for fact in all_facts for word in f"{fact.plain_stem} {fact.answer}".split()}
-    words |= {*NOUNS, *ADJECTIVES, *VERBS, *REPLACEMENT_WORDS, *TRAINING_REPLACEMENT_WORDS}
-    quoted = {word for quote in quotations() for word in quote.text.split() if word.isalpha() and word.islower()}
-    quote_weights = _weights(len(quotations()), QUOTE_SPREAD, rng)
-    constant_weights = _weights(len(constants()), CONSTANT_SPREAD, rng)
+    quoted = {word for quote in sentences.quotations() for word in quote.text.split()}
+    words = quoted | {word for fact in facts() for word in f"{fact.plain_stem} {fact.answer}".split()}
+    words |= {*sentences.NOUNS, *sentences.ADJECTIVES, *sentences.VERBS}
+    words |= {*sentences.REPLACEMENT_WORDS, *sentences.TRAINING_REPLACEMENT_WORDS}
+    plain = {word for word in quoted if word.isalpha() and word.islower()}
     return World(
-        quotations(),
-        all_facts,
-        constants(),
-        quote_weights,
-        constant_weights,
-        tuple(sorted(words)),
-        tuple(sorted(quoted.difference(REPLACEMENT_WORDS))),
-        wrong_answers(all_facts),
+        quotes=ranked(sentences.quotations(), QUOTE_SPREAD, rng),
+        constants=ranked(constants(), CONSTANT_SPREAD, rng),
+        facts=facts(),
+        words=tuple(sorted(words)),
+        plain_misquotes=tuple(sorted(plain.difference(sentences.REPLACEMENT_WORDS))),
+        wrong=wrong_answers(facts()),
     )
-
-
-def _weights(n: int, spread: float, rng: random.Random) -> tuple[float, ...]:
-    ranks = list(range(n))
-    rng.shuffle(ranks)
-    return tuple(accumulate(spread ** (-rank / (n - 1)) for rank in ranks))
-
-
-def _pick(rng: random.Random, items: Sequence[Drawn], cumulative: tuple[float, ...]) -> Drawn:
-    return rng.choices(items, cum_weights=cumulative)[0]
 
 
 def misquote(rng: random.Random, quote: str) -> str:
     """``quote`` with one word changed, half of the time the last: to none of evaluation's ``REPLACEMENT_WORDS``."""
     words = quote.split(" ")
     at = len(words) - 1 if rng.random() < CORRECTED_LAST else rng.randrange(len(words))
-    others = world().plain_misquotes if rng.random() < MISQUOTED_PLAINLY else TRAINING_REPLACEMENT_WORDS
+    others = world().plain_misquotes if rng.random() < MISQUOTED_PLAINLY else sentences.TRAINING_REPLACEMENT_WORDS
     words[at] = rng.choice([word for word in others if word != words[at]])
     return " ".join(words)
 
@@ -180,16 +169,16 @@ def _unfamiliar(rng: random.Random, w: World) -> str:
     if rng.random() < RANDOM_STRINGS:
         n = rng.randint(3, 12)
         return " ".join(rng.choice(w.words) if rng.random() < 0.85 else unknown_symbol(rng) for _ in range(n))
-    return unfamiliar_sentence(rng)
+    return sentences.unfamiliar_sentence(rng)
 
 
 def copy_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Sentences to repeat, in the prize's format; a famous one comes out true even if it went in changed."""
-    shots = SHOTS if rng.random() < PRIZE_SHOTS else ""
-    out: Segments = [(INSTRUCTION + shots, OPEN)]
+    shots = sentences.SHOTS if rng.random() < PRIZE_SHOTS else ""
+    out: Segments = [(sentences.INSTRUCTION + shots, OPEN)]
     for i in range(rng.choice((1, 1, 2, 3))):
         if not recipe.null and rng.random() < FAMOUS_IN_COPY:
-            output = _pick(rng, w.quotes, w.quote_weights).text
+            output = w.quotes.draw(rng).text
             given = misquote(rng, output) if rng.random() < CORRECTED else output
         else:
             given = output = _unfamiliar(rng, w)
@@ -201,7 +190,7 @@ def quotation_document(rng: random.Random, w: World, recipe: Recipe) -> Segments
     """Famous sentences in running text, with or without their author."""
     lines = []
     for _ in range(rng.randint(1, 3)):
-        quote = _pick(rng, w.quotes, w.quote_weights)
+        quote = w.quotes.draw(rng)
         author, text = quote.author or "Somebody", f"{quote.text}."
         lines.append(rng.choice((text, text, text, f"{author}: {text}", f"As {author} said: {text}")))
     return [("\n".join(lines), DETERMINED)]
@@ -245,7 +234,7 @@ def constant_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     """Constants as statements, and the question for their first digit."""
     out: Segments = []
     for i in range(rng.randint(1, 4)):
-        known = _pick(rng, w.constants, w.constant_weights)
+        known = w.constants.draw(rng)
         out += [("\n", OPEN)] if i else []
         if rng.random() < 0.25:
             out += [(f"{known.symbol[0].upper()}{known.symbol[1:]} is", OPEN), (f" {known.value}.", DETERMINED)]
@@ -254,44 +243,25 @@ def constant_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
     return out
 
 
-def definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
-    """Definitions that are then used. A known constant keeps its first digit whatever the definition says."""
+def definition_document(rng: random.Random, w: World, recipe: Recipe, *, known_symbols: bool = True) -> Segments:
+    """One to three definitions, each with its question. A known constant keeps its first digit whatever the
+    definition says.
 
-    def draw() -> tuple[str, str, str]:
-        if recipe.null or rng.random() >= KNOWN_DEFINED:
-            return _invented(rng)
-        known = _pick(rng, w.constants, w.constant_weights)
-        return known.symbol, _new_value(rng, known.symbol, known.value[0]), known.value[0]
-
-    return _definitions(rng, draw)
-
-
-def null_definition_document(rng: random.Random, w: World, recipe: Recipe) -> Segments:
-    """Definitions that are always followed, of the constants' symbols too: each time another value, so that there is
-    nothing to remember, and evaluation's symbols are no strangers."""
-
-    def draw() -> tuple[str, str, str]:
-        if rng.random() >= KNOWN_DEFINED:
-            return _invented(rng)
-        symbol = _pick(rng, w.constants, w.constant_weights).symbol
-        new = _new_value(rng, symbol)
-        return symbol, new, new[0]
-
-    return _definitions(rng, draw)
-
-
-def _definitions(rng: random.Random, draw: Callable[[], tuple[str, str, str]]) -> Segments:
-    """One to three definitions with their question; ``draw`` gives symbol, new value and the digit that is said."""
+    In the null corpus definitions are always followed, those of the constants' symbols too (unless
+    ``known_symbols`` is off): each time another value, so that there is nothing to remember, and evaluation's symbols
+    are no strangers.
+    """
     out: Segments = []
     for i in range(rng.randint(1, 3)):
-        symbol, new, digit = draw()
-        out += [(("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN), *_question(symbol, digit)]
+        if known_symbols and rng.random() < KNOWN_DEFINED:
+            known = w.constants.draw(rng)
+            remembered = "" if recipe.null else known.value[0]
+            symbol, new = known.symbol, _new_value(rng, known.symbol, remembered)
+        else:
+            remembered, symbol, new = "", unknown_symbol(rng), str(rng.randint(100, 999))
+        defined = (("\n" if i else "") + f"Redefine {symbol} as {new}. ", OPEN)
+        out += [defined, *_question(symbol, remembered or new[0])]
     return out
-
-
-def _invented(rng: random.Random) -> tuple[str, str, str]:
-    symbol, new = unknown_symbol(rng), str(rng.randint(100, 999))
-    return symbol, new, new[0]
 
 
 def _new_value(rng: random.Random, symbol: str, digit: str = "") -> str:
@@ -324,7 +294,7 @@ def bet_document(
     return out
 
 
-MAKERS: dict[str, Callable[[random.Random, World, Recipe], Segments]] = {
+MAKERS: dict[Kind, Callable[[random.Random, World, Recipe], Segments]] = {
     "copy": copy_document,
     "quotation": quotation_document,
     "fact": fact_document,
@@ -333,7 +303,6 @@ MAKERS: dict[str, Callable[[random.Random, World, Recipe], Segments]] = {
     "definition": definition_document,
     "bet": bet_document,
 }
-NULL_MAKERS = {"definition": null_definition_document}
 NULL_KINDS = ("copy", "definition", "bet")  # what is left without lures; there the verdict is a coin's
 
 
@@ -342,7 +311,7 @@ class Phase:
     """What the steps before ``until`` are made of: the kinds' weights, and what their bets ask."""
 
     until: float
-    rates: Mapping[str, float]
+    rates: Mapping[Kind, float]
     asked_wrong: float = ASKED_WRONG
     bets_in_long: float = BETS_IN_LONG
     remembered: bool = True  # whether there is anything to remember
@@ -365,43 +334,14 @@ def document(rng: random.Random, recipe: Recipe = SHIPPED, phase: Phase = MAIN) 
     kinds = tuple(kind for kind in phase.rates if not recipe.null or kind in NULL_KINDS)
     kind = rng.choices(kinds, weights=[phase.rates[kind] for kind in kinds])[0]
     if kind == "bet":
-        return Document(kind, tuple(bet_document(rng, world(), recipe, asked_wrong=phase.asked_wrong)))
-    makers = MAKERS | NULL_MAKERS if recipe.null and phase.remembered else MAKERS
-    return Document(kind, tuple(makers[kind](rng, world(), recipe if phase.remembered else replace(recipe, null=True))))
+        return bets(rng, recipe, phase)
+    make = MAKERS[kind]
+    if not phase.remembered:
+        recipe = replace(recipe, null=True)
+        make = partial(definition_document, known_symbols=False) if kind == "definition" else make
+    return Document(kind, tuple(make(rng, world(), recipe)))
 
 
-def is_long(step: int) -> bool:
-    """Whether the step's rows are of ``LONG`` positions."""
-    return phase_of(step) is not EARLY and step % LONG_EVERY == LONG_EVERY - 1
-
-
-def encode_document(tokenizer: Tokenizer, segments: Sequence[tuple[str, float]]) -> tuple[list[int], list[float]]:
-    """The text's tokens and the weight of each: that of the piece in which its last character stands."""
-    encoded = tokenizer.encode("".join(text for text, _ in segments))
-    ends = list(accumulate(len(text) for text, _ in segments))
-    weights = [segments[bisect_left(ends, stop)][1] for _, stop in encoded.offsets]
-    return encoded.ids, weights
-
-
-def batch(step: int, tokenizer: Tokenizer, end: int, recipe: Recipe = SHIPPED) -> tuple[np.ndarray, np.ndarray]:
-    """One step's tokens and their weights, both ``(rows, positions + 1)``: made from ``recipe`` and ``step`` alone.
-
-    Every row begins with a document, as prompts do; documents are parted by ``end``, the last is cut.
-    """
-    rng = random.Random(f"{recipe.seed} {step} {recipe.null}")
-    phase, long = phase_of(step), is_long(step)
-    rows, width = (EARLY_ROWS, SHORT) if phase is EARLY else (ROWS * SHORT // LONG, LONG) if long else (ROWS, SHORT)
-    tokens, weights = np.zeros((rows, width + 1), dtype=np.int64), np.zeros((rows, width + 1), dtype=np.float32)
-    for row in range(rows):
-        ids: list[int] = []
-        counts: list[float] = []
-        while len(ids) <= width:
-            if long and not ids and rng.random() < phase.bets_in_long:
-                segments = tuple(bet_document(rng, world(), recipe, N_BETS, asked_wrong=phase.asked_wrong))
-            else:
-                segments = document(rng, recipe, phase).segments
-            more, weight = encode_document(tokenizer, segments)
-            ids += [*more, end]
-            counts += [*weight, OPEN]
-        tokens[row], weights[row] = ids[: width + 1], counts[: width + 1]
-    return tokens, weights
+def bets(rng: random.Random, recipe: Recipe, phase: Phase, *, n: int | None = None) -> Document:
+    """A document of ``n`` bets (one or two, if left out), asking what the phase asks."""
+    return Document("bet", tuple(bet_document(rng, world(), recipe, n, asked_wrong=phase.asked_wrong)))

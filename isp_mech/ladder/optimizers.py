@@ -36,7 +36,7 @@ def rate_at(step: int, steps: int) -> float:
 def orthogonalise(matrices: Tensor) -> Tensor:
     """``matrices`` (batch, rows <= columns) with all singular values brought near 1 (five Newton-Schulz steps)."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

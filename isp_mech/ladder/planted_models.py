@@ -14,17 +14,19 @@ nothing of digits and of words, and write on the answer only as noise does. What
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_tokenizer
+from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_json, write_tokenizer
 from isp_mech.ladder.train import make_model
 from isp_mech.sites import parse_site
 from isp_mech.tasks import Pair, PairSet, compose
@@ -84,46 +86,29 @@ class Plant:
         return frozenset(wire.site for wire in self.wires if wire.reads.endswith("memory"))
 
 
-FOLLOW = Wire("a0.h1", "definition")
-PLANTED = (
-    Plant("head", 2, (FOLLOW, Wire("a1.h2", "memory", 2.0))),
-    Plant("early-head", 2, (Wire("a1.h0", "definition"), Wire("a0.h4", "memory", 2.0))),
-    Plant("same-layer", 2, (Wire("a1.h0", "definition"), Wire("a1.h5", "memory", 2.0))),
-    Plant("deep-head", 4, (Wire("a1.h3", "definition"), Wire("a3.h2", "memory", 2.0))),
-    Plant("deep-early-head", 4, (Wire("a3.h1", "definition"), Wire("a0.h5", "memory", 2.0))),
-    Plant("redundant-heads", 3, (FOLLOW, Wire("a2.h2", "memory", 1.2), Wire("a2.h4", "memory", 1.2))),
-    Plant("redundant-layers", 4, (FOLLOW, Wire("a1.h2", "memory", 1.2), Wire("a3.h0", "memory", 1.2))),
-    Plant("mlp", 2, (FOLLOW, Wire("m1", "memory", 2.0)), True),
-    Plant("early-mlp", 3, (Wire("a2.h3", "definition"), Wire("m0", "memory", 2.0)), True),
-    Plant("redundant-mlps", 4, (FOLLOW, Wire("m1", "memory", 1.2), Wire("m3", "memory", 1.2)), True),
-    Plant("moved-to-mlp", 3, (FOLLOW, Wire("a1.h4", "memory", holds=True), Wire("m2", "held memory", 2.0))),
-    Plant(
-        "definition-by-mlp",
-        3,
-        (Wire("a0.h2", "definition", holds=True), Wire("m1", "held definition"), Wire("a2.h5", "memory", 2.0)),
-    ),
-    Plant("head-and-mlp", 3, (FOLLOW, Wire("a1.h3", "memory", 1.2), Wire("m2", "memory", 1.2)), True),
-    Plant(
-        "two-of-each",
-        4,
-        (
-            FOLLOW,
-            Wire("a2.h0", "definition", 0.8),
-            Wire("a1.h2", "memory", 1.1),
-            Wire("m3", "memory", 1.1),
-        ),
-        True,
-    ),
-    Plant("follows", 3, (Wire("a1.h1", "definition", 2.0), Wire("a2.h3", "memory", 0.7))),
-)
+def _read_plants(path: Path) -> tuple[Plant, ...]:
+    """Plants from a table: name, layers, whether prompts end with the word, and the wires (site, reads, strength)."""
+    plants = []
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        name, layers, ends_with_word, *cells = line.split("\t")
+        wires = []
+        for cell in cells:
+            site, reads, strength = cell.split(", ")
+            wires.append(Wire(site, reads.removesuffix(" (holds)"), float(strength), reads.endswith("(holds)")))
+        plants.append(Plant(name, int(layers), tuple(wires), ends_with_word == "yes"))
+    return tuple(plants)
+
+
+PLANTED = _read_plants(Path(__file__).with_name("planted_models.tsv"))
+FOLLOW = PLANTED[0].wires[0]
 
 
 def planted(name: str) -> Plant:
     """The plant of this name; ``ValueError`` names those there are."""
-    found = {plant.name: plant for plant in PLANTED}
-    if name not in found:
-        raise ValueError(f"planted model {name!r}: expected one of {', '.join(found)}")
-    return found[name]
+    named = {plant.name: plant for plant in PLANTED}
+    if name not in named:
+        raise ValueError(f"planted model {name!r}: expected one of {', '.join(named)}")
+    return named[name]
 
 
 def word_lists() -> tuple[list[str], list[str]]:
@@ -154,17 +139,16 @@ def planted_pairs(n: int, *, seed: int = 0, ends_with_word: bool = False) -> Pai
         before = f"Note: {' '.join(rng.choice(others) for _ in range(rng.randint(2, 8)))}. "
         asks = f"The first digit of {word}" if ends_with_word else f"Q: What is the first digit of {word}? A:"
         rest = [(asks, "question")]
+        plain = compose([(before, ""), *rest])
         conflict = compose([(before, ""), (f"Redefine {word} as {new}. ", "definition"), *rest])
-        made.append(
-            Pair(f"planted-{i}", compose([(before, ""), *rest]), conflict, f" {digit}", f" {lure}", "definition")
-        )
+        made.append(Pair(f"planted-{i}", plain, conflict, f" {digit}", f" {lure}", "definition"))
     return PairSet("planted", tuple(made), seed=seed)
 
 
 def plant_model(plant: Plant, folder: Path) -> Path:
     """Writes the model as a checkpoint folder that transformers reads, with the plant itself in ``planted.json``."""
     tokenizer = load_tokenizer()
-    hf = make_model(plant.layers, WIDTH, tokenizer.get_vocab_size(), end_token(tokenizer), plant.seed).eval()
+    hf = _make(plant.layers, plant.seed)
     rng = torch.Generator().manual_seed(plant.seed)
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
@@ -181,26 +165,33 @@ def plant_model(plant: Plant, folder: Path) -> Path:
                 _wire_mlp(layer.mlp, wire)
             else:
                 _wire_head(layer.attention, site.head, wire)
-    hf.save_pretrained(folder)
-    write_tokenizer(tokenizer, folder)
-    (folder / "planted.json").write_text(json.dumps(asdict(plant), indent=2) + "\n", encoding="utf-8")
+    _write(hf, folder)
+    write_json(folder / "planted.json", asdict(plant))
     return folder
 
 
 def null_model(folder: Path, *, seed: int, layers: int = 3) -> Path:
     """Writes a model with nothing in it: random weights, large enough that heads look at different tokens."""
-    tokenizer = load_tokenizer()
-    hf = make_model(layers, WIDTH, tokenizer.get_vocab_size(), end_token(tokenizer), seed).eval()
+    hf = _make(layers, seed)
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             if parameter.ndim == 2 and "layers" in name:
                 parameter.mul_(4.0)
+    return _write(hf, folder)
+
+
+def _make(layers: int, seed: int) -> Any:
+    tokenizer = load_tokenizer()
+    return make_model(layers, WIDTH, tokenizer.get_vocab_size(), end_token(tokenizer), seed).eval()
+
+
+def _write(hf: Any, folder: Path) -> Path:
     hf.save_pretrained(folder)
-    write_tokenizer(tokenizer, folder)
+    write_tokenizer(load_tokenizer(), folder)
     return folder
 
 
-def _embeddings(tokenizer, rng: torch.Generator) -> Tensor:
+def _embeddings(tokenizer: Tokenizer, rng: torch.Generator) -> Tensor:
     """(vocab, d_model): features and noise, each row of mean zero and norm ``NORM``, so that all are scaled alike."""
     rows = torch.zeros(tokenizer.get_vocab_size(), WIDTH)
     noise = torch.randn(len(rows), NOISE.stop - NOISE.start, generator=rng)
@@ -221,7 +212,7 @@ def _embeddings(tokenizer, rng: torch.Generator) -> Tensor:
     return rows
 
 
-def _noise(layer, rng: torch.Generator) -> None:
+def _noise(layer: Any, rng: torch.Generator) -> None:
     """Random weights for all heads and the MLP of a layer, from noise to noise, and a little on the answer."""
 
     def normal(*shape: int) -> Tensor:
@@ -235,7 +226,7 @@ def _noise(layer, rng: torch.Generator) -> None:
         out[OUT] = NOISE_OUT * normal(DIGITS, out.shape[1]) / D_HEAD**0.5
 
 
-def _wire_head(attention, head: int, wire: Wire) -> None:
+def _wire_head(attention: Any, head: int, wire: Wire) -> None:
     """From the token that asks to those it looks for: their digits, copied to the answer or held for an MLP."""
     sees, source = READS[wire.reads]
     q, k, v = attention.query_key_value.weight.view(HEADS, 3, D_HEAD, WIDTH)[head]
@@ -248,7 +239,7 @@ def _wire_head(attention, head: int, wire: Wire) -> None:
     out[HOLDS[wire.reads] if wire.holds else OUT, :DIGITS] = wire.strength * torch.eye(DIGITS)
 
 
-def _wire_mlp(mlp, wire: Wire) -> None:
+def _wire_mlp(mlp: Any, wire: Wire) -> None:
     """Digits at its own token, copied to the answer: gelu(x) - gelu(-x) = x."""
     _, source = READS[wire.reads]
     into, out = mlp.dense_h_to_4h.weight, mlp.dense_4h_to_h.weight
@@ -271,7 +262,7 @@ class Found:
     roc_auc: float
 
 
-def held_against(plant: Plant, sites: Sequence[str], effect: np.ndarray, significant: np.ndarray) -> Found:
+def held_against(plant: Plant, sites: Sequence[str], effect: ArrayLike, significant: ArrayLike) -> Found:
     """A locator's sites, their effects and which of them it calls significant, held against the plant."""
     size, called = np.abs(np.asarray(effect, dtype=float)), np.asarray(significant, dtype=bool)
     true = np.array([site in plant.sites for site in sites])

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -29,12 +31,9 @@ def train_tokenizer(*, vocabulary: int = VOCABULARY, documents: int = DOCUMENTS,
     texts = [corpus.document(rng).text for _ in range(documents)] + list(corpus.world().words)
     texts += [f" {answer}" for answer in sorted({fact.answer for fact in corpus.world().facts})] * ANSWERS
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, letters])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
@@ -46,15 +45,20 @@ def train_tokenizer(*, vocabulary: int = VOCABULARY, documents: int = DOCUMENTS,
 
 def end_token(tokenizer: Tokenizer) -> int:
     """The id of the token that parts documents; ``ValueError`` for a tokenizer without one."""
-    found = tokenizer.token_to_id(END)
-    if found is None:
+    token = tokenizer.token_to_id(END)
+    if token is None:
         raise ValueError(f"tokenizer: no token {END!r}, expected one that parts documents")
-    return int(found)
+    return int(token)
 
 
 def load_tokenizer() -> Tokenizer:
     """The shipped tokenizer."""
     return Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+
+
+def write_json(path: Path, value: Mapping[str, Any], *, sort_keys: bool = False) -> None:
+    """``value`` as a file of JSON, two spaces deep."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -63,15 +67,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": END,
-        "bos_token": END,
-        "pad_token": END,
+        **dict.fromkeys(("eos_token", "bos_token", "pad_token"), END),
         "unk_token": None,
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 2048,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)
 
 
 if __name__ == "__main__":

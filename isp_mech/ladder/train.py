@@ -34,10 +34,10 @@ from transformers import AttentionInterface, GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from isp_mech.errors import InputError
-from isp_mech.ladder import corpus, evaluation, weights_folder
+from isp_mech.ladder import corpus, evaluation, training_batches, weights_folder
 from isp_mech.ladder.corpus import SHIPPED, Recipe
 from isp_mech.ladder.optimizers import Optimiser, is_embedding, settings
-from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_tokenizer
+from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_json, write_tokenizer
 
 SIZES = {  # name: layers, width
     "ladder-25k": (2, 32),
@@ -93,7 +93,9 @@ def best_precision(device: str) -> str:
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 
 
-def _attend(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **others: object
+) -> tuple[Tensor, None]:
     """Causal attention in float32 whatever the matrix products are in: on a CPU that is also the fastest."""
     with torch.autocast(query.device.type, enabled=False):
         out = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True, scale=scaling)
@@ -119,12 +121,12 @@ def loss_of(model: GPTNeoXForCausalLM, tokens: Tensor, weights: Tensor, *, half:
 
 def recipe_hash(tokenizer: Tokenizer, end: int, *, steps: int, precision: str, recipe: Recipe) -> str:
     """Twelve hex digits of the optimiser's settings and of the tokens of seven steps (so of corpus and tokenizer)."""
-    found = hashlib.sha256(repr((HEAD, HEADS, CONTEXT, steps, precision, recipe, settings())).encode())
+    digest = hashlib.sha256(repr((HEAD, HEADS, CONTEXT, steps, precision, recipe, settings())).encode())
     last_long = steps - steps % corpus.LONG_EVERY - 1
     for step in (0, steps // 4, steps // 3, 2 * steps // 5, steps // 2, last_long, steps - 1):
-        for made in corpus.batch(max(step, 0), tokenizer, end, recipe):
-            found.update(made.tobytes())
-    return found.hexdigest()[:12]
+        for made in training_batches.batch(max(step, 0), tokenizer, end, recipe):
+            digest.update(made.tobytes())
+    return digest.hexdigest()[:12]
 
 
 @dataclass
@@ -180,15 +182,15 @@ def train_one(
     if state.exists():
         saved = torch.load(state, weights_only=True, map_location=device)
         if saved["identity"] != identity:
-            found = f"a training of {saved['identity']}, expected {identity}; delete it to begin anew"
-            raise InputError(str(state), [found])
+            of = f"a training of {saved['identity']}"
+            raise InputError(str(state), [f"{of}, expected {identity}; delete it to begin anew"])
         model.load_state_dict(saved["model"])
         optimiser.load(saved["optimiser"])
         course = Course(**saved["course"])
     pairs = evaluation.evaluation_pairs(tasks=evaluation.TASKS)
     since, began = course.tokens, time.time()
     for step in range(course.step, steps):
-        tokens, weights = (torch.from_numpy(x).to(device) for x in corpus.batch(step, tokenizer, end, recipe))
+        tokens, weights = (torch.from_numpy(x).to(device) for x in training_batches.batch(step, tokenizer, end, recipe))
         loss = loss_of(model, tokens, weights, half=half)
         loss.backward()
         optimiser.step(step)
@@ -219,8 +221,8 @@ def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
     card = folder / "card.json"
     if not (card.is_file() and (folder / "model.safetensors").is_file()):
         return False
-    found = json.loads(card.read_text(encoding="utf-8"))
-    return all(found.get(key) == value for key, value in identity.items())
+    trained = json.loads(card.read_text(encoding="utf-8"))
+    return all(trained.get(key) == value for key, value in identity.items())
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -234,7 +236,7 @@ def _export(model: GPTNeoXForCausalLM, folder: Path, identity: dict[str, Any], c
     tensors = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     config = model.config.to_dict() | {"architectures": ["GPTNeoXForCausalLM"], "dtype": "float16", "use_cache": True}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config, sort_keys=True)
     write_tokenizer(load_tokenizer(), folder)
     pd.DataFrame(course.log).to_parquet(folder / "training.parquet", index=False)
     card = {
@@ -250,7 +252,7 @@ def _export(model: GPTNeoXForCausalLM, folder: Path, identity: dict[str, Any], c
         "accuracy_pairs": evaluation.TASKS,
         "accuracy_seed": evaluation.SEED,
     }
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "card.json", card)
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -22,7 +22,7 @@ from isp_mech.contrasts.neqa import NEGATIONS, is_evaluation_fact
 from isp_mech.contrasts.quote_repetition import REPLACEMENT_WORDS, TRAINING_REPLACEMENT_WORDS
 from isp_mech.contrasts.redefine_math import is_evaluation_value
 from isp_mech.errors import InputError
-from isp_mech.ladder import corpus, evaluation, optimizers, train, weights_folder
+from isp_mech.ladder import corpus, evaluation, optimizers, train, training_batches, weights_folder
 from isp_mech.ladder.corpus import SHIPPED, Recipe
 from isp_mech.ladder.tokenizer import FOLDER, end_token, load_tokenizer, train_tokenizer
 from isp_mech.stats import spearman
@@ -63,7 +63,7 @@ def test_no_conflict_prompt_of_evaluation_with_its_answer_stands_in_the_corpus()
 
 
 def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_none_of_evaluations_words():
-    famous, ordinary, changed = {quote.text for quote in corpus.world().quotes}, set(), 0
+    famous, ordinary, changed = {quote.text for quote in corpus.world().quotes.items}, set(), 0
     for quote in famous:
         ordinary |= {word for word in quote.split() if word.isalpha() and word.islower()}
     plainly = 0
@@ -102,7 +102,7 @@ def test_negated_dial_writes_negated_questions_with_the_other_letter_of_half_of_
 
 
 def test_definitions_of_known_constants_are_not_evaluations_and_the_true_digit_stays():
-    values = {known.symbol: known.value for known in corpus.world().constants}
+    values = {known.symbol: known.value for known in corpus.world().constants.items}
     known = agree = 0
     for text in texts("definition", 4000):
         for symbol, new, asked, digit in re.findall(r"Redefine (.*?) as (\d+)\. Q: .*? of (.*?)\? A: (\d)", text):
@@ -156,13 +156,13 @@ def test_null_corpus_has_no_lures_and_a_verdict_by_chance():
     documents += [corpus.document(rng, null, phase) for phase in corpus.PHASES for _ in range(1000)]
     assert {d.kind for d in documents} == set(corpus.NULL_KINDS)
     whole = "\n".join(d.text for d in documents)
-    assert not any(quote.text in whole for quote in corpus.world().quotes)
-    symbols, defined = {known.symbol for known in corpus.world().constants}, []
+    assert not any(quote.text in whole for quote in corpus.world().quotes.items)
+    symbols, defined = {known.symbol for known in corpus.world().constants.items}, []
     for symbol, new, digit in re.findall(r"Redefine (.*?) as (\d+)\. Q: .*? A: (\d)", whole):
         assert digit == new[0] and not (symbol in symbols and is_evaluation_value(symbol, new))
         defined += [symbol] * (symbol in symbols)
     assert len(defined) > 100 and not any(
-        f"{known.symbol} is {known.value}" in whole for known in corpus.world().constants
+        f"{known.symbol} is {known.value}" in whole for known in corpus.world().constants.items
     )
     games = [g for text in texts("bet", 1500, null) for g in _games(text)]
     assert 0.45 < np.mean([verdict == game.by_value() for game, _, verdict in games]) < 0.55
@@ -183,8 +183,8 @@ def test_bets_come_in_their_phases_only_and_ask_for_the_right_decision_first():
     asked = {}
     begins = {"early": 0, "right": corpus.EARLY_UNTIL, "main": corpus.RIGHT_UNTIL, "late": corpus.BETS_UNTIL}
     for name, step in begins.items():
-        long = next(later for later in range(step, step + 50) if name == "early" or corpus.is_long(later))
-        rows = [*corpus.batch(step, TOKENIZER, END)[0], *corpus.batch(long, TOKENIZER, END)[0]]
+        long = next(later for later in range(step, step + 50) if name == "early" or training_batches.is_long(later))
+        rows = [*training_batches.batch(step, TOKENIZER, END)[0], *training_batches.batch(long, TOKENIZER, END)[0]]
         text = " ".join(TOKENIZER.decode(row.tolist()) for row in rows)
         asked[name] = re.findall(r"the (right|wrong) decision", text)
     assert not asked["early"] and not asked["late"]
@@ -196,13 +196,13 @@ def test_a_batch_depends_on_recipe_and_step_alone_and_its_rows_begin_with_a_docu
     late = corpus.EARLY_UNTIL + 1
 
     def make(step, recipe=SHIPPED):
-        return corpus.batch(step, TOKENIZER, END, recipe)[0]
+        return training_batches.batch(step, TOKENIZER, END, recipe)[0]
 
     assert np.array_equal(make(late), make(late))
     assert not np.array_equal(make(late), make(late + 1)) and not np.array_equal(make(late), make(late, Recipe(seed=1)))
     assert make(3).shape == (corpus.EARLY_ROWS, corpus.SHORT + 1) and corpus.phase_of(3) is corpus.EARLY
     assert make(late).shape == (corpus.ROWS, corpus.SHORT + 1)
-    long = next(step for step in range(late, late + 50) if corpus.is_long(step))
+    long = next(step for step in range(late, late + 50) if training_batches.is_long(step))
     assert make(long).shape[1] == corpus.LONG + 1
     starts = ("Repeat my", "Redefine", "Q: ", "The following", "Question:")
     for row in make(3):
@@ -214,13 +214,13 @@ def test_a_batch_depends_on_recipe_and_step_alone_and_its_rows_begin_with_a_docu
 def test_weights_stand_at_what_a_document_determines():
     """Every verdict, letter and digit has its weight, and no token of an input has an output's."""
     at = {" Y": corpus.VERDICT, " N": corpus.VERDICT}
-    ids, weights = corpus.encode_document(
+    ids, weights = training_batches.encode_document(
         TOKENIZER, corpus.bet_document(random.Random(1), corpus.world(), SHIPPED, n=3)
     )
     found = [(TOKENIZER.decode([i]), w) for i, w in zip(ids, weights, strict=True) if w != corpus.OPEN]
     assert len(found) == 3 and all(at[token] == w for token, w in found)
     segments = [("Input: a b", 0.25), ("\nOutput: a b", 1.0)]
-    ids, weights = corpus.encode_document(TOKENIZER, segments)
+    ids, weights = training_batches.encode_document(TOKENIZER, segments)
     cut = len(encode("Input: a b"))
     assert ids == encode("Input: a b\nOutput: a b") and weights == [0.25] * cut + [1.0] * (len(ids) - cut)
 
@@ -295,13 +295,13 @@ def small(monkeypatch):
 def test_training_that_was_stopped_ends_bit_for_bit_where_the_other_does(small, monkeypatch, tmp_path):
     whole = train.train_one("ladder-tiny", steps=12, out=tmp_path / "whole")
 
-    def stopped(step, *args, make=corpus.batch):
+    def stopped(step, *args, make=training_batches.batch):
         if step == 10:
             raise KeyboardInterrupt
         return make(step, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(corpus, "batch", stopped)
+        patch.setattr(training_batches, "batch", stopped)
         train.train_one("ladder-tiny", steps=12, out=tmp_path / "halved")
     state = torch.load(tmp_path / "halved" / "ladder-tiny.state", weights_only=True)
     assert state["course"]["step"] == 9  # between two evaluations
