@@ -33,9 +33,9 @@ def main() -> None:
     variants = [name.split(":")[1] for name in dict.fromkeys([*DOSES, *WORDINGS])]
     pairs = [im.contrast(TASK, n=N, seed=SEED, variant=variant) for variant in variants]
     models = members(im.family(given[0] if len(given) == 1 else given))
-    found = [im.score(of, model, seed=SEED) for model in models for of in pairs]
-    curve = im.concat([scores.curve for scores in found])
-    rules = rules_followed(im.concat([scores.items for scores in found]), seed=SEED)
+    scores = [im.score(of, model, seed=SEED) for model in models for of in pairs]
+    curve = im.concat([of.curve for of in scores])
+    rules = rules_followed(im.concat([of.items for of in scores]), seed=SEED)
     curve.save(OUT / "hindsight-curve.parquet")
     rules.save(OUT / "hindsight-rules.parquet")
     dose = "shots of ten whose outcome disagrees with the value"

@@ -5,29 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from isp_mech.contrasts import (
-    heavier_object,
-    hindsight_neglect,
-    linear_expressions,
-    neqa,
-    quote_repetition,
-    redefine_math,
-)
+from isp_mech.contrasts.heavier_object import TASK as HEAVIER_OBJECT
+from isp_mech.contrasts.hindsight_neglect import TASK as HINDSIGHT_NEGLECT
+from isp_mech.contrasts.linear_expressions import TASK as LINEAR_EXPRESSIONS
+from isp_mech.contrasts.neqa import TASK as NEQA
+from isp_mech.contrasts.quote_repetition import TASK as QUOTE_REPETITION
+from isp_mech.contrasts.redefine_math import TASK as REDEFINE_MATH
 from isp_mech.contrasts.sampling import ContrastTask
 from isp_mech.errors import InputError
 from isp_mech.tasks import PairSet
 
-_TASKS: Mapping[str, ContrastTask] = {
-    task.name: task
-    for task in (
-        neqa.TASK,
-        quote_repetition.TASK,
-        redefine_math.TASK,
-        hindsight_neglect.TASK,
-        heavier_object.TASK,
-        linear_expressions.TASK,
-    )
-}
+TASKS = (NEQA, QUOTE_REPETITION, REDEFINE_MATH, HINDSIGHT_NEGLECT, HEAVIER_OBJECT, LINEAR_EXPRESSIONS)
 
 
 def contrast_names() -> tuple[str, ...]:
@@ -36,7 +24,7 @@ def contrast_names() -> tuple[str, ...]:
     >>> contrast_names()
     ('neqa', 'quote-repetition', 'redefine-math', 'hindsight-neglect', 'heavier-object', 'linear-expressions')
     """
-    return tuple(_TASKS)
+    return tuple(task.name for task in TASKS)
 
 
 def contrast_variants(name: str) -> Mapping[str, str]:
@@ -45,16 +33,13 @@ def contrast_variants(name: str) -> Mapping[str, str]:
     >>> contrast_variants("heavier-object")["shots-1"]
     'one shot shown first'
     """
-    return dict(_task(name).variants)
+    return {variant: text for variant, text in _task(name).variants.items() if variant}
 
 
 def task_lines() -> list[tuple[str, str]]:
     """``(name, what it asks)`` of every task, one line each, its variants indented under it as ``:variant``."""
-    lines = []
-    for task in _TASKS.values():
-        lines.append((task.name, task.about))
-        lines += [(f"  :{variant}", text) for variant, text in task.variants.items()]
-    return lines
+    texts = [(task.name, variant, text) for task in TASKS for variant, text in task.variants.items()]
+    return [(f"  :{variant}" if variant else name, text) for name, variant, text in texts]
 
 
 def contrast(name: str, *, n: int = 300, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
@@ -72,6 +57,7 @@ def contrast(name: str, *, n: int = 300, seed: int = 0, source: str | Path | Non
 
 
 def _task(name: str) -> ContrastTask:
-    if name not in _TASKS:
-        raise InputError("contrast", [f"{name!r}: expected one of {', '.join(_TASKS)}"])
-    return _TASKS[name]
+    for task in TASKS:
+        if task.name == name:
+            return task
+    raise InputError("contrast", [f"{name!r}: expected one of {', '.join(contrast_names())}"])

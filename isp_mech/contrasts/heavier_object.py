@@ -172,12 +172,5 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
 TASK = ContrastTask(
     "heavier-object",
     citation="a reader's question on the Inverse Scaling Prize, round 1 (comments on its announcement, 2022)",
-    variants={
-        "second-right": "in all shots the second option is right, in the question the first",
-        "mixed": "four shots, in two of them the second option is right: no cue, the same question",
-        "shots-1": "one shot shown first",
-        "shots-10": "ten shots shown first",
-    },
     draw=draw,
-    doc=__doc__,
 )

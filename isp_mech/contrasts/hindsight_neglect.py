@@ -34,7 +34,6 @@ CHANCES = range(2, 31)  # of the unlikelier outcome, in percent
 CLEAR = 1.5  # gain and loss, weighted by their chances, differ at least by this factor
 N_SHOTS = 10
 SET = 10  # pairs that share their shots, five of them asking for Y: read once a set, and no set leans to one answer
-MOST_DISAGREEING = 5
 OWN_SHOTS = "own-shots"
 PREAMBLES = {  # the first in a reader's words, from the announcement's comments
     "persona": (
@@ -208,7 +207,7 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
 
     Ten pairs in a row (``SET``) share their ten shots, so that a scorer reads these once; the next ten have others.
     Guessing is right half of the time. Every variant asks about the same bets after the same shots, but for what its
-    line in ``TASK.variants`` says.
+    line in ``tasks.tsv`` says.
     """
     disagreeing = request.number("disagreeing-", 0)
     shared = 1 if request.variant == OWN_SHOTS else SET
@@ -233,18 +232,7 @@ TASK = ContrastTask(
     "hindsight-neglect",
     citation="'The Floating Droid', hindsight-neglect-10shot (Inverse Scaling Prize, round 1); "
     "McKenzie et al. 2023, arXiv 2306.09479",
-    variants={
-        **{
-            f"disagreeing-{k}": f"in {k} of the ten shots the outcome disagrees with the expected value, the verdict's "
-            "rule"
-            for k in range(MOST_DISAGREEING + 1)
-        },
-        "persona": "first a line that calls the model a statistical assistant",
-        "clear-instructions": "first a line that says: judge by the expected value, not by the outcome",
-        OWN_SHOTS: "each pair after ten shots of its own, as each item of the prize's",
-    },
     draw=draw,
-    doc=__doc__,
     equally_likely=True,
     drawn="bets",
 )

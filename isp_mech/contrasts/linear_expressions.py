@@ -173,15 +173,6 @@ TASK = ContrastTask(
     "linear-expressions",
     citation="a reader's question on the Inverse Scaling Prize, round 1 (comments on its announcement, 2022), after "
     "Shah et al. 2022, arXiv 2210.01790, section 3.3",
-    variants={
-        **{
-            f"disagreeing-{k}": f"{k} of the ten shots {'has' if k == 1 else 'have'} no unknown, and no question is "
-            "asked"
-            for k in (0, 1, 2, 5)
-        },
-        "clear-instructions": "first a line that says: if there is no variable, ask nothing",
-    },
     draw=draw,
-    doc=__doc__,
     drawn="expressions",
 )

@@ -222,22 +222,7 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
     return request.rounds(chosen, options, pair)
 
 
-TASK = ContrastTask(
-    "neqa",
-    citation=CITATIONS["neqa"],
-    variants={
-        "negation-before": "the negation stands before the sentence: The following is not true: A robin is ...",
-        "negation-after": "it stands after it, next to the options: A robin is a kind of ... Which option is not "
-        "right?",
-        "double-negation": "The following is not true: A robin is not ...; the lure hears one negation of the two",
-        "twin": "no negation: another thing's sentence asks for the same letter of the same options",
-        "sentence": "no letters: the negated sentence itself, to be ended with one answer or the other",
-    },
-    draw=draw,
-    doc=__doc__,
-    equally_likely=True,
-    not_in=("sentence",),
-)
+TASK = ContrastTask("neqa", citation=CITATIONS["neqa"], draw=draw, equally_likely=True, not_in=("sentence",))
 
 
 def neqa_from_files(

@@ -274,22 +274,4 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
     return request.rounds([quote for quote in chosen if gap(quote.text, place)], options, pair)
 
 
-TASK = ContrastTask(
-    "quote-repetition",
-    citation=CITATIONS["quote-repetition"],
-    variants={
-        "famous": "the third of the quotations that stand most often in the ladder's training text",
-        "known": "the third that stand least often there",
-        "unknown": "a sentence nobody knows in a quotation's place",
-        "changed-first": "the changed word stands in the first third of the quotation, and the prompt ends before it",
-        "changed-middle": "the changed word stands in the middle third",
-        "changed-last": "it is the last word, as without a variant",
-        **{
-            f"shots-{k}": f"{k or 'no'} sentence{'s' * (k != 1)} shown first"
-            + ", as without a variant" * (k == N_SHOTS)
-            for k in (0, 1, 2, 5)
-        },
-    },
-    draw=draw,
-    doc=__doc__,
-)
+TASK = ContrastTask("quote-repetition", citation=CITATIONS["quote-repetition"], draw=draw)

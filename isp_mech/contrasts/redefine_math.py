@@ -198,20 +198,4 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
     return request.rounds(chosen, options, pair)
 
 
-TASK = ContrastTask(
-    "redefine-math",
-    citation=CITATIONS["redefine-math"],
-    variants={
-        **{
-            f"digits-{k}": f"the new value has {k} digit{'s' * (k > 1)}" + ", as without a variant" * (k == DIGITS)
-            for k in (1, 2, 3, 4, 6)
-        },
-        "near": "the new value is the known one with its first digit moved by one: 3.14159 to 4.14159",
-        "far": "it has the known one's form and a first digit at least four away: 3.14159 to 8.20417",
-        "unknown": "an invented symbol; on the plain side it has another definition",
-        "known": "the third of the symbols that stand least often in the ladder's training text",
-        "famous": "the third that stand most often there",
-    },
-    draw=draw,
-    doc=__doc__,
-)
+TASK = ContrastTask("redefine-math", citation=CITATIONS["redefine-math"], draw=draw)

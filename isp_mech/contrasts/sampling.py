@@ -1,7 +1,8 @@
 """What every task shares: the variants, and distinct pairs drawn in rounds from a seed.
 
 A task's file has a function that takes a ``PairRequest`` and returns ``request.rounds(bases, options, pair)``, and
-one ``ContrastTask`` that names it. Whoever adds a task writes these two, and one line in ``catalogue``.
+one ``ContrastTask`` that names it. Whoever adds a task writes these two, its rows in ``tasks.tsv`` (what it asks, and a
+row for each variant), and its name in ``catalogue``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
+from isp_mech.contrasts.word_lists import HERE, read_table
 from isp_mech.errors import InputError
 from isp_mech.tasks import Pair, PairSet
 
@@ -88,9 +90,18 @@ class PairRequest:
             yield partial(pair, base, option)
 
 
+@cache
+def task_texts() -> Mapping[str, Mapping[str, str]]:
+    """``{task: {variant: text}}`` of ``tasks.tsv``."""
+    texts: dict[str, dict[str, str]] = {}
+    for _, row in read_table(HERE / "tasks.tsv", ("task", "text"), optional=("variant",)):
+        texts.setdefault(row["task"], {})[row["variant"]] = row["text"]
+    return texts
+
+
 @dataclass(frozen=True)
 class ContrastTask:
-    """A task of contrasting pairs. ``doc`` is its module's docstring, whose first line says what it asks.
+    """A task of contrasting pairs. What it asks, and its variants, are rows of ``tasks.tsv``.
 
     ``equally_likely`` says that both completions are equally likely a priori, but in the variants ``not_in``. A task
     that draws from no list names in ``drawn`` what it draws.
@@ -98,23 +109,23 @@ class ContrastTask:
 
     name: str
     citation: str
-    variants: Mapping[str, str]
     draw: Callable[[PairRequest], Iterator[MakePair]]
-    doc: str | None
     equally_likely: bool = False
     not_in: tuple[str, ...] = ()
     drawn: str = ""
 
     @property
-    def about(self) -> str:
-        """What it asks, in one line."""
-        return (self.doc or "").split("\n")[0].partition(": ")[2]
+    def variants(self) -> Mapping[str, str]:
+        """``{variant: what differs}``, in one line each, and under ``""`` what the task asks."""
+        return task_texts().get(self.name, {"": ""})
 
     def pairs(self, *, n: int, seed: int = 0, source: str | Path | None = None, variant: str = "") -> PairSet:
         """``n`` distinct pairs; see ``contrast``."""
         subject = f"contrast {self.name!r}"
-        if variant and variant not in self.variants:
-            raise InputError(subject, [f"variant {variant!r}: expected one of {', '.join(self.variants)}"])
+        if variant not in self.variants:
+            raise InputError(
+                subject, [f"variant {variant!r}: expected one of {', '.join(filter(None, self.variants))}"]
+            )
         if self.drawn and source is not None:
             raise InputError(subject, [f"source {str(source)!r}: {self.drawn} are drawn, expected no source"])
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:

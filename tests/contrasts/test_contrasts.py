@@ -92,7 +92,7 @@ def test_more_pairs_than_there_are_says_how_many():
 
         return request.rounds((1, 2, 3), lambda base, rng: ["a", "b"], pair)
 
-    task = ContrastTask("letters", citation="", variants={}, draw=draw, doc=None)
+    task = ContrastTask("letters", citation="", draw=draw)
     assert len(task.pairs(n=6)) == 6
     with pytest.raises(InputError, match="contrast 'letters': n=7: expected at most 6, the number of distinct pairs"):
         task.pairs(n=7)
