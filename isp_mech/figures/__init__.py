@@ -9,15 +9,24 @@ yours. ``save`` writes PDF, SVG and PNG with the data beside. No torch, no pyplo
 
 from __future__ import annotations
 
-from isp_mech.figures.item_flips import flip_traces, flip_traces_panel, flips_over_size, flips_panel, steps_panel
-from isp_mech.figures.lens_over_depth import attention_by_role, attention_panel, lens_over_depth, lens_panel
-from isp_mech.figures.override_map import direct_vs_total, effect_panel, override_map
+from isp_mech.figures.attention_by_role import attention_by_role, attention_panel
+from isp_mech.figures.direct_vs_total import direct_vs_total
+from isp_mech.figures.dose_response import dose_response
+from isp_mech.figures.flip_traces import flip_traces, flip_traces_panel
+from isp_mech.figures.flips_over_size import flips_over_size, flips_panel, steps_panel
+from isp_mech.figures.head_shares_over_size import head_shares_over_size
+from isp_mech.figures.lens_over_depth import lens_over_depth, lens_panel
+from isp_mech.figures.onset_over_size import onset_over_size
+from isp_mech.figures.override_map import effect_panel, override_map
+from isp_mech.figures.paper_figure import PaperFigure, save
 from isp_mech.figures.published_curves import observations_panel, published_curves
-from isp_mech.figures.scaling_curve import curve_panel, onset_over_size, scaling_curve, shares_over_size, shares_panel
-from isp_mech.figures.story_over_size import head_shares_over_size, story_over_size
-from isp_mech.figures.style import ONE_COLUMN, TWO_COLUMNS, PaperFigure, save, size_label
-from isp_mech.figures.task_variants import dose_response, rules_over_size, variants_over_size
+from isp_mech.figures.rules_over_size import rules_over_size
+from isp_mech.figures.scaling_curve import curve_panel, scaling_curve
+from isp_mech.figures.shares_over_size import shares_over_size, shares_panel
+from isp_mech.figures.story_over_size import story_over_size
+from isp_mech.figures.style import ONE_COLUMN, TWO_COLUMNS, size_label
 from isp_mech.figures.training_course import training_course, training_panel
+from isp_mech.figures.variants_over_size import variants_over_size
 from isp_mech.figures.verification import verification, verification_panel
 
 __all__ = [

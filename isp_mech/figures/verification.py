@@ -1,36 +1,28 @@
-"""The figure of verification: what replacing the located sites does, against matched random sets."""
+"""What replacing the located sites does, against matched random sets."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from isp_mech.figures.style import (
-    BLACK,
-    GREY,
-    SIDE_COLOURS,
-    TWO_COLUMNS,
-    PaperFigure,
-    category_axis,
-    frame_of,
-    new_figure,
-    plain,
-    size_labels,
-    sizes_of,
-    styled,
-    tasks_of,
-)
+from isp_mech.figures import panels, style
+from isp_mech.figures.frames import frame_of, of_task, sizes_of, tasks_of
+from isp_mech.figures.paper_figure import PaperFigure, new_figure
 from isp_mech.tables import Table
 
-COLUMNS = {"conflict": ("accuracy_before", "accuracy_after"), "plain": ("plain_before", "plain_after")}
-
-
+JudgedSide = Literal["conflict", "plain"]
+COLUMNS: dict[JudgedSide, tuple[str, str]] = {
+    "conflict": ("accuracy_before", "accuracy_after"), "plain": ("plain_before", "plain_after"),
+}  # fmt: skip
 _MEANS = (
     "accuracy_before", "accuracy_after", "margin_before", "margin_after", "plain_before", "plain_after",
     "neutral_loss_before", "neutral_loss_after",
 )  # fmt: skip
+RING, DOT, RANDOM = "as it is", "located sites replaced", "matched random sets, mean"
 
 
 def judged_rows(verification: Table, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -41,8 +33,7 @@ def judged_rows(verification: Table, task: str) -> tuple[pd.DataFrame, pd.DataFr
     smaller and ``most_sites`` the larger number, and the gap closed is a ratio of means. Where several
     replacements were used the first counts.
     """
-    frame = frame_of(verification, "verification")
-    frame = frame[frame["task"] == task]
+    frame = of_task(frame_of(verification, "verification"), task)
     frame = frame[frame["replacement"] == frame["replacement"].iloc[0]]
     drawn = frame["sites"].str.lower().str.contains("random", regex=False)
     located, random = _over_halves(frame[~drawn]), _over_halves(frame[drawn])
@@ -68,7 +59,7 @@ def _over_halves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def verification_panel(
-    verification: Table, ax: Axes, *, side: str = "conflict", task: str | None = None, inches: float = 2.7
+    verification: Table, ax: Axes, *, side: JudgedSide = "conflict", task: str | None = None, inches: float = 2.7
 ) -> Axes:
     """``ax`` with accuracy on one side, per size: as it is (hollow), with the located sites replaced (filled).
 
@@ -76,64 +67,23 @@ def verification_panel(
     the share of random sets at least as good.
     """
     located, random = judged_rows(verification, task or tasks_of(verification.frame)[0])
-    before, after = COLUMNS[side]
-    sizes = sizes_of(located)
-    colour = SIDE_COLOURS[side]
-    for x, (model, _) in enumerate(sizes):
-        row = located[located["model"] == model].iloc[0]
-        start, stop = float(row[before]), float(row[after])
-        if abs(stop - start) > 0.09:
-            ax.annotate(
-                "",
-                (x, stop),
-                (x, start),
-                arrowprops={
-                    "arrowstyle": "-|>,head_width=0.16,head_length=0.3",
-                    "color": colour,
-                    "linewidth": 1.2,
-                    "shrinkA": 3.5,
-                    "shrinkB": 2.5,
-                },
-            )
-        drawn = random.loc[random["model"] == model, after].to_numpy(float)
-        drawn = drawn[np.isfinite(drawn)]
-        if len(drawn):
-            ax.plot(
-                [x + 0.14, x + 0.34],
-                [drawn.mean()] * 2,
-                color=GREY,
-                linewidth=2,
-                label="matched random sets, mean",
-                gid="random",
-            )
-    places = np.arange(len(sizes))
-    ax.plot(
-        places,
-        located[before].to_numpy(float),
-        linestyle="none",
-        marker="o",
-        markersize=6.5,
-        markerfacecolor="none",
-        markeredgecolor=colour,
-        markeredgewidth=1.1,
-        label="as it is",
-    )
-    ax.plot(
-        places,
-        located[after].to_numpy(float),
-        linestyle="none",
-        marker="o",
-        markersize=3.8,
-        color=colour,
-        label="located sites replaced",
-    )
-    labels = size_labels(sizes)
+    before, after = (located[column].to_numpy(float) for column in COLUMNS[side])
+    places, colour, sizes = np.arange(len(located)), style.SIDE_COLOURS[side], sizes_of(located)
+    head = {"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "shrinkA": 3.5, "shrinkB": 2.5}
+    for x in places[np.abs(after - before) > 0.09].tolist():
+        ax.annotate("", (x, after[x]), (x, before[x]), arrowprops=head | {"color": colour, "linewidth": 1.2})
+    drawn = random.groupby("model")[COLUMNS[side][1]].mean().reindex([model for model, _ in sizes])
+    for x, height in enumerate(drawn.tolist()):
+        if np.isfinite(height):
+            ax.plot([x + 0.14, x + 0.34], [height] * 2, color=style.GREY, linewidth=2, label=RANDOM, gid="random")
+    ax.plot(places, before, linestyle="none", marker="o", markersize=6.5, markerfacecolor="none",
+            markeredgecolor=colour, markeredgewidth=1.1, label=RING)  # fmt: skip
+    ax.plot(places, after, linestyle="none", marker="o", markersize=3.8, color=colour, label=DOT)
+    labels = style.size_labels(sizes)
     if side == "conflict" and located["p_random"].notna().any():
         labels = [f"{text}\n{_p(p)}" for text, p in zip(labels, located["p_random"], strict=True)]
-    category_axis(ax, labels, inches=inches, label=False)
-    ax.set_ylim(-0.04, 1.04)
-    ax.set_ylabel(f"{side} accuracy")
-    ax.grid(axis="y")
+    panels.category_axis(ax, labels, inches=inches, label=False)
+    panels.accuracy_axis(ax, f"{side} accuracy")
     return ax
 
 
@@ -141,37 +91,25 @@ def _p(value: float) -> str:
     return "" if not np.isfinite(value) else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
-@styled
-def verification(verification: Table, *, width: float = TWO_COLUMNS) -> PaperFigure:
+@style.styled
+def verification(verification: Table, *, width: float = style.TWO_COLUMNS) -> PaperFigure:
     """A figure of conflict and plain accuracy before and after replacing the located sites, per size; a row per task.
 
     The plain panel is left out where the table has no plain accuracy.
     """
     frame = frame_of(verification, "verification")
     tasks = tasks_of(frame)
-    sides = ["conflict", "plain"] if frame["plain_before"].notna().any() else ["conflict"]
+    sides: tuple[JudgedSide, ...] = ("conflict", "plain") if frame["plain_before"].notna().any() else ("conflict",)
     width = width if len(sides) == 2 else width / 2
     figure = new_figure(width, 0.55 + 2.0 * len(tasks))
     axes = figure.subplots(len(tasks), len(sides), squeeze=False, sharey=True)
     for task, row in zip(tasks, axes, strict=True):
         for side, ax in zip(sides, row, strict=True):
             verification_panel(verification, ax, side=side, task=task, inches=width / len(sides) - 0.6)
-            ax.set_title(plain(task) if len(tasks) > 1 else "")
-    figure.supxlabel("parameters without embeddings", fontsize=8)
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker="o",
-            markersize=6.5,
-            markerfacecolor="none",
-            markeredgecolor=BLACK,
-            label="as it is",
-        ),
-        Line2D([], [], linestyle="none", marker="o", markersize=3.8, color=BLACK, label="located sites replaced"),
-    ]
+            ax.set_title(style.plain(task) if len(tasks) > 1 else "")
+    figure.supxlabel(panels.SIZE)
+    handles = [panels.mark(RING, face="none", size=6.5), panels.mark(DOT, size=3.8)]
     if any(line.get_gid() == "random" for ax in axes.flat for line in ax.get_lines()):
-        handles.append(Line2D([], [], color=GREY, linewidth=2, label="matched random sets, mean"))
+        handles.append(Line2D([], [], color=style.GREY, linewidth=2, label=RANDOM))
     figure.legend(handles=handles, loc="outside upper center", ncols=3 if width > 5 else 1)
     return figure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from isp_mech.report.findings import findings
-from isp_mech.report.sizes import of_each_size
-from isp_mech.report.task_rows import story
-from isp_mech.report.write import write_report
+from isp_mech.report.page import write_report
+from isp_mech.report.size_by_size import size_by_size
+from isp_mech.report.task_rows import task_rows
 
-__all__ = ["findings", "of_each_size", "story", "write_report"]
+__all__ = ["findings", "size_by_size", "task_rows", "write_report"]

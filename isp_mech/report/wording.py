@@ -1,9 +1,27 @@
-"""Numbers and lists as people write them."""
+"""Sentences, numbers and lists as people write them. The sentences are in ``sentences.tsv``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def texts(file: str) -> dict[str, tuple[str, ...]]:
+    """The rows of a ``.tsv`` file beside this one, by their first column."""
+    lines = Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines()[1:]
+    return {name: tuple(rest) for name, *rest in (line.split("\t") for line in lines)}
+
+
+def say(name: str, **values: object) -> str:
+    """The sentence of this name in ``sentences.tsv``, with ``values`` in its places.
+
+    >>> say("sites missing", who="the 27k model")
+    'No site is significant in the 27k model.'
+    """
+    return texts("sentences.tsv")[name][0].format(**values)
 
 
 def percent(share: float) -> str:
@@ -61,14 +79,6 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     ('1 site', '3 sites', 'no site')
     """
     return f"{n} {one}" if n == 1 else f"no {one}" if n == 0 else f"{n} {many or one + 's'}"
-
-
-def models(labels: Sequence[str]) -> str:
-    """
-    >>> models(["2.2M"]), models(["27k", "100k"])
-    ('the 2.2M model', 'the 27k and 100k models')
-    """
-    return f"the {listed(labels)} model{'s' if len(labels) > 1 else ''}"
 
 
 def sentence(text: str) -> str:

@@ -22,8 +22,9 @@ from isp_mech import figures
 from isp_mech.errors import InputError
 from isp_mech.figures.override_map import effect_scale
 from isp_mech.figures.published_curves import observations_panel
-from isp_mech.figures.scaling_curve import _spread
-from isp_mech.figures.style import new_figure, plain, size_label
+from isp_mech.figures.shares_over_size import _spread
+from isp_mech.figures.paper_figure import new_figure
+from isp_mech.figures.style import plain, size_label
 from isp_mech.figures.verification import judged_rows
 from isp_mech.scaling.item_flips import flips
 from isp_mech.tables import concat, make_run, read_table, table

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from isp_mech import figures
 from isp_mech.errors import InputError
-from isp_mech.report import findings, of_each_size, story, write_report
+from isp_mech.report import findings, size_by_size, task_rows, write_report
 from isp_mech.report.cautions import cautions, limits
-from isp_mech.report.html import text
+from isp_mech.report.page import shown
 from isp_mech.tables import make_run, table
 from isp_mech.tasks import Pair, Prompt, compose
 
@@ -132,7 +132,7 @@ def verification(*rows, **changed):
 
 
 def said(*tables):
-    return "\n".join(findings(story({t.name: t for t in tables}, TASK)))
+    return "\n".join(findings(task_rows({t.name: t for t in tables}, TASK)))
 
 
 def test_inverse_curve():
@@ -182,7 +182,7 @@ def test_one_size():
 
 
 def test_no_plain_side():
-    assert "There is no plain side, so that being overridden cannot be told from not knowing." in said(
+    assert "There is no plain side, so that being overridden cannot be distinguished from not knowing." in said(
         curve([0.9, 0.5, 0.2])
     )
 
@@ -299,7 +299,7 @@ def test_replacing_that_does_not_help_or_costs_unknown():
     assert "At no size did sites meet the conditions for being replaced" in said(
         verification((0.5, 0.5, None), n_sites=0)
     )
-    assert said(sites((0.1, 0.1, 0.1))).endswith("Whether replacing these places gives the prompt back was not tested.")
+    assert said(sites((0.1, 0.1, 0.1))).endswith("Whether replacing these places restores prompt-following was not tested.")
 
 
 def test_replacing_over_two_halves():
@@ -333,7 +333,7 @@ def test_each_size_has_one_sentence():
         sites((0.1, 0.1, 0.1), ((-1.5,), 0.1, 0.1)),
         verification((0.9, 0.9, None), (0.2, 0.7, 0.005)),
     )
-    small, large = of_each_size(story({t.name: t for t in tables}, TASK))
+    small, large = size_by_size(task_rows({t.name: t for t in tables}, TASK))
     assert small == (
         "27k",
         "Right on 90 % of conflict prompts and 80 % of plain prompts; follows the prompt on 80 % of pairs, is "
@@ -349,7 +349,7 @@ def test_each_size_has_one_sentence():
         "20 % to 70 % (p = 0.005).",
     )
     assert (
-        of_each_size(story({"curve": tables[0]}, TASK))[0][1]
+        size_by_size(task_rows({"curve": tables[0]}, TASK))[0][1]
         == "Right on 90 % of conflict prompts and 80 % of plain prompts."
     )
 
@@ -364,7 +364,7 @@ def test_cautions_name_low_coverage_ties_stability_and_notes():
     ]
     made = table("curve", frame, replace(RUN, notes=("A note of the run.", "ladder-25k: ties, conflict 3")))
     tables = {"curve": made, "stability": table("stability", stable, RUN)}
-    assert cautions(story(tables, TASK), tables) == [
+    assert cautions(task_rows(tables, TASK), tables) == [
         "In the 27k model all classes together get less than a thousandth of the probability on some side; its "
         "choice between "
         "them says little.",
@@ -375,7 +375,7 @@ def test_cautions_name_low_coverage_ties_stability_and_notes():
         "read the order of single sites with care.",
         "A note of the run.",
     ]
-    assert cautions(story({"curve": curve([0.5])}, TASK), {"curve": curve([0.5])}) == []
+    assert cautions(task_rows({"curve": curve([0.5])}, TASK), {"curve": curve([0.5])}) == []
 
 
 def test_limits_speak_of_model_organisms_only_for_the_ladder():
@@ -587,7 +587,7 @@ def test_any_text_is_inert_and_comes_back(raw):
             self.found += data
 
     parser = Only()
-    parser.feed(text(raw, keep="\n\t") + "\n")
+    parser.feed(shown(raw, keep="\n\t") + "\n")
     parser.close()
     if raw.isascii() and raw.isprintable():
         assert parser.found == raw + "\n"
