@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import isp_mech as im
+from isp_mech.runs.settings import DECLARED
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -114,3 +115,14 @@ def test_the_layout_page_has_the_floors_that_are_checked():
         path.stem for path in (ROOT / "isp_mech").iterdir() if path.name[0] not in "_." and path.name != "py.typed"
     }
     assert set(checked) == rooms
+
+
+def test_the_page_on_runs_has_every_setting_with_its_default():
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|([^|]*)\|", TEXTS["docs/runs.md"], re.M)
+    shown = {}
+    for names, defaults in rows:
+        shown |= dict(zip(re.findall(r"`(\w+)`", names), re.findall(r"[\w.]+", defaults) or ["None"], strict=True))
+    plain = {
+        name: told.default[0] if isinstance(told.default, tuple) else told.default for name, told in DECLARED.items()
+    }
+    assert shown == {"n": "300", **{name: str(value) for name, value in plain.items()}, "threads": "1"}
