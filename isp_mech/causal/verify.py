@@ -225,7 +225,7 @@ def matched_sets(sites: Sequence[Site], model: Model, n: int, seed: int) -> list
     return out
 
 
-Row = Mapping[str, str | float]
+Row = Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True, order=True)
