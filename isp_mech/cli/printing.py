@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isp_mech.errors import visible
 from isp_mech.sites import Site
@@ -34,23 +34,24 @@ def columns(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
 
 
+def _interval(row: Mapping[Any, Any], name: str, form: str) -> str:
+    return f"{row[f'{name}_lo']:{form}} to {row[f'{name}_hi']:{form}}"
+
+
 def curve(tables: Mapping[str, Table]) -> None:
     """Accuracy by side and size; of other metrics their own mean."""
     if "value_curve" in tables:
         rows = [("model", "parameters", "metric", "mean", "95 % interval", "n")]
         for row in tables["value_curve"].frame.sort_values("n_params").to_dict("records"):
-            interval = f"{row['value_lo']:.3g} to {row['value_hi']:.3g}"
-            mean, parameters = f"{row['value']:.4g}", count(row["n_params"])
-            rows.append((row["model"], parameters, row["metric"], mean, interval, str(row["n"])))
+            mean = f"{row['value']:.4g}", _interval(row, "value", ".3g"), str(row["n"])
+            rows.append((row["model"], count(row["n_params"]), row["metric"], *mean))
         columns(rows)
         if not len(tables["curve"]):
             return
     rows = [("model", "parameters", "side", "accuracy", "95 % interval", "n")]
     for row in tables["curve"].frame.sort_values(["side", "n_params"]).to_dict("records"):
-        interval = f"{row['accuracy_lo']:.3f} to {row['accuracy_hi']:.3f}"
-        rows.append(
-            (row["model"], count(row["n_params"]), row["side"], f"{row['accuracy']:.3f}", interval, str(row["n"]))
-        )
+        accuracy = f"{row['accuracy']:.3f}", _interval(row, "accuracy", ".3f"), str(row["n"])
+        rows.append((row["model"], count(row["n_params"]), row["side"], *accuracy))
     columns(rows)
 
 
@@ -58,7 +59,7 @@ def onset(tables: Mapping[str, Table]) -> None:
     """Where in depth the override sets in, by side and size."""
     rows = [("model", "parameters", "side", "override sets in at depth", "pairs with an onset")]
     for row in tables["onset"].frame.sort_values(["side", "n_params"]).to_dict("records"):
-        depth = f"{row['onset']:.2f} ({row['onset_lo']:.2f} to {row['onset_hi']:.2f})" if row["n_onset"] else "nowhere"
+        depth = f"{row['onset']:.2f} ({_interval(row, 'onset', '.2f')})" if row["n_onset"] else "nowhere"
         rows.append((row["model"], count(row["n_params"]), row["side"], depth, f"{row['n_onset']} of {row['n']}"))
     columns(rows)
 
@@ -71,8 +72,8 @@ def sites(tables: Mapping[str, Table], most: int = 5) -> None:
         strongest = frame[(frame["model"] == model) & (frame["effect"] < 0)].nsmallest(most, "effect")
         for row in strongest.to_dict("records"):
             site = str(Site(row["layer"], row["kind"], row["head"] if row["kind"] == "head" else None))
-            interval = f"{row['effect_lo']:+.3f} to {row['effect_hi']:+.3f}"
-            rows.append((model, site, f"{row['effect']:+.3f}", interval, f"{row['q']:.2g}"))
+            effect, interval = f"{row['effect']:+.3f}", _interval(row, "effect", "+.3f")
+            rows.append((model, site, effect, interval, f"{row['q']:.2g}"))
     columns(rows)
     print(f"(the {most} sites of each model that push most towards the lure)")
     for note in tables["sites"].run.notes:

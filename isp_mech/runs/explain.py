@@ -31,7 +31,8 @@ from isp_mech.sites import Replacement
 from isp_mech.tasks import PairSet, Task
 
 if TYPE_CHECKING:
-    from isp_mech.figures import PaperFigure
+    from matplotlib.figure import Figure
+
     from isp_mech.tables import Table
 
 
@@ -123,11 +124,11 @@ def read_tables(folder: str | Path, names: Sequence[str] = ()) -> dict[str, Tabl
     return {name: read_table(Path(folder) / "tables" / f"{name}.parquet") for name in names}
 
 
-def make_figures(tables: Mapping[str, Table], folder: str | Path | None = None) -> dict[str, PaperFigure]:
+def make_figures(tables: Mapping[str, Table], folder: str | Path | None = None) -> dict[str, Figure]:
     """The figures that ``tables`` allow, by name; with ``folder``, also written to ``folder``/figures."""
     from isp_mech import figures
 
-    plots: dict[str, tuple[str, Callable[..., PaperFigure]]] = {
+    plots: dict[str, tuple[str, Callable[..., Figure]]] = {
         "scaling_curve": ("curve", figures.scaling_curve),
         "shares_over_size": ("shares", figures.shares_over_size),
         "lens_over_depth": ("lens", lambda lens: figures.lens_over_depth(lens, onset=tables.get("onset"))),

@@ -34,9 +34,9 @@ from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.runs.settings import DECLARED, STEPS, Settings, Step, is_whole
 from isp_mech.tasks import PairSet, Task, read_task
 from isp_mech.tasks.rows import show
-from isp_mech.tasks.text_files import is_there
+from isp_mech.tasks.text_files import is_there, read_text
 
-MAX_BYTES = 256 * 2**10
+MAX_CHARACTERS = 256 * 2**10
 MAX_PARTS = 10_000
 N_PAIRS = 300
 _TOP = ("families", "tasks", "steps", "settings")
@@ -174,19 +174,11 @@ def _number_of_pairs(n: Any, place: str, problems: _Problems) -> int:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(str(path), [f"over {MAX_CHARACTERS // 1024} kB: expected a plan, in TOML"])
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(str(path), [f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
-    if len(data) > MAX_BYTES:
-        raise InputError(str(path), [f"over {MAX_BYTES // 1024} kB: expected a plan, in TOML"])
-    try:
-        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            str(path), [f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8, expected TOML in UTF-8"]
-        ) from None
+        return tomllib.loads(text.replace("\r\n", "\n"))
     except RecursionError:
         raise InputError(str(path), ["nested too deep: expected a plan, in TOML"]) from None
     except (ValueError, TypeError, AttributeError) as error:

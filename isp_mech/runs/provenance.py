@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from isp_mech.errors import visible
-from isp_mech.tables import Table, read_table
+from isp_mech.tables import read_table
 
 STAMPED = ("content", "weights", "command")  # told in lines of their own
 
@@ -19,8 +18,8 @@ def provenance(path: str | Path) -> Iterator[tuple[str, str]]:
     is damaged: its checksums are held against what it holds.
     """
     table = read_table(path)
-    run = table.run
-    rows: dict[str, Any] = {
+    run, settings = table.run, table.run.settings
+    rows: dict[str, object] = {
         "table": f"{table.name}, {len(table)} rows, whole by its checksums",
         "model": run.model,
         "revision": run.revision,
@@ -29,27 +28,12 @@ def provenance(path: str | Path) -> Iterator[tuple[str, str]]:
         "seed": run.seed,
         "dtype": run.dtype,
         "device": run.device,
-        "settings": _listed({k: v for k, v in run.settings.items() if k not in STAMPED}),
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.items() if name not in STAMPED),
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
         "commit": run.commit,
-        "data": _hashed(run.settings.get("content")),
-        "weights": run.settings.get("weights"),
+        "data": settings.get("content") and f"sha256:{settings['content']}",
+        "weights": settings.get("weights"),
     }
     rows |= {f"note {i}": note for i, note in enumerate(run.notes, 1)}
-    rows["command"] = _command(table)
+    rows["command"] = settings.get("command") or f"none is known: it was made in Python ({run.method})"
     yield from ((name, visible(value)) for name, value in rows.items() if value not in (None, ""))
-
-
-def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
-def _hashed(digest: Any) -> str:
-    return f"sha256:{digest}" if digest else ""
-
-
-def _command(table: Table) -> str:
-    command = table.run.settings.get("command")
-    if command:
-        return str(command)
-    return f"none is known: it was made in Python ({table.run.method})"

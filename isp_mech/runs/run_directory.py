@@ -134,30 +134,20 @@ def _digest(key: Mapping[str, Any]) -> str:
     >>> _digest({"a": 1, "b": (2,)}) == _digest({"b": [2], "a": 1})
     True
     """
-    complaint = _unfit(key, "key")
-    if complaint:
-        raise ValueError(complaint)
-    text = json.dumps(_plain(key), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_canonical(key, "key"), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    return (
-        {k: _plain(v) for k, v in value.items()}
-        if isinstance(value, Mapping)
-        else ([_plain(v) for v in value] if isinstance(value, (list, tuple)) else value)
-    )
-
-
-def _unfit(value: Any, where: str) -> str:
-    """What in a key has no one JSON text, or ""."""
+def _canonical(value: Any, where: str) -> Any:
+    """``value`` of built-in mappings and lists; ``ValueError`` for what has no one JSON text."""
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):
-                return f"{where}: the field {name!r}: expected a text"
-        return next(filter(None, (_unfit(v, f"{where}[{k!r}]") for k, v in value.items())), "")
-    if isinstance(value, (list, tuple)):
-        return next(filter(None, (_unfit(v, f"{where}[{i}]") for i, v in enumerate(value))), "")
-    if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
-        return ""
-    return f"{where}: found {value!r}, expected text, finite numbers, true, false, none, lists and mappings of them"
+                raise ValueError(f"{where}: the field {name!r}: expected a text")
+        return {name: _canonical(v, f"{where}[{name!r}]") for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    expected = "text, finite numbers, true, false, none, lists and mappings of them"
+    raise ValueError(f"{where}: found {value!r}, expected {expected}")

@@ -125,7 +125,7 @@ def test_files_that_are_no_plan(tmp_path):
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         read_plan(tmp_path)
     (tmp_path / "x.toml").write_bytes(b"families = '\xff'")
-    with pytest.raises(InputError, match="x.toml: byte 0xff at offset 12 is not UTF-8, expected TOML in UTF-8"):
+    with pytest.raises(InputError, match="x.toml: line 1: byte 0xff at offset 12 of the file is not UTF-8"):
         read_plan(tmp_path / "x.toml")
 
 
