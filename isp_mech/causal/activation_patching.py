@@ -153,7 +153,7 @@ def _as_copies(whole: WholePrompts, changes: Sequence[Change], tokens: Tokens, p
         left = list(group) if first_layer < n_layers else []
         while left:
             some = left[: once.at_once(plan)]
-            if plan.attempt(partial(run, some, first_layer), len(some) * once.n, once.t):
+            if plan.attempt(partial(run, some, first_layer), len(some), once.n * once.t):
                 left = left[len(some) :]
     return out
 

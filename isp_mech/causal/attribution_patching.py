@@ -67,7 +67,12 @@ def approximate_effects(
 
     def run(rows: list[int], whole: WholePrompts) -> None:
         gap = outputs.of(rows, plan.model.device).minus(replacement.of(rows, plan.model.device))
-        out[rows] = _by_gradients(run_once(whole), gap, plan, steps)
+        once = run_once(whole)
+
+        def by_gradients(at_once: int) -> None:
+            out[rows] = _by_gradients(once, gap, steps, at_once)
+
+        once.attempt(plan, by_gradients)
 
     run_prompts(prompts, run, plan, "gradients")
     return out
@@ -82,10 +87,10 @@ def check_gradients(plan: BatchPlan, steps: int) -> None:
         raise InputError("steps", [f"{steps}: expected 1 or more"])
 
 
-def _by_gradients(once: PromptCopies, gap: SiteOutputs, plan: BatchPlan, steps: int) -> np.ndarray:
+def _by_gradients(once: PromptCopies, gap: SiteOutputs, steps: int, at_once: int) -> np.ndarray:
     shape = once.model.architecture
     effects = torch.zeros(once.n, shape.n_layers, shape.n_heads + 1, device=gap.heads.device)
-    for part in interpolation_steps(shape.n_layers, steps, once.at_once(plan)):
+    for part in interpolation_steps(shape.n_layers, steps, at_once):
         moved, edits = _edits(part, gap, once.t)
         copies = 1 + max(step.copy for step in part)
         margins = once.run(copies, edits, first_layer=min(step.index for step in part), gradients=True)

@@ -47,11 +47,16 @@ def edge_effects(
 
     def run(rows: list[int], whole: WholePrompts) -> None:
         gap = outputs.of(rows, device).minus(replacement.of(rows, device))
-        sums = _Sums(run_once(whole), gap, sites)
-        for part in interpolation_steps(k, steps, sums.once.at_once(plan)):
-            _add(sums, part)
-        edges = torch.where(sums.there, sums.edges / steps, torch.nan)
-        effects.edges[rows], effects.whole[rows] = edges.cpu().numpy(), (sums.whole / steps).cpu().numpy()
+        once = run_once(whole)
+
+        def add_up(at_once: int) -> None:
+            sums = _Sums(once, gap, sites)
+            for part in interpolation_steps(k, steps, at_once):
+                _add(sums, part)
+            edges = torch.where(sums.there, sums.edges / steps, torch.nan)
+            effects.edges[rows], effects.whole[rows] = edges.cpu().numpy(), (sums.whole / steps).cpu().numpy()
+
+        once.attempt(plan, add_up)
 
     if sites:
         run_prompts(prompts, run, plan, "edges")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -137,6 +138,11 @@ class PromptCopies:
     def at_once(self, plan: BatchPlan) -> int:
         """How many copies one forward takes."""
         return plan.copies(self.n, self.t, self.prefix.visible_prefix.shape[1])
+
+    def attempt(self, plan: BatchPlan, run: Callable[[int], None]) -> None:
+        """Calls ``run`` with how many copies one forward takes, and again, with fewer, where memory ran out."""
+        while not plan.attempt(partial(run, at_once := self.at_once(plan)), at_once, self.n * self.t):
+            pass
 
     def run(
         self,

@@ -67,9 +67,9 @@ class BatchPlan:
             if taken == 1 or not is_out_of_memory(error):
                 raise
         self.halvings += 1  # after the error is gone, and with it what its frames held
-        self.tokens = max(1, taken * length // 2)
+        self.tokens = max(1, min(self.tokens, taken * length) // 2)
         if self.rows is not None:
-            self.rows = max(1, taken // 2)
+            self.rows = max(1, min(self.rows, taken) // 2)
         let_go()
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from isp_mech.errors import InputError
 from isp_mech.sites import Site, all_sites, parse_site
@@ -12,6 +12,7 @@ from isp_mech.tables.table import Table
 EXPECTED = "what locate gave, its table 'sites', sites such as 'a1.h3' or 'm1', or these by the model's name"
 
 
+@runtime_checkable
 class Located(Protocol):
     """What ``locate`` gives: among its tables is ``sites``."""
 

@@ -163,6 +163,7 @@ def _heads_of(plan: BatchPlan, pairs: PairSet, seed: int) -> Table:
         method="head_classes: by direct effects on both sides; scores on random tokens repeated once",
         seed=seed,
         settings={"n_pairs": len(pairs), "n_sequences": SEQUENCES, "induction_from": INDUCTION, "level": LEVEL},
+        notes=plan.notes(),
     )
     return table("heads", columns, run)
 
