@@ -45,7 +45,9 @@ def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) ->
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
-    trees, paths = build_trees([prompt.completions for prompt in prompts], share=model.accepts_trees)
+    trees, paths = build_trees(
+        [prompt.completions for prompt in prompts], share=model.accepts_trees, across=model.shares_trees
+    )
     apart = [p.owner for p, at in zip(prompts, paths, strict=True) if len({path.tree for path in at}) > 1]
     if apart:  # without custom masks a tree is a chain, which holds completions of one token
         raise InputError(model.name, [f"{o}: completions of several tokens need custom attention masks" for o in apart])

@@ -38,7 +38,7 @@ def completion_logprobs(groups: Sequence[PrefixGroup], plan: BatchPlan) -> np.nd
 
 def groups_for(model: Model, items: Sequence[Sequence[CompletionTokens]]) -> list[PrefixGroup]:
     """The items' completions as ``model`` can take them: in trees over shared prefixes, in trees, or each alone."""
-    return group_by_prefix(items, trees=model.accepts_trees, prefixes=model.accepts_custom_masks)
+    return group_by_prefix(items, trees=model.shares_trees, prefixes=model.uses_prefix_caches)
 
 
 def run_groups(groups: Sequence[PrefixGroup], plan: BatchPlan, use: Use) -> None:

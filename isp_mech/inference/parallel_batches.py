@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from isp_mech.models import Model, is_settled
+from isp_mech.models import Model, fast_paths, is_settled
 
 # Runs a batch, and gives the steps that come next: the branches of a trunk, the halves of what did not fit.
 Step = Callable[[], Iterator["Step"]]
@@ -25,7 +25,8 @@ def run_steps(steps: Sequence[Iterator[Step]], model: Model) -> None:
     """
     threads = torch.get_num_threads()
     queue = _Queue(list(reversed(steps)))
-    if threads < STREAMS or torch.device(model.device).type != "cpu" or is_settled(model.hf):
+    on_cpu = torch.device(model.device).type == "cpu" and not is_settled(model.hf)
+    if threads < STREAMS or not on_cpu or not fast_paths():
         queue.work()
     else:
         each = threads // STREAMS

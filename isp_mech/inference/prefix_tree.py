@@ -110,13 +110,13 @@ class PrefixTree:
 
 
 def build_trees(
-    groups: Sequence[Sequence[CompletionTokens]], *, share: bool = True
+    groups: Sequence[Sequence[CompletionTokens]], *, share: bool = True, across: bool = True
 ) -> tuple[list[PrefixTree], list[list[TreePath]]]:
     """Trees that hold every query, and where each query went, in the given order.
 
     The queries of a group (an item's completions) share a tree, and groups share one with others where at least
-    half of their tokens are in common and the tree stays small. With ``share=False`` each query has a tree, a plain
-    chain, of its own. What a token sees, and so every result, is the same either way.
+    half of their tokens are in common and the tree stays small; with ``across=False`` they do not. With
+    ``share=False`` each query has a tree, a plain chain, of its own. What a token sees, and so every result, is the same either way.
     """
     trees: list[PrefixTree] = []
     places: list[list[TreePath]] = [[] for _ in groups]
@@ -127,7 +127,7 @@ def build_trees(
         common = _common(before, first)
         most = min(MAX_TREE, WIDEST * len(first))
         room = bool(trees) and len(trees[-1]) + sum(len(q.tokens) - common for q in groups[g]) <= most
-        if not (share and room and 2 * common >= len(first)):
+        if not (share and across and room and 2 * common >= len(first)):
             trees.append(PrefixTree())
         for i, query in enumerate(groups[g]):
             if not share and i and list(query.tokens[:-1]) != trees[-1].tokens:

@@ -23,7 +23,7 @@ from isp_mech.models.loading import (
     plan_tokens,
     wrap_model,
 )
-from isp_mech.models.memory import is_out_of_memory, let_go
+from isp_mech.models.memory import free_bytes, is_out_of_memory, let_go
 from isp_mech.models.model import Model
 from isp_mech.models.prefix_cache import PrefixCache
 
@@ -43,6 +43,7 @@ __all__ = [
     "GradientCapture",
     "check_device",
     "in_float32",
+    "free_bytes",
     "is_out_of_memory",
     "is_settled",
     "let_go",

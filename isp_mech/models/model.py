@@ -67,6 +67,11 @@ class Model:
     @property
     def accepts_trees(self) -> bool:
         """Whether one forward may hold a tree of tokens; true of some models whose attention is their own."""
+        return self.architecture.accepts_trees
+
+    @property
+    def shares_trees(self) -> bool:
+        """Whether prompts that begin alike share a tree: where trees are accepted."""
         return self.architecture.accepts_trees and fast_paths()
 
     @property

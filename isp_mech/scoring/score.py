@@ -136,9 +136,9 @@ def _run(
     start = start_token(model)
     packing = (
         "trees after shared trunks"
-        if model.accepts_custom_masks
+        if model.uses_prefix_caches
         else "trees"
-        if model.accepts_trees
+        if model.shares_trees
         else "plain batches"
     )
     if not model.accepts_trees:

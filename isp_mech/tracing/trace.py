@@ -103,7 +103,7 @@ def trace_model(
         task=pairs.name,
         method="trace: lens, attention by role, direct effect",
         seed=seed,
-        settings={"packed": model.accepts_custom_masks, "n_pairs": len(pairs), "lens": lens_kind},
+        settings={"packed": model.uses_prefix_caches, "n_pairs": len(pairs), "lens": lens_kind},
         notes=[*_notes(model, seen), *plan.notes()],
     )
     head = head_of(model, pairs.name)
