@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_models import ARCHITECTURES, byte_tokenizer, make_hf, plain_logprobs
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from isp_mech.errors import InputError
 from isp_mech.models import Batch, RecordSpec, load_model, members, norm_of, wrap_model
@@ -154,6 +155,53 @@ def test_the_bridge_shares_parameters_and_leaves_the_model_alone(tmp_path, token
     assert torch.allclose(model.unembed(hidden[0]).log_softmax(-1), plain_logprobs(make_hf("neox"), ids), atol=1e-5)
 
 
+def state_of(hf):
+    """What must not change in a transformers model that somebody else owns."""
+    ids = torch.arange(1, 30)[None]
+    logits = []
+    for mode in (True, False):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            logits.append(hf.train(mode)(ids).logits)
+    modules = {name: (vars(m).get("forward"), len(m._forward_hooks), m.training) for name, m in hf.named_modules()}
+    tensors = {name: (t.data_ptr(), t.dtype, t.clone()) for name, t in hf.state_dict().items()}
+    return hf.config.to_dict(), hf.config._attn_implementation, modules, tensors, logits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wrapped_model_stays_as_it_was(tokenizer, dtype):
+    for name in (*ARCHITECTURES, "gpt-neo"):
+        hf = make_hf(name)
+        config, attention, modules, tensors, logits = state_of(hf)
+        hf.train()
+        model = wrap_model(hf, tokenizer, name=name, dtype=dtype)
+        assert hf.training and not model.hf.training and model.hf.dtype == getattr(torch, dtype)
+        ours = {p.data_ptr() for p in model.hf.parameters()}
+        assert ours.isdisjoint(p.data_ptr() for p in hf.parameters()) == (dtype != "float32"), name
+        after = state_of(hf)
+        assert after[:3] == (config, attention, modules), name
+        for key, (place, kind, values) in after[3].items():
+            assert tensors[key][:2] == (place, kind) and torch.equal(tensors[key][2], values), (name, key)
+        assert all(torch.equal(a, b) for a, b in zip(logits, after[4], strict=True)), name
+
+
+def test_a_wrapped_model_spread_over_devices_stays_as_it_was(tmp_path, tokenizer):
+    """The first layer lives on disk: its weights are there only while it runs."""
+    pytest.importorskip("accelerate")
+    make_hf("llama").save_pretrained(tmp_path / "m")
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    places |= {"model.layers.0": "disk", "model.layers.1": "cpu", "model.layers.2": "cpu"}
+    options = {"device_map": places, "offload_folder": tmp_path / "offloaded", "dtype": torch.float32}
+    hf = AutoModelForCausalLM.from_pretrained(tmp_path / "m", **options)
+    ids = torch.arange(1, 30)[None]
+    before = hf(ids).logits
+    model = wrap_model(hf, tokenizer, name="spread")
+    model.forward(Batch(ids, torch.arange(29)[None]))
+    assert hf.config._attn_implementation == "sdpa" and model.hf.config._attn_implementation == "isp_mech"
+    assert torch.equal(hf(ids).logits, before)
+    assert {p.device.type for p in hf.parameters()} == {p.device.type for p in model.hf.parameters()} == {"cpu", "meta"}
+
+
 def test_a_list_of_models_runs_from_small_to_large(tokenizer, checkpoint):
     large = wrap_model(make_hf("neox", width=64), tokenizer, name="large")
     assert [m.name for m in members([large, checkpoint])] == [checkpoint.name, "large"]
@@ -186,11 +234,14 @@ def test_every_architecture_is_taken_apart(make_model):
         architecture = make_model(name).architecture
         assert (architecture.n_layers, architecture.n_heads, architecture.d_head, architecture.d_model) == (3, 4, 8, 32)
         assert architecture.head_matrix(1).shape == (4, 8, 32)
+        assert architecture.selects_tokens
 
 
 def test_a_model_that_takes_no_mask_is_told_apart(tokenizer):
     model = wrap_model(make_hf("gpt-neo"), byte_tokenizer(), name="neo")
     assert not model.accepts_custom_masks
+    with pytest.warns(DeprecationWarning, match="accepts_custom_masks"):
+        assert not model.packs
     ids = torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="takes chains of tokens only"):
         model.forward(Batch(ids, torch.arange(3)[None], torch.ones(1, 3, 3).tril().bool()))
