@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from isp_mech.causal.prompt_copies import PromptCopies, WholePrompts, decision_tokens, run_once, run_prompts
+from isp_mech.causal.prompt_copies import PromptCopies, RunCache, WholePrompts, decision_tokens, run_prompts
 from isp_mech.causal.replacements import SiteOutputs
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan
@@ -61,21 +61,26 @@ def changed_margins(
     plan: BatchPlan,
     *,
     tokens: Tokens | None = None,
+    cache: RunCache | None = None,
     doing: str = "replace",
 ) -> np.ndarray:
     """(prompt, change): the margin of every prompt with each change, at the decision position or at its ``tokens``.
 
     Sites are changed at these tokens alone; attention is blocked from the decision position and the completions'
-    tokens. A change of nothing gives the margin as it is.
+    tokens. A change of nothing gives the margin as it is. With a ``cache``, which belongs to these prompts and tokens,
+    prompts that it has are not run again.
     """
     _check_changes(changes, plan.model)
     at = tokens if tokens is not None else [[i] for i in decision_tokens(prompts)]
-    out = np.zeros((len(prompts), len(changes)))
+    out, runs = np.zeros((len(prompts), len(changes))), cache or RunCache(0)
+    as_copies = plan.model.uses_prefix_caches or any(isinstance(change, Block) for change in changes)
 
     def run(rows: list[int], whole: WholePrompts) -> None:
-        here = [_of_rows(change, rows, plan.model.device) for change in changes]
-        measure = _as_copies if plan.model.accepts_custom_masks else _each_alone
-        out[rows] = measure(whole, here, [at[i] for i in rows], plan)
+        here, mine = [_of_rows(change, rows, plan.model.device) for change in changes], [at[i] for i in rows]
+        if as_copies:
+            out[rows] = _as_copies(runs.run_once(rows, whole, [min(t) for t in mine]), here, mine, plan)
+        else:
+            out[rows] = _each_alone(whole, here, mine, plan)
 
     run_prompts(prompts, run, plan, doing, firsts=[min(mine) for mine in at])
     return out
@@ -88,10 +93,11 @@ def patched_margins(
     plan: BatchPlan,
     *,
     tokens: Tokens | None = None,
+    cache: RunCache | None = None,
 ) -> np.ndarray:
     """(prompt, set): the margin with each set of sites replaced by ``values``. Equal sets run once."""
     place = {these: i for i, these in enumerate(dict.fromkeys(sets))}
-    measured = changed_margins(prompts, [Patch(these, values) for these in place], plan, tokens=tokens)
+    measured = changed_margins(prompts, [Patch(these, values) for these in place], plan, tokens=tokens, cache=cache)
     return measured[:, [place[these] for these in sets]]
 
 
@@ -134,11 +140,9 @@ def _first_layer(change: Change, n_layers: int) -> int:
     return min((site.layer for site in change.sites), default=n_layers)
 
 
-def _as_copies(whole: WholePrompts, changes: Sequence[Change], tokens: Tokens, plan: BatchPlan) -> np.ndarray:
-    """(prompt, change): margins. The prompts run once; changes that begin in one layer are copies in one forward."""
-    firsts = [min(mine) for mine in tokens]
-    once = run_once(whole, firsts)
-    offsets = [[i - first for i in mine] for first, mine in zip(firsts, tokens, strict=True)]
+def _as_copies(once: PromptCopies, changes: Sequence[Change], tokens: Tokens, plan: BatchPlan) -> np.ndarray:
+    """(prompt, change): margins; changes that begin in one layer are copies in one forward."""
+    offsets = [[i - min(mine) for i in mine] for mine in tokens]
     out = np.tile(once.margins[:, None], (1, len(changes)))
     n_layers = plan.model.architecture.n_layers
 

@@ -7,7 +7,7 @@ begin with alike runs once for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 
@@ -105,7 +105,7 @@ def _node_counts(model: Model, prompts: Sequence[ContrastPrompt]) -> list[int]:
 def _whole(model: Model, prompts: Sequence[ContrastPrompt]) -> WholePrompts:
     trees: list[PrefixTree] = []
     paths = []
-    for some in [prompts] if model.accepts_custom_masks else [[prompt] for prompt in prompts]:
+    for some in [prompts] if model.uses_prefix_caches else [[prompt] for prompt in prompts]:
         made, places = build_trees([prompt.completions for prompt in some])
         paths += [PromptPaths(len(trees) + at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
         trees += made
@@ -124,6 +124,12 @@ class PromptCopies:
     copy: Batch
     terms: LogprobTerms
     margins: np.ndarray
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the prefix takes."""
+        kept = (*self.prefix.keys, *self.prefix.values, *self.prefix.resid)
+        return sum(x.numel() * x.element_size() for x in kept)
 
     @property
     def n(self) -> int:
@@ -197,3 +203,23 @@ def run_once(whole: WholePrompts, firsts: Sequence[int] | None = None) -> Prompt
     own, at_nodes = (x.to(model.device)[terms.rows, terms.nodes] for x in (row, index))
     margins = margin_of(model, forward.hidden[own, at_nodes], terms).cpu().numpy()
     return PromptCopies(model, prefix, Batch(batch.ids[row, index], batch.depth[row, index]), terms, margins)
+
+
+@dataclass
+class RunCache:
+    """Prompts that were run, by their numbers among those of one ``changed_margins`` after the other, kept for the
+    next changes while ``budget`` bytes hold them."""
+
+    budget: int
+    kept: dict[tuple[int, ...], PromptCopies] = field(default_factory=dict)
+
+    def run_once(self, rows: Sequence[int], whole: WholePrompts, firsts: Sequence[int]) -> PromptCopies:
+        """What ``run_once`` gives, run only if it is not kept."""
+        key = tuple(rows)
+        if key in self.kept:
+            return self.kept[key]
+        made = run_once(whole, firsts)
+        if made.n_bytes <= self.budget:
+            self.budget -= made.n_bytes
+            self.kept[key] = made
+        return made

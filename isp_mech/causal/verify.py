@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.locate import Sites
+from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
 from isp_mech.causal.site_sets import Half, effects_by_pair, halves, sites_for
 from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
@@ -22,7 +23,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
 from isp_mech.inference.margin import ContrastPrompt, answer_prompts
-from isp_mech.models import Model, Models
+from isp_mech.models import Model, Models, free_bytes
 from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
@@ -100,13 +101,20 @@ class _Side:
     prompts: Sequence[ContrastPrompt]
     values: SiteOutputs
     plan: BatchPlan
+    cache: RunCache
+    parts: dict[tuple[int, ...], _Side] = field(default_factory=dict)
 
     def take(self, index: Sequence[int]) -> _Side:
-        return _Side([self.prompts[i] for i in index], self.values.of(index, "cpu"), self.plan)
+        """Some of the prompts: the same part each time, which keeps what it ran."""
+        key = tuple(index)
+        if key not in self.parts:
+            cache = RunCache(self.cache.budget // 2)
+            self.parts[key] = _Side([self.prompts[i] for i in index], self.values.of(index, "cpu"), self.plan, cache)
+        return self.parts[key]
 
     def margins(self, sets: Sequence[frozenset[Site]]) -> np.ndarray:
         """(pair, set): margins with each set replaced; for neutral text, log p of the answer."""
-        return patched_margins(self.prompts, self.values, sets, self.plan)
+        return patched_margins(self.prompts, self.values, sets, self.plan, cache=self.cache)
 
 
 @dataclass(frozen=True)
@@ -126,9 +134,9 @@ def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
     rows: list[Row] = []
     for kind, values in conflict.replacements.items():
         everywhere = values.map(lambda x: x.mean(0, keepdim=True).expand(len(neutral), *x.shape[1:]))
-        sides = _Sides(
-            model, _Side(conflict.prompts, values, plan), _Side(plain, values, plan), _Side(neutral, everywhere, plan)
-        )
+        by_side = ((conflict.prompts, values), (plain, values), (neutral, everywhere))
+        kept = free_bytes(model.device) // 16
+        sides = _Sides(model, *(_Side(prompts, of_side, plan, RunCache(kept)) for prompts, of_side in by_side))
         for half in _splits(asked):
             chosen = _choose(asked, sides, kind, half.choose)
             rows += [{"replacement": kind, "split": half.judged, **row} for row in _judge(asked, sides, chosen, half)]
