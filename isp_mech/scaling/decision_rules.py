@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from isp_mech.scaling.group_rows import HEAD, Row, frame_of, mean_columns, rows_per_group
+from isp_mech.stats import Floats
 from isp_mech.tables import Table, table
 
 RULES = ("by_answer", "by_lure", "by_neither")
@@ -40,17 +41,18 @@ def rules_followed(items: Table, *, seed: int = 0, level: float = 0.95) -> Table
     >>> rules.frame[list(RULES)].values.tolist()
     [[0.5, 0.5, 0.0]]
     """
-    rows = rows_per_group(
-        frame_of(items, "items", "rules_followed", empty=False),
-        HEAD,
-        lambda head, frame: [head | _shares(frame, seed, level)],
-        subject="rules_followed",
-        called=lambda head: f"model {head['model']!r}, task {head['task']!r}",
-    )
-    return table("rules", rows, items.run)
+
+    def make(head: Row, pairs: pd.DataFrame) -> list[Row]:
+        values = rules_of_pairs(pairs)
+        return [head | {"n": len(values)} | mean_columns(RULES, values, seed=seed, level=level)]
+
+    frame = frame_of(items, "items", "rules_followed", empty=False)
+    called = "model {model!r}, task {task!r}".format_map
+    return table("rules", rows_per_group(frame, HEAD, make, subject="rules_followed", called=called), items.run)
 
 
-def _shares(frame: pd.DataFrame, seed: int, level: float) -> Row:
+def rules_of_pairs(frame: pd.DataFrame) -> Floats:
+    """Of each pair, for one model and task, its part in the shares of ``RULES``: (pair, 3), whose mean they are."""
     plain, conflict = (_one_side(frame, side) for side in ("plain", "conflict"))
     if set(plain.index) != set(conflict.index):
         raise ValueError("pairs with one side only, expected plain and conflict of each")
@@ -65,8 +67,7 @@ def _shares(frame: pd.DataFrame, seed: int, level: float) -> Row:
     by_answer = (first & second).astype(float) - (~first & ~second)
     by_lure = (first & ~second).astype(float) - (~first & second)
     weight = len(letter) / (2 * counts[letter])
-    values = np.stack([by_answer, by_lure, 2.0 * ~first], axis=1) * weight[:, None]
-    return {"n": len(letter)} | mean_columns(RULES, values, seed=seed, level=level)
+    return np.stack([by_answer, by_lure, 2.0 * ~first], axis=1) * weight[:, None]
 
 
 def _one_side(frame: pd.DataFrame, side: str) -> pd.DataFrame:

@@ -375,33 +375,62 @@ def test_shipped_weights_are_those_that_the_recipe_names():
 
 LARGEST = {"redefine-math": 0.3}  # the most the largest size may reach; 0.2 on the others
 COPYING = ("quote-repetition", "redefine-math")  # followed by the smallest size; the others are guessed there
-N_MEASURED = {"quote-repetition": 100, "neqa": 150, "redefine-math": 100, "hindsight-neglect": 20}
+N_MEASURED = {"quote-repetition": 60, "neqa": 100, "redefine-math": 60, "hindsight-neglect": 20}
+SEED_MEASURED = 202  # pairs that training never evaluated on
+
+
+def measure(paths, n_pairs):
+    """``{task: {side: accuracy of each size, smallest first}}`` by the library's scorer."""
+    models, found = im.family([path.parent for path in paths]), {}
+    for task, n in n_pairs.items():
+        curve = im.score(contrast(task, n=n, seed=SEED_MEASURED), models).curve.frame.sort_values("n_params")
+        found[task] = {side: rows["accuracy"].tolist() for side, rows in curve.groupby("side")}
+    return found
 
 
 @pytest.fixture(scope="module")
 def measured():
-    """``{task: {side: accuracy of each size, smallest first}}`` on pairs that training never evaluated on."""
-    models, found = im.family([path.parent for path in CARDS]), {}
-    for task, n in N_MEASURED.items():
-        curve = im.score(contrast(task, n=n, seed=202), models).curve.frame.sort_values("n_params")
-        found[task] = {side: rows["accuracy"].tolist() for side, rows in curve.groupby("side")}
-    return found
+    """The smallest size and the largest; a slow test measures all, and every card has what training found."""
+    return measure([CARDS[0], CARDS[-1]], N_MEASURED)
+
+
+def falls(conflict, plain, task):
+    best = int(np.argmax(conflict))
+    assert spearman(range(best, len(conflict)), conflict[best:]) <= -0.8, conflict
+    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= LARGEST.get(task, 0.2)
+    assert plain[-1] >= 0.95 and plain[-1] >= plain[0]
 
 
 @pytest.mark.parametrize("task", N_MEASURED)
 def test_training_evaluates_as_the_scorer_does(measured, task):
     model = AutoModelForCausalLM.from_pretrained(str(CARDS[0].parent), dtype=torch.float32).eval()
-    found = evaluation.accuracies(model, contrast(task, n=N_MEASURED[task], seed=202), encode, "cpu")
+    found = evaluation.accuracies(model, contrast(task, n=N_MEASURED[task], seed=SEED_MEASURED), encode, "cpu")
     assert found == pytest.approx({side: values[0] for side, values in measured[task].items()})
+
+
+def on_cards(task, side):
+    return [json.loads(path.read_text())["accuracy"][f"{task} {side}"] for path in CARDS]
 
 
 @pytest.mark.parametrize("task", N_MEASURED)
 def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, task):
     conflict, plain = measured[task]["conflict"], measured[task]["plain"]
-    best = int(np.argmax(conflict))
-    assert spearman(range(best, len(conflict)), conflict[best:]) <= -0.8, conflict
-    assert conflict[best] - conflict[-1] >= 0.3 and conflict[-1] <= LARGEST.get(task, 0.2)
-    assert plain[-1] >= 0.95 and plain[-1] >= plain[0]
+    assert conflict[-1] <= LARGEST.get(task, 0.2) and plain[-1] >= 0.95 and plain[-1] >= plain[0]
+    assert conflict[0] - conflict[-1] >= 0.3
+    for side, at_ends in measured[task].items():
+        shown = on_cards(task, side)  # at the ends as measured here, but for four standard errors of both
+        n = min(N_MEASURED[task], evaluation.TASKS[task])
+        assert np.abs(np.subtract([shown[0], shown[-1]], at_ends)).max() <= 4 * np.sqrt(2 * 0.25 / n), (task, side)
+
+
+@pytest.mark.slow
+def test_the_fall_with_size_is_measured_on_every_size():
+    for task, sides in measure(
+        CARDS, {**N_MEASURED, "quote-repetition": 100, "neqa": 150, "redefine-math": 100}
+    ).items():
+        falls(sides["conflict"], sides["plain"], task)
+        if task == "quote-repetition":
+            assert min(sides["neutral"][1:]) >= 0.9
 
 
 def test_copying_tasks_are_followed_by_the_smallest_size_and_guessing_tasks_begin_at_chance(measured):
@@ -409,4 +438,4 @@ def test_copying_tasks_are_followed_by_the_smallest_size_and_guessing_tasks_begi
         assert measured[task]["conflict"][0] >= 0.85, task
     for task in ("neqa", "hindsight-neglect"):
         assert 0.35 <= measured[task]["conflict"][0] <= 0.65, task
-    assert min(measured["quote-repetition"]["neutral"][1:]) >= 0.9
+    assert measured["quote-repetition"]["neutral"][-1] >= 0.9

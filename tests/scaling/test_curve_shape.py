@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from isp_mech.errors import InputError
-from isp_mech.scaling import NAMES, Shape, chances, power, shape, shape_of_curve, shapes
+from isp_mech.scaling import NAMES, Shape, chances, power, shape, shape_decision, shape_of_curve, shapes
 from isp_mech.tables import make_run, table
 
 SIZES = {k: 10 ** np.linspace(5, 8, k) for k in range(1, 10)}
@@ -166,15 +166,19 @@ def test_the_smallest_turn_is_shown_four_times_in_five(k):
 @pytest.mark.parametrize("low", [0.31, 0.5, 0.62])
 def test_the_turns_interval_holds_the_turn(name, low):
     """In nine of ten curves or more, also where the turn is between two sizes; and it is no wider than it must be."""
-    rng, truth, x = np.random.default_rng(1), true_curve(name, 8, 0.3, turn=low), SIZES[8]
-    where, held, widths = 10 ** (5 + 3 * low), 0, []
-    for accuracy in rng.binomial(ITEMS, truth, size=(300, 8)) / ITEMS:
-        found = shape(x, accuracy=accuracy, n=ITEMS)
-        if found.name == name:
-            assert found.turn_lo <= found.turn <= found.turn_hi
-            held += found.turn_lo <= where <= found.turn_hi
-            widths.append(math.log10(found.turn_hi / found.turn_lo))
-    assert held >= 0.95 * len(widths) > 200 and np.mean(widths) < 2
+    truth, x, where = true_curve(name, 8, 0.3, turn=low), SIZES[8], 5 + 3 * low
+    accuracy = np.random.default_rng(1).binomial(ITEMS, truth, size=(300, 8)) / ITEMS
+    points = shape_decision.of_shares(np.log10(x), accuracy, np.full(8, float(ITEMS)))
+    decision = shape_decision.decide(points, level=0.95)
+    first, last = shape_decision.turn_places(points, name == "U", level=0.95)
+    named = decision.name == NAMES.index(name)
+    first, last = np.minimum(first, decision.turn)[named], np.maximum(last, decision.turn)[named]
+    held = (points.x[first] <= where) & (where <= points.x[last])
+    assert held.mean() >= 0.95 and named.sum() > 200 and np.mean(points.x[last] - points.x[first]) < 2
+    for i, curve_accuracy in enumerate(accuracy[named][:5]):
+        found = shape(x, accuracy=curve_accuracy, n=ITEMS)
+        assert found.name == name and found.turn_lo <= found.turn <= found.turn_hi
+        assert (found.turn_lo, found.turn_hi) == pytest.approx((x[first[i]], x[last[i]]))
 
 
 def test_the_turns_interval_by_hand():

@@ -5,55 +5,61 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isp_mech as im
 from isp_mech.errors import InputError
-from isp_mech.figures import dose_response, rules_over_size, variants_over_size
-from isp_mech.scaling.decision_rules import RULES, rules_followed
+from isp_mech.figures import dose_response, paper_figure, rules_over_size, variants_over_size
+from isp_mech.ladder.tokenizer import end_token, load_tokenizer, write_tokenizer
+from isp_mech.ladder.train import make_model
+from isp_mech.scaling.decision_rules import RULES, rules_followed, rules_of_pairs
 from isp_mech.tables import make_run, table
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RUN = make_run(model="m", task="t", method="")
 
 
-def _items(plain, conflict, letters, *, model="m", n_params=10, task="t"):
-    """An items Table: on each pair, whether plain and conflict are right; ``letters`` are the answers' places."""
-    rows = []
-    for side, right in (("plain", plain), ("conflict", conflict)):
-        for i, (correct, letter) in enumerate(zip(right, letters, strict=True)):
-            asked = letter if side == "conflict" else 1 - letter
-            rows.append(
-                {
-                    **{"model": model, "n_params": n_params, "task": task, "item": f"i{i}", "side": side},
-                    **{"correct": bool(correct), "predicted_index": int(asked if correct else 1 - asked), "loss": 1.0},
-                    **{"total_logprob": 0.0, "margin": 0.0, "tie": False},
-                }
-            )
-    return table("items", rows, RUN)
+def _frame(plain, conflict, letters, *, model="m", n_params=10, task="t"):
+    """Rows of items: on each pair, whether plain and conflict are right; ``letters`` are the answers' places."""
+    letters = np.asarray(letters)
+    common = {"model": model, "n_params": n_params, "task": task, "item": [f"i{i}" for i in range(len(letters))]}
+    rest = {"loss": 1.0, "total_logprob": 0.0, "margin": 0.0, "tie": False}
+    sides = []
+    for side, right, asked in (("plain", plain, 1 - letters), ("conflict", conflict, letters)):
+        right = np.asarray(right, dtype=bool)
+        said = {"correct": right, "predicted_index": np.where(right, asked, 1 - asked)}
+        sides.append(pd.DataFrame({**common, "side": side, **said, **rest}))
+    return pd.concat(sides, ignore_index=True)
 
 
-def _shares(items):
-    (row,) = rules_followed(items).frame.to_dict("records")
-    return [row[rule] for rule in RULES]
+def _items(plain, conflict, letters, **head):
+    return table("items", _frame(plain, conflict, letters, **head), RUN)
+
+
+def _shares(plain, conflict, letters):
+    return rules_of_pairs(_frame(plain, conflict, letters)).mean(axis=0).tolist()
 
 
 def test_by_hand():
     # eight pairs: four followed, two overridden, one contrary, one lost
     plain, conflict = [1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 1, 0]
-    assert _shares(_items(plain, conflict, [0, 1] * 4)) == pytest.approx([(4 - 1) / 8, (2 - 1) / 8, 2 * 2 / 8])
+    shares = [(4 - 1) / 8, (2 - 1) / 8, 2 * 2 / 8]
+    assert _shares(plain, conflict, [0, 1] * 4) == pytest.approx(shares)
+    (row,) = rules_followed(_items(plain, conflict, [0, 1] * 4)).frame.to_dict("records")
+    assert [row[rule] for rule in RULES] == pytest.approx(shares) and row["n"] == 8
 
 
 @pytest.mark.parametrize("letters", [[0, 1] * 10, [0] * 15 + [1] * 5])
 def test_one_rule_throughout_and_one_letter_throughout(letters):
     letters, yes = np.array(letters), np.ones(len(letters), dtype=bool)
-    assert _shares(_items(yes, yes, letters)) == pytest.approx([1, 0, 0])
-    assert _shares(_items(yes, ~yes, letters)) == pytest.approx([0, 1, 0])
+    assert _shares(yes, yes, letters) == pytest.approx([1, 0, 0])
+    assert _shares(yes, ~yes, letters) == pytest.approx([0, 1, 0])
     # always the first letter: right on conflict where the answer is the first, on plain where the lure is
-    assert _shares(_items(letters == 1, letters == 0, letters)) == pytest.approx([0, 0, 1])
-    assert _shares(_items(~yes, ~yes, letters)) == pytest.approx([-1, 0, 2])  # the value's rule turned round
+    assert _shares(letters == 1, letters == 0, letters) == pytest.approx([0, 0, 1])
+    assert _shares(~yes, ~yes, letters) == pytest.approx([-1, 0, 2])  # the value's rule turned round
 
 
 @pytest.mark.parametrize("truth", [(0.0, 0.0), (0.5, 0.2), (0.1, 0.7), (0.0, 1.0)])
@@ -66,16 +72,14 @@ def test_planted_shares_come_back_whatever_the_guesses_prefer(truth, bias):
     said = {side: (rng.random(n) >= first).astype(int) for side, first in zip(("plain", "conflict"), bias, strict=True)}
     plain = np.where(rule == 2, said["plain"] == 1 - letters, True)
     conflict = np.where(rule == 2, said["conflict"] == letters, rule == 0)
-    assert _shares(_items(plain, conflict, letters)) == pytest.approx([*truth, 1 - sum(truth)], abs=0.03)
+    assert _shares(plain, conflict, letters) == pytest.approx([*truth, 1 - sum(truth)], abs=0.03)
 
 
 def test_the_interval_covers_a_guessers_zero():
     rng = np.random.default_rng(1)
-    covered = 0
-    for seed in range(60):
-        right = rng.random((2, 100)) < 0.5
-        frame = rules_followed(_items(*right, [0, 1] * 50), seed=seed).frame.iloc[0]
-        covered += frame["by_lure_lo"] <= 0 <= frame["by_lure_hi"]
+    parts = [_frame(*(rng.random((2, 100)) < 0.5), [0, 1] * 50, model=f"m{i}") for i in range(60)]
+    rules = rules_followed(table("items", pd.concat(parts, ignore_index=True), RUN)).frame
+    covered = ((rules["by_lure_lo"] <= 0) & (rules["by_lure_hi"] >= 0)).sum()
     assert covered >= 50  # of 60 at 95 %: fewer has a probability under 0.001
 
 
@@ -85,12 +89,11 @@ def test_they_sum_to_one_and_the_order_of_rows_does_not_matter(cells, shuffler):
     plain, conflict, letters = zip(*cells, strict=True)
     if len(set(letters)) < 2:
         return
-    items = _items(plain, conflict, letters)
-    shares = _shares(items)
+    frame, shares = _frame(plain, conflict, letters), _shares(plain, conflict, letters)
     assert sum(shares) == pytest.approx(1)
-    order = list(range(len(items)))
+    order = list(range(len(frame)))
     shuffler.shuffle(order)
-    assert _shares(table("items", items.frame.iloc[order], RUN)) == pytest.approx(shares)
+    assert rules_of_pairs(frame.iloc[order]).mean(axis=0) == pytest.approx(shares)
 
 
 def test_a_row_for_every_model_and_task():
@@ -183,14 +186,13 @@ def test_a_line_for_every_rule():
 
 
 @pytest.fixture(scope="module")
-def tiny_family(tmp_path_factory, tokenizer):
-    from small_models import make_hf
-
-    folders = []
-    for width in (8, 16):
+def tiny_family(tmp_path_factory):
+    """Two models with random weights that read the ladder's tokens: few-shot prompts are short in them."""
+    tokenizer, folders = load_tokenizer(), []
+    for width in (16, 32):
         folder = tmp_path_factory.mktemp("family") / f"tiny-{width}"
-        make_hf("neox", layers=2, heads=2, width=width, length=8192).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        make_model(1, width, tokenizer.get_vocab_size(), end_token(tokenizer), 0).save_pretrained(folder)
+        write_tokenizer(tokenizer, folder)
         folders.append(str(folder))
     return folders
 
@@ -217,6 +219,7 @@ def test_scripts_write_tables_and_figures(name, tiny_family, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", [name, *tiny_family])
     monkeypatch.setattr(script, "N", 2)
     monkeypatch.setattr(script, "OUT", tmp_path)
+    monkeypatch.setattr(paper_figure, "save_as", lambda figure, path: path.touch())  # tests/figures draws them
     script.main()
     prefix = name.removeprefix("readers_")
     curve = im.read_table(tmp_path / f"{prefix}-curve.parquet").frame

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import isp_mech as im
 from isp_mech.errors import InputError
+from isp_mech.scaling import item_flips
 from isp_mech.scaling.item_flips import auc, auc_interval, mcnemar_p
 from isp_mech.tables import Table, concat, make_run, table
 
@@ -67,7 +68,8 @@ def test_every_item_of_every_step_by_hand():
 @given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=4))
 def test_steps_add_up_to_accuracy(right):
     accuracy = np.mean(right, axis=1)
-    found = im.flips(items(right)).flip_steps.frame
+    steps = pd.concat(item_flips._steps(items(right).frame), ignore_index=True).assign(side="conflict")
+    found = pd.DataFrame(item_flips._step_rows(steps, seed=0))
     np.testing.assert_allclose(found["change"], np.diff(accuracy), atol=1e-12)
     assert (found[["lost", "gained", "kept", "missed"]].sum(axis=1) == 6).all()
     assert [*found["p"]] == [mcnemar_p(a, b) for a, b in zip(found["lost"], found["gained"], strict=True)]
