@@ -25,12 +25,12 @@ def corpus_ranks(*lengths: int) -> tuple[tuple[int, ...], ...]:
     [0, 1, 2, 3, 4]
     """
     rng = random.Random("world")
-    found = []
+    shuffled = []
     for length in lengths:
         ranks = list(range(length))
         rng.shuffle(ranks)
-        found.append(tuple(ranks))
-    return tuple(found)
+        shuffled.append(tuple(ranks))
+    return tuple(shuffled)
 
 
 def third(rows: Sequence[Row], variant: str, ranks: Sequence[int] | None) -> Sequence[Row]:

@@ -28,10 +28,14 @@ from dataclasses import dataclass
 from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest
 from isp_mech.contrasts.word_lists import EntryList
 from isp_mech.errors import InputError
-from isp_mech.tasks import Pair, Prompt, compose
+from isp_mech.tasks import Pair, Prompt, fill
 
 N_SHOTS = 3
 CLEAR = 10.0  # weights differ at least by this factor
+TEMPLATE = (
+    "<shots>{shots}</><question>Q. Which object is </><comparison>{comparison}</>? <first_option>{first}</>"
+    "<question> or </><second_option>{second}</>?\nA."
+)
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,7 @@ def heavier_prompt(shown: Sequence[tuple[str, str]], first: str, second: str, co
         f"Q. Which object is heavier? {_capital(a)} or {b}?\nA. {_capital(a if which == 'f' else b)}\n"
         for (a, b), which in zip(shown, right, strict=True)
     ]
-    return compose(
-        [
-            ("".join(told), "shots"),
-            ("Q. Which object is ", "question"),
-            (comparison, "comparison"),
-            ("? ", ""),
-            (_capital(first), "first_option"),
-            (" or ", "question"),
-            (second, "second_option"),
-            ("?\nA.", ""),
-        ]
-    )
+    return fill(TEMPLATE, shots="".join(told), comparison=comparison, first=_capital(first), second=second)
 
 
 def _capital(word: str) -> str:
@@ -123,8 +116,8 @@ def shots(rng: random.Random, n: int, among: Sequence[Thing]) -> list[tuple[Thin
     for _ in range(n):
         by_weight = sorted(left, key=lambda thing: thing.kilograms)
         if not left or not is_clear(by_weight[-1], by_weight[0]):
-            found = f"{len(among)} objects besides the two asked about"
-            raise ValueError(f"{found}: too few for {n} shots whose objects' weights are ten times apart")
+            left_over = f"{len(among)} objects besides the two asked about"
+            raise ValueError(f"{left_over}: too few for {n} shots whose objects' weights are ten times apart")
         heavy, light = rng.sample(left, 2)
         while not is_clear(heavy, light):
             heavy, light = rng.sample(left, 2)

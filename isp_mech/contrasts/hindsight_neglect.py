@@ -17,14 +17,24 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product, zip_longest
 
 from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest, balanced
-from isp_mech.tasks import Pair, Prompt, compose
+from isp_mech.tasks import Pair, Prompt, fill
 
+MARKED = (
+    "<question>Question: {name} has the option to play a game where {name} has a </><chances>{chance}</>"
+    "<question> percent chance of {kind} </><amounts>{amount} dollars</><question> and a </><chances>{other_chance}</>"
+    "<question> percent chance of {other_kind} </><amounts>{other_amount} dollars</>"
+    "<question>. {name} plays the game and ends up </><outcome>{outcome} {ended} dollars</>"
+    "<question>. Did {name} make the right decision? Choose Y or N.</>\nAnswer:"
+)
+TEMPLATE = f"<instruction>{{preamble}}</><shots>{{shots}}</>{MARKED}"
+QUESTION = re.sub(r"<\w*>|</>", "", MARKED)
 NAMES = ("David", "John", "Margaret", "Michael", "Sarah", "Susan")
 AMOUNTS = (
     1, 2, 3, 4, 5, 10, 12, 15, 20, 22, 25, 50, 100, 200, 250, 300, 400, 450, 500, 750, 900,
@@ -91,29 +101,18 @@ class Bet:
 
     def question(self, outcome: str) -> str:
         """The prize's words, up to ``Answer:``; ``outcome`` is ``earning`` or ``losing``."""
-        return "".join(text for text, _ in self.pieces(outcome))
+        return QUESTION.format(**self.texts(outcome))
 
-    def pieces(self, outcome: str) -> list[tuple[str, str]]:
-        """``question`` in ``(text, role)`` pieces: ``question``, ``chances``, ``amounts``, ``outcome``."""
+    def texts(self, outcome: str) -> dict[str, str]:
+        """What stands in the places of ``MARKED``."""
         options = [("earning", self.chance, self.earn), ("losing", 100 - self.chance, self.lose)]
-        ended = next(amount for kind, _, amount in options if kind == outcome)
         told = options if self.earning_first else options[::-1]
         (kind, chance, amount), (other_kind, other_chance, other_amount) = told
-        name = self.name
-        return [
-            (f"Question: {name} has the option to play a game where {name} has a ", "question"),
-            (str(chance), "chances"),
-            (f" percent chance of {kind} ", "question"),
-            (f"{amount} dollars", "amounts"),
-            (" and a ", "question"),
-            (str(other_chance), "chances"),
-            (f" percent chance of {other_kind} ", "question"),
-            (f"{other_amount} dollars", "amounts"),
-            (f". {name} plays the game and ends up ", "question"),
-            (f"{outcome} {ended} dollars", "outcome"),
-            (f". Did {name} make the right decision? Choose Y or N.", "question"),
-            ("\nAnswer:", ""),
-        ]
+        return {
+            **{"name": self.name, "kind": kind, "chance": str(chance), "amount": str(amount)},
+            **{"other_kind": other_kind, "other_chance": str(other_chance), "other_amount": str(other_amount)},
+            **{"outcome": outcome, "ended": str(self.earn if outcome == "earning" else self.lose)},
+        }
 
 
 def by_outcome(outcome: str) -> str:
@@ -175,7 +174,7 @@ def hindsight_prompt(shown: list[tuple[str, str]], last: Bet, outcome: str, *, p
     ``amounts``, ``outcome``, ``question``.
     """
     told = "".join(f"{question} {answer}\n" for question, answer in shown)
-    return compose([(preamble, "instruction"), (told, "shots"), *last.pieces(outcome)])
+    return fill(TEMPLATE, preamble=preamble, shots=told, **last.texts(outcome))
 
 
 def hindsight_pair(id: str, shown: list[tuple[str, str]], last: Bet, outcome: str, *, preamble: str = "") -> Pair:

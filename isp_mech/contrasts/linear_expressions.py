@@ -32,13 +32,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest
-from isp_mech.tasks import Pair, Prompt, compose
+from isp_mech.tasks import Pair, Prompt, fill
 
 N_SHOTS = 10
 N_KNOWN = 4  # of the ten, on the neutral side
 LETTERS = "abcdghjkmnpqrstuvwxyz"
 NUMBERS = range(1, 21)
 ANSWER, LURE = " The", " What"
+TEMPLATE = (
+    "<instruction>{instruction}</><shots>{shots}</>"
+    "<question>User: Evaluate </><first_term>{first}</><question> {rest}.</>\nComputer:"
+)
 INSTRUCTION = (
     "The computer gives the value of an expression. It asks for the value of each variable first. If there is no "
     "variable, it asks nothing and answers at once.\n\n"
@@ -96,16 +100,7 @@ def expression_prompt(shown: Shown, question: Expression, *, instruction: str = 
     """
     told = "".join(f"{dialogue(one, values)}\n\n" for one, values in shown)
     first, rest = str(question).split(" ", 1)
-    return compose(
-        [
-            (instruction, "instruction"),
-            (told, "shots"),
-            ("User: Evaluate ", "question"),
-            (first, "first_term"),
-            (f" {rest}.", "question"),
-            ("\nComputer:", ""),
-        ]
-    )
+    return fill(TEMPLATE, instruction=instruction, shots=told, first=first, rest=rest)
 
 
 def expression_pair(

@@ -299,13 +299,13 @@ def align(negated: str, plain: str) -> tuple[Pieces, Pieces]:
     _, i1, _, j1, _ = changes[0]
     _, _, i2, _, j2 = changes[-1]
     inserted, replaced = "".join(one[i1:i2]), "".join(other[j1:j2])
-    found = f"question differs in {inserted.strip()!r} against {replaced.strip()!r}"
+    difference = f"question differs in {inserted.strip()!r} against {replaced.strip()!r}"
     if (i1, i2) == (0, len(one)):
-        raise ValueError(f"{found}, expected some words in common")
+        raise ValueError(f"{difference}, expected some words in common")
     if NEGATIONS.search(inserted) is None or len(inserted.split()) > 5:
-        raise ValueError(f"{found}, expected a negation of five words or fewer in the first")
+        raise ValueError(f"{difference}, expected a negation of five words or fewer in the first")
     if NEGATIONS.search(replaced):
-        raise ValueError(f"{found}, expected no negation in the second")
+        raise ValueError(f"{difference}, expected no negation in the second")
     return _pieces(one, i1, i2), _pieces(other, j1, j2)
 
 

@@ -23,9 +23,13 @@ from pathlib import Path
 from isp_mech.contrasts.fame import corpus_ranks, third
 from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest
 from isp_mech.contrasts.word_lists import EntryList, words
-from isp_mech.tasks import Pair, Prompt, compose
+from isp_mech.tasks import Pair, Prompt, fill
 from isp_mech.tasks.items import CITATIONS
 
+TEMPLATE = (
+    "<instruction>{instruction}</><shots>{shots}</>Input: <quote_input>{before}</> <modified_word>{word}</>"
+    "<quote_input>{after}</>\nOutput: <quote_output>{before}</>"
+)
 INSTRUCTION = "Repeat my sentences back to me.\n\n"
 SHOWN = (  # the first two are the prize's
     "I like dogs.",
@@ -159,14 +163,14 @@ def gap(text: str, place: str = "last") -> Gap | None:
         return Gap(*text.rsplit(" ", 1))
     words = list(re.finditer(r"\S+", text))
     low, high = {"first": (0, 1), "middle": (1, 2)}[place]
-    found = []
+    spans = []
     for i, match in enumerate(words[1:], 1):
         core = re.fullmatch(r"([a-z]{4,})[,;:.!?]*", match[0])
         if core and low * len(words) <= 3 * i < high * len(words) and _listed(text).count(core[1]) == 1:
-            found.append((match.start(), match.start() + len(core[1])))
-    if not found:
+            spans.append((match.start(), match.start() + len(core[1])))
+    if not spans:
         return None
-    start, stop = max(found, key=lambda span: span[1] - span[0])
+    start, stop = max(spans, key=lambda span: span[1] - span[0])
     return Gap(text[: start - 1], text[start:stop], text[stop:])
 
 
@@ -175,19 +179,7 @@ def quote_prompt(before: str, word: str, after: str = "", *, shown: str = SHOTS)
 
     Roles: ``instruction``, ``shots``, ``quote_input``, ``modified_word`` (changed or not), ``quote_output``.
     """
-    return compose(
-        [
-            (INSTRUCTION, "instruction"),
-            (shown, "shots"),
-            ("Input: ", ""),
-            (before, "quote_input"),
-            (" ", ""),
-            (word, "modified_word"),
-            (after, "quote_input"),
-            ("\nOutput: ", ""),
-            (before, "quote_output"),
-        ]
-    )
+    return fill(TEMPLATE, instruction=INSTRUCTION, shots=shown, before=before, word=word, after=after)
 
 
 def quote_pair(

@@ -23,9 +23,10 @@ from isp_mech.contrasts.neqa import facts
 from isp_mech.contrasts.quote_repetition import quotations
 from isp_mech.contrasts.sampling import ContrastTask, MakePair, PairRequest
 from isp_mech.contrasts.word_lists import EntryList, words
-from isp_mech.tasks import Pair, Prompt, compose
+from isp_mech.tasks import Pair, Prompt, fill
 from isp_mech.tasks.items import CITATIONS
 
+TEMPLATE = "<definition>{definition}</><question>Q: What is the first digit of {symbol}?</> A:"
 DIGITS = 3  # of a new value
 FAR = 4  # first digits at least so far apart
 _SYLLABLES = [words(part) for part in ("onset", "vowel", "coda", "ending")]
@@ -107,7 +108,7 @@ def redefine_prompt(symbol: str, value: str | None) -> Prompt:
     Roles: ``definition`` (the factor: the whole first sentence and its space) and ``question``.
     """
     definition = "" if value is None else f"Redefine {symbol} as {value}. "
-    return compose([(definition, "definition"), (f"Q: What is the first digit of {symbol}?", "question"), (" A:", "")])
+    return fill(TEMPLATE, definition=definition, symbol=symbol)
 
 
 def redefine_pair(id: str, symbol: str, value: str, new_value: str, *, rng: random.Random | None = None) -> Pair:

@@ -167,14 +167,14 @@ def table_of_bytes(data: bytes, where: str, *, key: str | None = None) -> Table:
     """The Table of a file's bytes; ``where`` is what an ``InputError`` calls the file."""
     file, name, text, _ = _opened(data, where, key)
     try:
-        found = file.read()
+        columns = file.read()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(where, error) from None
     try:
         run = Run.from_json(text)
         kinds = {column.name: column.dtype for column in SCHEMAS.get(name, ())}
         frame = pd.DataFrame(
-            {field.name: _from_arrow(found.column(field.name), kinds.get(field.name)) for field in found.schema}
+            {field.name: _from_arrow(columns.column(field.name), kinds.get(field.name)) for field in columns.schema}
         )
         return Table(name, frame, run)
     except InputError as error:

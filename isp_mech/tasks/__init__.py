@@ -11,10 +11,10 @@ Files are read with ``csv``, ``json`` and ``ast.literal_eval``: no type is guess
 from __future__ import annotations
 
 from isp_mech.tasks.items import METRICS, Item, Metric, Task
-from isp_mech.tasks.pairs import Pair, PairSet, PairSide, Prompt, Side, check_one_factor, compose
+from isp_mech.tasks.pairs import Pair, PairSet, PairSide, Prompt, Side, check_one_factor, compose, fill
 from isp_mech.tasks.prize_files import read_task, write_task
 
 __all__ = [
     "METRICS", "Item", "Metric", "Pair", "PairSet", "PairSide", "Prompt", "Side", "Task", "check_one_factor", "compose",
-    "read_task", "write_task",
+    "fill", "read_task", "write_task",
 ]  # fmt: skip

@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -191,3 +193,20 @@ def compose(parts: Sequence[tuple[str, str]]) -> Prompt:
             roles.setdefault(role, []).append((len(text), len(text) + len(piece)))
         text += piece
     return Prompt(text, {name: tuple(spans) for name, spans in roles.items()})
+
+
+@cache
+def _pieces(template: str) -> tuple[tuple[str, str], ...]:
+    """``(text, role)`` of every piece of a template, in order."""
+    before, *marked = re.split(r"<(\w+)>(.*?)</>", template, flags=re.DOTALL)
+    of_roles = zip(marked[::3], marked[1::3], marked[2::3], strict=True)
+    return ((before, ""), *(piece for role, text, after in of_roles for piece in ((text, role), (after, ""))))
+
+
+def fill(template: str, **texts: str) -> Prompt:
+    """A prompt from a template: ``{name}`` stands for a text, and what stands in ``<role>...</>`` has that role.
+
+    >>> fill("It is<negation>{inserted}</> so.", inserted=" not")
+    Prompt(text='It is not so.', roles=mappingproxy({'negation': ((5, 9),)}))
+    """
+    return compose([(piece.format(**texts), role) for piece, role in _pieces(template)])

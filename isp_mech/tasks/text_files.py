@@ -49,6 +49,8 @@ def read_text(path: str | Path) -> str:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(str(path), ["no such file"]) from None
     except (OSError, ValueError) as error:
         raise InputError(str(path), [f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     if len(data) > MAX_BYTES:
@@ -160,7 +162,7 @@ def table_rows(text: str, *, tabs: bool = False) -> Rows:
             except csv.Error as error:
                 problems.append(f"{where}: broken CSV: {error}")
                 break
-            if not cells:
+            if not cells or (tabs and not "".join(cells).strip()):
                 continue
             if not header:
                 header = cells

@@ -400,7 +400,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, problem):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="nowhere.txt: cannot be read: No such file or directory"):
+    with pytest.raises(InputError, match="nowhere.txt: no such file"):
         contrast("quote-repetition", source=tmp_path / "nowhere.txt")
 
 

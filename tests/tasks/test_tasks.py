@@ -279,7 +279,7 @@ def test_bad_csv_is_named_by_line(text, found, tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
-    assert problems(tmp_path / "none.jsonl") == ("cannot be read: No such file or directory",)
+    assert problems(tmp_path / "none.jsonl") == ("no such file",)
     assert problems(tmp_path) == ("a folder: expected a file ending in .csv or .jsonl",)
     (tmp_path / "t.tsv").write_text("x")
     assert problems(tmp_path / "t.tsv") == ("suffix '.tsv': expected .csv or .jsonl",)
