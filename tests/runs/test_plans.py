@@ -120,7 +120,7 @@ def test_everything_wrong_with_a_plan_is_told_at_once(tmp_path, text, expected):
 
 
 def test_files_that_are_no_plan(tmp_path):
-    with pytest.raises(InputError, match="none.toml: cannot be read: No such file"):
+    with pytest.raises(InputError, match="none.toml: no such file"):
         read_plan(tmp_path / "none.toml")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         read_plan(tmp_path)
