@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 
 from isp_mech import figures
 from isp_mech.errors import InputError
-from isp_mech.report import findings, size_by_size, task_rows, write_report
+from isp_mech.report import findings, size_by_size, task_rows, wording, write_report
 from isp_mech.report.cautions import cautions, limits
 from isp_mech.report.page import shown
+from isp_mech.report.wording import texts
+from isp_mech.scaling import NAMES
 from isp_mech.tables import make_run, table
 from isp_mech.tasks import Pair, Prompt, compose
 
@@ -299,7 +302,9 @@ def test_replacing_that_does_not_help_or_costs_unknown():
     assert "At no size did sites meet the conditions for being replaced" in said(
         verification((0.5, 0.5, None), n_sites=0)
     )
-    assert said(sites((0.1, 0.1, 0.1))).endswith("Whether replacing these places restores prompt-following was not tested.")
+    assert said(sites((0.1, 0.1, 0.1))).endswith(
+        "Whether replacing these places restores prompt-following was not tested."
+    )
 
 
 def test_replacing_over_two_halves():
@@ -505,11 +510,15 @@ def check_inert(content):
     return page
 
 
-def test_the_page_has_all_its_parts(tmp_path):
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory):
     tables = {t.name: t for t in FULL}
-    path = write_report(
-        tmp_path / "out" / "report.html", tables, all_figures(tables), title="Why it falls", examples=[pair()]
-    )
+    path = tmp_path_factory.mktemp("page") / "out" / "report.html"
+    return write_report(path, tables, all_figures(tables), title="Why it falls", examples=[pair()])
+
+
+def test_the_page_has_all_its_parts(full_page):
+    path = full_page
     content = path.read_text(encoding="utf-8")
     page = check_inert(content)
     order = [
@@ -539,15 +548,13 @@ def test_the_page_has_all_its_parts(tmp_path):
     assert "quote-repetition; 4 models: ladder-25k, ladder-335k, ladder-800k, ladder-2.2M" in page.seen
     assert "setting replacementmean" in page.seen.replace("\n", "") and "seed7" in page.seen
     assert "95\xa0% interval" in page.seen
-    assert list((tmp_path / "out").iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
+def test_the_same_input_gives_the_same_bytes(full_page, tmp_path):
     tables = {t.name: t for t in FULL}
-    one, other = (
-        write_report(tmp_path / f"{k}.html", tables, all_figures(tables), title="t", examples=[pair()]) for k in "ab"
-    )
-    assert one.read_bytes() == other.read_bytes()
+    again = write_report(tmp_path, tables, all_figures(tables), title="Why it falls", examples=[pair()])
+    assert again.read_bytes() == full_page.read_bytes()
 
 
 def test_a_folder_gets_report_html(tmp_path):
@@ -622,13 +629,23 @@ def test_several_tasks_are_told_apart(tmp_path):
     assert "Size by size: quote-repetition" in page.seen and "Size by size: neqa" in page.seen
 
 
-def test_the_report_needs_neither_torch_nor_pyplot():
+def test_drawing_and_the_report_need_neither_torch_nor_pyplot(tmp_path):
     code = (
-        "import sys; import isp_mech.report; "
+        "import sys; from isp_mech.tables import table, make_run; from isp_mech import figures, report; "
+        "made = table('onset', [dict(model='m', n_params=5, task='t', side='conflict', onset=.5, onset_lo=.4, "
+        "onset_hi=.6, n_onset=3, n=4)], make_run(model='m', task='t', method='x')); "
+        "report.write_report(sys.argv[1], {'onset': made}, {'onset': figures.onset_over_size(made)}, title='t'); "
         "print([m for m in ('torch', 'transformers', 'transformer_lens', 'matplotlib.pyplot') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_sentence_is_there_that_nothing_says():
+    source = "".join(path.read_text() for path in Path(wording.__file__).parent.glob("*.py"))
+    of_a_case = {f"curve {name}" for name in NAMES} | {"neutral able", "neutral unable"}
+    of_a_case |= {f"shares {case}" for case in ("follows", "overridden", "contrary", "lost", "guesses", "heedless")}
+    assert not {name for name in texts("sentences.tsv") if f'"{name}"' not in source} - of_a_case
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a chromium on PATH to open the page")
