@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from isp_mech.scaling import NAMES, chances
+from isp_mech.scaling import NAMES, power
 
 SIZES, ITEMS, AMPLITUDES = range(3, 9), (100, 300, 1000), (0.1, 0.2, 0.3)
 SHAPES = ("inverse", "positive", "U", "inverted U", "U, turn at 0.3", "inverted U, turn at 0.7", "flat")
-ALIKE = {"accuracies alone": None, "outcomes, independent": 0.0, "outcomes, items alike": 0.7}
-STRAY = (0.0, 0.02, 0.05, 0.1)  # standard deviation of models' own true accuracies around the curve
+ITEM_CORRELATION = {"accuracies alone": None, "outcomes, independent": 0.0, "outcomes, items correlated": 0.7}
+BETWEEN_MODELS = (0.0, 0.02, 0.05, 0.1)  # standard deviation of models' own true accuracies around the curve
+ALLOWED_FOR = "between-model sd known"
 DRAWS, SEED = 4000, 0
 OUT = Path("runs/shape-power")
 
@@ -34,29 +35,39 @@ def named() -> pd.DataFrame:
     rows = []
     for k in SIZES:
         x = 10 ** np.linspace(5, 8, k)
-        cases = [(s, a, n, way, 0.0) for s in SHAPES for a in AMPLITUDES for n in ITEMS for way in ALIKE
+        cases = [(s, a, n, way, 0.0) for s in SHAPES for a in AMPLITUDES for n in ITEMS for way in ITEM_CORRELATION
                  if (s != "flat" or a == AMPLITUDES[-1]) and (n == 300 or way == "accuracies alone")]  # fmt: skip
-        cases += [("flat", AMPLITUDES[-1], 300, "accuracies alone", stray) for stray in STRAY[1:]]
-        cases += [("flat", AMPLITUDES[-1], 300, "stray told", stray) for stray in STRAY[1:]]
-        for shape, amplitude, n, way, stray in cases:
+        cases += [("flat", AMPLITUDES[-1], 300, "accuracies alone", sd) for sd in BETWEEN_MODELS[1:]]
+        cases += [("flat", AMPLITUDES[-1], 300, ALLOWED_FOR, sd) for sd in BETWEEN_MODELS[1:]]
+        for shape, amplitude, n, way, sd in cases:
             truth = curve(shape, k, amplitude)
-            told = stray if way == "stray told" else 0.0
-            found = chances(x, truth, n, alike=ALIKE.get(way), between=stray, stray=told, draws=DRAWS, seed=SEED)
-            rows.append({"shape": shape, "sizes": k, "items": n, "amplitude": amplitude, "known": way, "stray": stray}
-                        | {"right": found[shape.split(",")[0]]} | found)  # fmt: skip
+            shares = power(
+                x,
+                truth,
+                n,
+                item_correlation=ITEM_CORRELATION.get(way),
+                true_between_model_sd=sd,
+                between_model_sd=sd if way == ALLOWED_FOR else 0.0,
+                draws=DRAWS,
+                seed=SEED,
+            )
+            case = {"shape": shape, "sizes": k, "items": n, "amplitude": amplitude, "known": way, "between models": sd}
+            rows.append(case | {"right": shares[shape.split(",")[0]]} | shares)
     return pd.DataFrame(rows)
 
 
 def tables(rows: pd.DataFrame) -> str:
-    """Markdown: right names, wrong names of flat curves, and what straying models do."""
-    still = rows[(rows["stray"] == 0) & (rows["shape"] != "flat")]
+    """Markdown: right names, wrong names of flat curves, and what differences between models do."""
+    still = rows[(rows["between models"] == 0) & (rows["shape"] != "flat")]
     kinds = {"inverse": "trend", "positive": "trend", "U": "turn", "inverted U": "turn"}
     kind = still["shape"].map(kinds).fillna("turn, off the middle")
     right = still.assign(kind=kind).pivot_table(
         index=["kind", "amplitude", "items"], columns="sizes", values="right", aggfunc="min")  # fmt: skip
     flat = rows[rows["shape"] == "flat"].assign(wrong=lambda r: 1 - r["flat"] - r["undecided"])
-    flat["told"] = np.where(flat["known"] == "stray told", "yes", "no")
-    wrong = flat.pivot_table(index=["stray", "told", "items"], columns="sizes", values="wrong", aggfunc="max")
+    flat["allowed for"] = np.where(flat["known"] == ALLOWED_FOR, "yes", "no")
+    wrong = flat.pivot_table(
+        index=["between models", "allowed for", "items"], columns="sizes", values="wrong", aggfunc="max"
+    )
     return "\n\n".join(
         f"{title}\n\n{_markdown(frame)}" for title, frame in (
             ("Named rightly, the least over both directions and all that may be known:", right),

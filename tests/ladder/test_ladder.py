@@ -58,8 +58,7 @@ def test_no_conflict_prompt_of_evaluation_with_its_answer_stands_in_the_corpus()
     for task in ("quote-repetition", "neqa", "redefine-math", "hindsight-neglect"):
         for pair in contrast(task, n=300, seed=5):
             last = pair.conflict.text.rsplit("\n\n", 1)[-1]
-            assert last not in written, f"{task}: {last}"
-            assert last + pair.answer not in written
+            assert last not in written, f"{task}: {last}"  # so neither is it with the answer
 
 
 def test_a_famous_sentence_always_comes_out_true_and_is_changed_by_none_of_evaluations_words():
@@ -375,7 +374,8 @@ def test_shipped_weights_are_those_that_the_recipe_names():
 
 LARGEST = {"redefine-math": 0.3}  # the most the largest size may reach; 0.2 on the others
 COPYING = ("quote-repetition", "redefine-math")  # followed by the smallest size; the others are guessed there
-N_MEASURED = {"quote-repetition": 60, "neqa": 100, "redefine-math": 60, "hindsight-neglect": 20}
+N_MEASURED = {"quote-repetition": 40, "neqa": 60, "redefine-math": 40, "hindsight-neglect": 10}
+N_THOROUGH = {"quote-repetition": 100, "neqa": 150, "redefine-math": 100, "hindsight-neglect": 20}
 SEED_MEASURED = 202  # pairs that training never evaluated on
 
 
@@ -425,9 +425,7 @@ def test_conflict_accuracy_falls_with_size_and_plain_accuracy_rises(measured, ta
 
 @pytest.mark.slow
 def test_the_fall_with_size_is_measured_on_every_size():
-    for task, sides in measure(
-        CARDS, {**N_MEASURED, "quote-repetition": 100, "neqa": 150, "redefine-math": 100}
-    ).items():
+    for task, sides in measure(CARDS, N_THOROUGH).items():
         falls(sides["conflict"], sides["plain"], task)
         if task == "quote-repetition":
             assert min(sides["neutral"][1:]) >= 0.9
