@@ -10,7 +10,7 @@ the edges from u to all later sites and the output sum to its exact effect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,10 +25,12 @@ from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, run_of
 from isp_mech.models import Models
 from isp_mech.sites import Replacement, Site
-from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
+from isp_mech.stats import LEVEL, benjamini_hochberg
 from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tables.columns import crossed, flip_p, mean_columns
 from isp_mech.tables.site_tables import AnySites
 from isp_mech.tasks import PairSet
+from isp_mech.tracing.trace import Head
 
 STRONGEST = 24  # sites taken of those that were located
 MOST_GIVEN = 64  # sites that may be given
@@ -112,22 +114,11 @@ def _compared(conflict: ConflictSide, sites: Sequence[Site], whole: np.ndarray, 
     )
 
 
-def _table(head: Mapping, sites: Sequence[Site], found: EdgeEffects, seed: int, run: Run) -> Table:
+def _table(head: Head, sites: Sequence[Site], measured: EdgeEffects, seed: int, run: Run) -> Table:
     names = np.array([*map(str, sites), OUTPUT], dtype=object)
-    at = np.argwhere(~np.isnan(found.edges).any(0))
-    values = found.edges[:, at[:, 0], at[:, 1]]
-    nothing = np.full(len(at), np.nan)
-    few = len(values) < 2 or not len(at)
-    lo, hi = (nothing, nothing) if few else bootstrap_interval(values, seed=seed)
-    columns = {
-        **{k: np.full(len(at), v, dtype=object if isinstance(v, str) else None) for k, v in head.items()},
-        "from_site": names[at[:, 0]],
-        "to_site": names[at[:, 1]],
-        "effect": values.mean(0),
-        "effect_lo": lo,
-        "effect_hi": hi,
-        "p": nothing if few else sign_flip_p(values, seed=seed),
-        "q": nothing,
-        "significant": np.zeros(len(at), dtype=bool),
-    }
+    at = np.argwhere(~np.isnan(measured.edges).any(0))
+    values = measured.edges[:, at[:, 0], at[:, 1]]
+    columns = crossed(head, {"from_site": names[at[:, 0]], "to_site": names[at[:, 1]]})
+    columns |= mean_columns("effect", values, seed) | {"p": flip_p(values, seed)}
+    columns |= {"q": np.full(len(at), np.nan), "significant": np.zeros(len(at), dtype=bool)}
     return table("edges", columns, run)

@@ -21,8 +21,9 @@ from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import SIDES, head_of, place_prompts, run_of
 from isp_mech.inference.tokenization import OTHER, role_names
 from isp_mech.models import Models
-from isp_mech.stats import benjamini_hochberg, bootstrap_interval, sign_flip_p
+from isp_mech.stats import benjamini_hochberg
 from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tables.columns import flip_p, mean_columns
 from isp_mech.tables.site_tables import AnySites
 from isp_mech.tasks import PairSet
 
@@ -129,16 +130,15 @@ class _Outcome:
         lure."""
         right = (after > 0) if self.side == "conflict" else (after < 0)
         values = np.stack([right.astype(float), after, before - after], 1)
-        nothing = (np.full(3, np.nan),) * 2
-        lo, hi = bootstrap_interval(values, seed=seed) if len(values) > 1 else nothing
+        means = mean_columns("", values, seed)
         row: dict[str, str | float] = {
             **vars(self),
-            "p": float(sign_flip_p(values[:, 2:], seed=seed)[0]) if len(values) > 1 else np.nan,
+            "p": float(flip_p(values[:, 2:], seed)[0]),
             "q": np.nan,
             "n": len(after),
         }
         for i, name in enumerate(("accuracy", "margin", "effect")):
-            row |= {name: values[:, i].mean(), f"{name}_lo": lo[i], f"{name}_hi": hi[i]}
+            row |= {name + end: of_all[i] for end, of_all in means.items()}
         return row
 
 

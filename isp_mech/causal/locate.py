@@ -22,10 +22,11 @@ from isp_mech.inference.contrast_prompts import head_of, run_of
 from isp_mech.models import Models
 from isp_mech.scaling.summaries import join_sites
 from isp_mech.sites import DECISION, METHODS, Method, Replacement, Site, all_sites
-from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p, spearman
+from isp_mech.stats import LEVEL, benjamini_hochberg, spearman
 from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tables.columns import crossed, flip_p, mean_columns, site_axis
 from isp_mech.tasks import PairSet
-from isp_mech.tracing.trace import optional_heads, site_columns
+from isp_mech.tracing.trace import Head
 
 CHECKED = 16  # pairs whose effects are computed exactly beside an approximation
 
@@ -167,48 +168,24 @@ def _approximate(conflict: ConflictSide, plan: BatchPlan, method: str) -> _Measu
     return _Measured(exact.sites, effects, exact.direct, agreement)
 
 
-def _effects_table(head: dict, ids: Sequence[str], measured: _Measured, run: Run) -> Table:
-    layer, number, kind = site_columns(measured.sites)
-    kinds = list(measured.effects)
-    which, pair, site = (i.ravel() for i in np.indices((len(kinds), len(ids), len(layer))))
-
-    def text(values: Sequence[str], index: np.ndarray) -> np.ndarray:
-        return np.array(values, dtype=object)[index]
-
-    nothing = np.full((len(ids), len(layer)), np.nan)
-    columns = {
-        "model": text([head["model"]], np.zeros_like(pair)),
-        "n_params": np.full(len(pair), head["n_params"]),
-        "task": text([head["task"]], np.zeros_like(pair)),
-        "pair": text(ids, pair),
-        "side": text(["conflict"], np.zeros_like(pair)),
-        "layer": layer[site],
-        "kind": kind[site],
-        "head": optional_heads(number[site]),
-        "replacement": text(kinds, which),
+def _effects_table(head: Head, ids: Sequence[str], measured: _Measured, run: Run) -> Table:
+    kinds, nothing = list(measured.effects), np.full((len(ids), len(measured.sites)), np.nan)
+    pair = {"pair": ids, "side": ["conflict"] * len(ids)}
+    columns = crossed(head, {"replacement": kinds}, pair, site_axis(measured.sites))
+    columns |= {
         "effect": np.stack([measured.effects[k] for k in kinds]).ravel().astype(np.float32),
         "direct_effect": np.stack([measured.direct.get(k, nothing) for k in kinds]).ravel().astype(np.float32),
     }
     return table("effects", columns, run)
 
 
-def _sites_table(head: dict, measured: _Measured, asked: _Asked, run: Run) -> Table:
-    layer, number, kind = site_columns(measured.sites)
+def _sites_table(head: Head, measured: _Measured, asked: _Asked, run: Run) -> Table:
     effects, direct = measured.effects[asked.kinds[0]], measured.direct.get(asked.kinds[0])
-    few = len(effects) < 2
-    nothing = np.full(len(layer), np.nan)
-    lo, hi = (nothing, nothing) if few else bootstrap_interval(effects, seed=asked.seed)
-    p = nothing if few else sign_flip_p(effects, seed=asked.seed)
+    p = flip_p(effects, asked.seed)
     q = benjamini_hochberg(p)
-    columns = {
-        **{k: np.full(len(layer), v, dtype=object if isinstance(v, str) else None) for k, v in head.items()},
-        "layer": layer,
-        "kind": kind,
-        "head": optional_heads(number),
-        "effect": effects.mean(0),
-        "effect_lo": lo,
-        "effect_hi": hi,
-        "direct_effect": nothing if direct is None else direct.mean(0).astype(float),
+    columns = crossed(head, site_axis(measured.sites)) | mean_columns("effect", effects, asked.seed)
+    columns |= {
+        "direct_effect": np.full(len(p), np.nan) if direct is None else direct.mean(0).astype(float),
         "p": p,
         "q": q,
         "significant": q <= LEVEL,
@@ -216,7 +193,7 @@ def _sites_table(head: dict, measured: _Measured, asked: _Asked, run: Run) -> Ta
     return table("sites", columns, run)
 
 
-def _stability_table(head: dict, measured: _Measured, asked: _Asked, run: Run) -> Table:
+def _stability_table(head: Head, measured: _Measured, asked: _Asked, run: Run) -> Table:
     effects, rows = measured.effects, []
     if measured.agreement:
         agreement = measured.agreement[asked.kinds[0]]

@@ -36,8 +36,9 @@ from isp_mech.inference.contrast_prompts import SIDES, head_of, run_of
 from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import start_token
 from isp_mech.models import Batch, Model, Models, RecordSpec, norm_of
-from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sign_flip_p
+from isp_mech.stats import LEVEL, benjamini_hochberg
 from isp_mech.tables import Table, concat, table
+from isp_mech.tables.columns import crossed, flip_p, mean_columns
 from isp_mech.tasks import PairSet
 from isp_mech.tracing.trace import trace_model
 
@@ -141,22 +142,16 @@ def _heads_of(plan: BatchPlan, pairs: PairSet, seed: int) -> Table:
     model, shape = plan.model, plan.model.architecture
     scores = head_scores(plan, seed=seed)
     effects = trace_model(pairs, plan, seed=seed).traces.effects.frame
-    layer, head = (i.ravel() for i in np.indices((shape.n_layers, shape.n_heads)))
-    columns: dict = {
-        **{name: np.full(len(layer), value) for name, value in head_of(model, pairs.name).items()},
-        "layer": layer,
-        "head": head,
-        "class": np.full(len(layer), "none", dtype=object),
-        "induction": scores.induction.mean(0).ravel(),
-        **_interval("copying", scores.copying.reshape(len(scores.copying), -1), seed),
-    }
+    n = shape.n_layers * shape.n_heads
+    columns = crossed(head_of(model, pairs.name), {"layer": range(shape.n_layers)}, {"head": range(shape.n_heads)})
+    columns |= {"class": np.full(n, "none", dtype=object), "induction": scores.induction.mean(0).ravel()}
+    columns |= mean_columns("copying", scores.copying.reshape(-1, n), seed)
     for side in SIDES:
         here = effects[(effects["side"] == side) & (effects["kind"] == "head")]
         direct = here["direct_effect"].to_numpy(dtype=float).reshape(len(pairs), -1)
         direct = np.where(np.abs(direct) < ROUNDING, 0.0, direct)
-        p = sign_flip_p(direct, seed=seed) if len(pairs) > 1 else np.full(len(layer), np.nan)
-        columns |= _interval(f"{side}_direct", direct, seed)
-        columns |= {f"{side}_p": p, f"{side}_q": np.full(len(layer), np.nan)}
+        columns |= mean_columns(f"{side}_direct", direct, seed)
+        columns |= {f"{side}_p": flip_p(direct, seed), f"{side}_q": np.full(n, np.nan)}
     run = run_of(
         model,
         task=pairs.name,
@@ -166,12 +161,6 @@ def _heads_of(plan: BatchPlan, pairs: PairSet, seed: int) -> Table:
         notes=plan.notes(),
     )
     return table("heads", columns, run)
-
-
-def _interval(name: str, values: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    nothing = np.full(values.shape[1], np.nan)
-    lo, hi = bootstrap_interval(values, seed=seed) if len(values) > 1 else (nothing, nothing)
-    return {name: values.mean(0), f"{name}_lo": lo, f"{name}_hi": hi}
 
 
 # ---------------------------------------------------------------------------------------------

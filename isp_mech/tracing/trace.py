@@ -29,8 +29,9 @@ from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
 from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, TokenPlaces
 from isp_mech.scaling.summaries import onset
-from isp_mech.sites import Site, all_sites
+from isp_mech.sites import all_sites
 from isp_mech.tables import Run, Table, concat, table
+from isp_mech.tables.columns import Axis, crossed, site_axis, site_matrix
 from isp_mech.tasks import PairSet
 from isp_mech.tracing.direct_logit_attribution import PARTS, direct_effects
 from isp_mech.tracing.tuned_lens import Lens, lens_of
@@ -74,6 +75,7 @@ def join_traces(parts: Sequence[Traces]) -> Traces:
     return Traces(*(concat([getattr(part, field.name) for part in parts]) for field in fields(Traces)))
 
 
+Head = Mapping[str, str | int]
 Logprobs = Mapping[tuple[str, str], tuple[float, float]]  # log p(answer) and log p(lure), nats, by pair and side
 
 
@@ -214,70 +216,38 @@ def depths(n_layers: int) -> np.ndarray:
     return np.arange(2 * n_layers + 1) / (2 * n_layers)
 
 
-def _crossed(head: dict, placed: PlacedPrompts, shape: tuple[int, ...]) -> tuple[dict, list[np.ndarray]]:
-    """Columns of one row per (fork, *shape): the leading ones, and the index along each axis."""
-    index = [i.ravel() for i in np.indices((len(placed.prompts), *shape))]
-    columns: dict = {
-        k: np.repeat(np.array([v], dtype=object if isinstance(v, str) else None), len(index[0]))
-        for k, v in head.items()
+def _prompt_axis(placed: PlacedPrompts) -> Axis:
+    return {"pair": placed.pairs, "side": placed.sides}
+
+
+def _lens_table(head: Head, placed: PlacedPrompts, lens: np.ndarray, sublayers: Sequence[int], run: Run) -> Table:
+    at = np.array(sublayers)
+    sublayer = {
+        "layer": (at - 1) // 2,
+        "sublayer": ["embed" if i == 0 else "attn" if i % 2 else "mlp" for i in sublayers],
+        "depth": depths(max(sublayers) // 2)[at].astype(np.float32),
     }
-    columns["pair"] = np.array(placed.pairs, dtype=object)[index[0]]
-    columns["side"] = np.array(placed.sides, dtype=object)[index[0]]
-    return columns, index[1:]
+    return table("lens", crossed(head, _prompt_axis(placed), sublayer) | {"margin": lens.ravel()}, run)
 
 
-def _lens_table(head: dict, placed: PlacedPrompts, lens: np.ndarray, sublayers: Sequence[int], run: Run) -> Table:
-    columns, (at,) = _crossed(head, placed, lens.shape[1:])
-    at = np.array(sublayers)[at]
-    columns["layer"] = (at - 1) // 2
-    columns["sublayer"] = np.where(at == 0, "embed", np.where(at % 2 == 1, "attn", "mlp")).astype(object)
-    columns["depth"] = depths(max(sublayers) // 2)[at].astype(np.float32)
-    columns["margin"] = lens.ravel()
-    return table("lens", columns, run)
+def _attention_table(head: Head, placed: PlacedPrompts, attention: np.ndarray, roles: Sequence[str], run: Run) -> Table:
+    _, layers, heads, _ = attention.shape
+    axes: list[Axis] = [{"layer": range(layers)}, {"head": range(heads)}, {"role": roles}]
+    return table("attention", crossed(head, _prompt_axis(placed), *axes) | {"weight": attention.ravel()}, run)
 
 
-def _attention_table(head: dict, placed: PlacedPrompts, attention: np.ndarray, names: Sequence[str], run: Run) -> Table:
-    columns, (layer, number, role) = _crossed(head, placed, attention.shape[1:])
-    columns |= {
-        "layer": layer,
-        "head": number,
-        "role": np.array(names, dtype=object)[role],
-        "weight": attention.ravel(),
+def _direct_table(head: Head, placed: PlacedPrompts, kept: _Kept, run: Run) -> Table:
+    sites = site_axis(all_sites(*kept.heads.shape[1:]))
+    parts: Axis = {
+        "layer": [*sites["layer"], *[-1] * len(PARTS)],
+        "kind": [*sites["kind"], *PARTS],
+        "head": pd.array([*sites["head"], *[pd.NA] * len(PARTS)], dtype="Int64"),
     }
-    return table("attention", columns, run)
-
-
-def _direct_table(head: dict, placed: PlacedPrompts, seen: _Kept, run: Run) -> Table:
-    n_layers, n_heads = seen.heads.shape[1:]
-    layer, number, kind = site_columns(all_sites(n_layers, n_heads))
-    values = np.concatenate([site_matrix(seen.heads, seen.mlps), seen.rest], 1)
-    layer = np.concatenate([layer, np.full(len(PARTS), -1)])
-    number = np.concatenate([number, np.full(len(PARTS), -1)])
-    kind = np.concatenate([kind, np.array(PARTS, dtype=object)])
-    columns, (at,) = _crossed(head, placed, values.shape[1:])
+    values = np.concatenate([site_matrix(kept.heads, kept.mlps), kept.rest], 1).ravel()
+    columns = crossed(head, _prompt_axis(placed), parts)
     columns |= {
-        "layer": layer[at],
-        "kind": kind[at],
-        "head": optional_heads(number[at]),
-        "replacement": np.full(len(at), "", dtype=object),
-        "effect": np.full(len(at), np.nan, dtype=np.float32),
-        "direct_effect": values.ravel(),
+        "replacement": np.full(len(values), "", dtype=object),
+        "effect": np.full(len(values), np.nan, dtype=np.float32),
+        "direct_effect": values,
     }
     return table("effects", columns, run)
-
-
-def site_columns(sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Layer, head (-1 where there is none) and kind of each site."""
-    numbers = [-1 if site.head is None else site.head for site in sites]
-    kinds = np.array([site.kind for site in sites], dtype=object)
-    return np.array([site.layer for site in sites]), np.array(numbers), kinds
-
-
-def site_matrix(heads: np.ndarray, mlps: np.ndarray) -> np.ndarray:
-    """(n, site) from heads (n, layer, head) and MLPs (n, layer), in the order of ``sites.all_sites``."""
-    return np.concatenate([heads, mlps[:, :, None]], 2).reshape(len(heads), -1)
-
-
-def optional_heads(number: np.ndarray):
-    """Head numbers as a column in which -1 is missing."""
-    return pd.array([None if i < 0 else int(i) for i in number], dtype="Int64")
