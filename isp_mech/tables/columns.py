@@ -21,7 +21,7 @@ def crossed(head: Mapping[str, str | int], *axes: Axis) -> Columns:
 
     An axis is one or several columns of equal length; ``head`` is the same in every row.
 
-    >>> {k: list(v) for k, v in crossed({"model": "m"}, {"pair": ["p", "q"]}, {"layer": [0, 1]}).items()}
+    >>> {k: v.tolist() for k, v in crossed({"model": "m"}, {"pair": ["p", "q"]}, {"layer": [0, 1]}).items()}
     {'model': ['m', 'm', 'm', 'm'], 'pair': ['p', 'p', 'q', 'q'], 'layer': [0, 1, 0, 1]}
     """
     index = [i.ravel() for i in np.indices([len(next(iter(axis.values()))) for axis in axes])]
