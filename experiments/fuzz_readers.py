@@ -76,10 +76,10 @@ class Tally:
         if took > self.slowest:
             self.slowest, self.slowest_kind = took, suffix
         if sum(self.counts.values()) == self.runs:
-            self.tell()
+            self.report()
             os._exit(0)  # atheris does not return
 
-    def tell(self) -> None:
+    def report(self) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         by = "atheris" if atheris else "mutations"
         print(json.dumps({**self.counts, "by": by, "slowest_s": round(self.slowest, 3),

@@ -163,9 +163,10 @@ def test_names_in_files_never_lead_out_of_the_run_directory(folders, tmp_path, c
     for i, name in enumerate(("../../../../evil", "/etc/evil", "..", "C:\\evil", "a/../../evil")):
         file = write_pairs(im.PairSet(name, pairs.pairs, seed=0), inside / f"pairs{i}.jsonl")
         plan = _plan(inside, folders[0], str(file))
+        plan.write_text('steps = ["score"]\n' + plan.read_text())
         assert main(["run", str(plan), "--out", str(inside / "run"), "--quiet"]) == 0
         capsys.readouterr()
         written = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != inside]
         assert all(path.is_relative_to(inside / "run") for path in written)
-    folders_of = {path.parent.parent for path in (inside / "run" / "results").rglob("sites.parquet")}
+    folders_of = {path.parent.parent for path in (inside / "run" / "results").rglob("scores.parquet")}
     assert all(path.parent.parent == inside / "run" / "results" for path in folders_of) and len(folders_of) >= 3

@@ -52,7 +52,7 @@ def test_the_command_makes_the_file_again(folders, tmp_path, step):
     first, again = tmp_path / "first", tmp_path / "again"
     more = {"verify": ["--random", "3", "--share", "0.5"], "locate": ["--replacement", "plain,mean"]}.get(step, [])
     given = [word for folder in folders for word in ("--family", str(folder))]
-    settings = ["--n", "5", "--seed", "3", "--threads", "1", "--shard", "3", "--batch-size", "9", *more]
+    settings = ["--n", "4", "--seed", "3", "--threads", "1", "--shard", "3", "--batch-size", "9", *more]
     assert main([step, "redefine-math", *given, *settings, "--out", str(first), "--quiet"]) == 0
     name = {"score": "curve", "trace": "onset", "locate": "sites", "verify": "verification"}[step]
     path = first / "tables" / f"{name}.parquet"
