@@ -32,15 +32,12 @@ def _heads_of(means: pd.DataFrame, model: str) -> pd.DataFrame:
 def attention_gap(means: pd.DataFrame) -> pd.DataFrame:
     """Conflict minus plain, by role (conflict alone, where there is no plain side)."""
     conflict = weights_on(means, "conflict")
-    if "plain" not in means.columns.get_level_values("side"):
-        return conflict
-    return conflict.sub(weights_on(means, "plain"), fill_value=0.0)
+    return conflict.sub(weights_on(means, "plain"), fill_value=0.0) if "plain" in means else conflict
 
 
 def weights_on(means: pd.DataFrame, side: str) -> pd.DataFrame:
     """The columns of one side, by role."""
-    some = means.loc[:, means.columns.get_level_values("side") == side]
-    return some.droplevel("side", axis="columns")
+    return means.loc[:, [side]].droplevel("side", axis="columns")
 
 
 def top_heads(means: pd.DataFrame, top: int) -> list[tuple[int, int]]:
@@ -92,10 +89,9 @@ def attention_by_role(
     task = task or tasks_of(frame)[0]
     frame = of_task(frame, task)
     means = attention_means(frame)
-    sides = set(means.columns.get_level_values("side"))
-    if "conflict" not in sides:
+    if "conflict" not in means:
         raise InputError("figure", [f"attention of {task!r}: found no conflict side"])
-    differences = [False, True] if "plain" in sides else [False]
+    differences = [False, True] if "plain" in means else [False]
     roles, sizes = _roles(frame), sizes_of(frame)
     heads = [min(top, len(means.loc[model])) for model, _ in sizes]
     figure = new_figure(width, 0.75 + len(differences) * max(0.95, 0.17 * len(roles) + 0.1))

@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from isp_mech.figures import panels, style
-from isp_mech.figures.frames import frame_of, of_task, sizes_of
+from isp_mech.figures.frames import frame_of, of_task, site_name, sizes_of
 from isp_mech.figures.paper_figure import PaperFigure, new_figure
-from isp_mech.sites import Site
 from isp_mech.tables import Table
 
 
@@ -52,10 +51,10 @@ def _name_strongest(rows: pd.DataFrame, ax: Axes, most: int = 3) -> None:
     rows = rows.sort_values("effect", key=np.abs, ascending=False)
     reach = float(rows["effect"].abs().max()) if len(rows) else 0.0
     named: list[float] = []
-    for layer, kind, head, x, y in rows[["layer", "kind", "head", "direct_effect", "effect"]].itertuples(index=False):
+    for _, row in rows.iterrows():
+        x, y = float(row["direct_effect"]), float(row["effect"])
         if len(named) == most or any(abs(y - other) < 0.15 * reach for other in named):
             continue
         named.append(y)
-        name = str(Site(int(layer), "head", int(head)) if kind == "head" else Site(int(layer), "mlp"))
         halo = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5}
-        ax.annotate(name, (x, y), xytext=(5, -4), textcoords="offset points", fontsize=7, va="top", bbox=halo)
+        ax.annotate(site_name(row), (x, y), xytext=(5, -4), textcoords="offset points", fontsize=7, va="top", bbox=halo)

@@ -31,12 +31,10 @@ def dose_response(
     figure = new_figure(width, 2.5)
     ax = figure.subplots()
     sizes = sizes_of(frame)
-    for i, ((model, n_params), colour) in enumerate(zip(sizes, style.shades(len(sizes)), strict=True)):
-        rows, marker = frame[frame["model"] == model].sort_values("dose"), style.LINE_MARKERS[i % 8]
-        label = style.size_label(n_params)
-        panels.line_over(ax, rows, "dose", "accuracy", color=colour, marker=marker, label=label, band=False)
+    groups = [frame[frame["model"] == model].sort_values("dose") for model, _ in sizes]
+    panels.lines_over(ax, list(zip(style.size_labels(sizes), groups, strict=True)), "dose", "accuracy")
     panels.accuracy_axis(ax, f"{side} accuracy")
     ax.set_xticks(sorted(set(frame["dose"])))
     ax.set_xlabel(style.plain(dose, int(18 * width)))
-    panels.legend_above(figure, columns=3)
+    panels.label_outside(figure, legend=3)
     return figure

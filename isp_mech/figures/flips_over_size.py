@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from isp_mech.figures import panels, style
-from isp_mech.figures.frames import frame_of, of_task, tasks_of
+from isp_mech.figures.frames import frame_of, of_task, sizes_of, tasks_of
 from isp_mech.figures.paper_figure import PaperFigure, new_figure
 from isp_mech.tables import Table
 
@@ -36,11 +36,8 @@ def flips_panel(flips: Table, ax: Axes, *, task: str | None = None) -> Axes:
 
 def sizes_of_steps(frame: pd.DataFrame) -> list[tuple[str, int]]:
     """``(model, n_params)`` from small to large, of both ends of all steps."""
-    both = [
-        *zip(frame["model_from"], frame["n_params_from"], strict=True),
-        *zip(frame["model"], frame["n_params"], strict=True),
-    ]
-    return sorted({(str(m), int(n)) for m, n in both}, key=lambda size: (size[1], size[0]))
+    smaller = frame[["model_from", "n_params_from"]].set_axis(["model", "n_params"], axis="columns")
+    return sizes_of(pd.concat([smaller, frame[["model", "n_params"]]]))
 
 
 def _steps(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -91,8 +88,7 @@ def flips_over_size(flips: Table, *, width: float | None = None) -> PaperFigure:
             panels.category_axis(ax, labels, inches=width / len(tasks) - 0.6, label=False)
         above.set_xticks([])
         above.set_title(style.plain(task, int(width / len(tasks) * 12)))
-    panels.label_left_only(axes.flat)
-    figure.supxlabel(panels.SIZE)
+    panels.label_outside(figure, x=panels.SIZE)
     handles = [Patch(color=RIGHT, label="right, gained"), Patch(color=WRONG, label="wrong, lost")]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from isp_mech.errors import InputError
+from isp_mech.sites import Site
 from isp_mech.tables import Table
 
 
@@ -54,3 +55,9 @@ def sizes_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
     """``(model, n_params)`` from small to large."""
     pairs = frame[["model", "n_params"]].drop_duplicates()
     return sorted(((str(m), int(n)) for m, n in pairs.itertuples(index=False)), key=lambda size: (size[1], size[0]))
+
+
+def site_name(row: pd.Series) -> str:
+    """``a5.h3`` or ``m5``."""
+    layer = int(row["layer"])
+    return str(Site(layer, "head", int(row["head"])) if row["kind"] == "head" else Site(layer, "mlp"))

@@ -32,5 +32,5 @@ def head_shares_over_size(shares: Table, *, width: float = style.ONE_COLUMN) -> 
         panels.category_axis(ax, style.size_labels(sizes), inches=width / len(tasks) - 0.7)
         ax.set_title(style.plain(task, 30) if len(tasks) > 1 else "")
     axes[0].set_ylabel("of the override mass")
-    panels.legend_above(figure, columns=3 if width < 5 else 6)
+    panels.label_outside(figure, legend=3 if width < 5 else 6)
     return figure

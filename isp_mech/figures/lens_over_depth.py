@@ -87,9 +87,7 @@ def lens_over_depth(lens: Table, *, onset: Table | None = None, width: float = s
             ax.set_yscale("symlog", linthresh=1.0)
         panels.number_axis(ax.yaxis)
         ax.set_ylabel("margin (nats, log beyond ±1)" if stretched else "margin (nats)")
-    panels.label_left_only(axes.flat)
-    figure.supxlabel("relative depth")
-    panels.legend_above(figure, columns=4)
+    panels.label_outside(figure, x="relative depth", legend=4)
     return figure
 
 

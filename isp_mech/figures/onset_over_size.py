@@ -36,7 +36,7 @@ def onset_over_size(onset: Table, *, width: float = style.ONE_COLUMN) -> PaperFi
     if frame["onset"].isna().all():
         ax.text(0.5, 0.5, "no size has an onset", transform=ax.transAxes, ha="center", color=style.GREY)
     if len(tasks) > 1:
-        panels.legend_above(figure, columns=2)
+        panels.label_outside(figure, legend=2)
     else:
         ax.set_title("written: share of pairs with an onset", fontsize=7, color="#555555")
     return figure

@@ -106,8 +106,7 @@ def override_map(sites: Table, *, task: str | None = None, width: float = style.
         _effect_map(frame[frame["model"] == model], ax, norm)
         ax.set_title(label)
         ax.set_ylabel("layer")
-    panels.label_left_only(axes)
-    figure.supxlabel("head")
+    panels.label_outside(figure, x="head")
     bar = panels.colour_bar(figure, axes, cmap=style.EFFECT_COLOURS, norm=norm, aspect=22, pad=0.02, digits=2,
                             label="total effect (nats)\n← lure      answer →")  # fmt: skip
     if isinstance(norm, SymLogNorm):

@@ -49,18 +49,19 @@ def panel_rows(
     return figure, list(panels.flat[:n])
 
 
-def label_left_only(panels: Iterable[Axes]) -> None:
-    """Takes the label of the y axis from every panel that is not the first of its row."""
-    for ax in panels:
+def label_outside(figure: Figure, *, x: str = "", legend: int = 0, more: Sequence[Artist] = (),
+                  left_only: bool = True) -> None:  # fmt: skip
+    """``x`` below all panels, y labels with ``left_only`` on the first of each row alone, and above a legend of
+    ``legend`` columns: whatever is labelled in any panel, once, and then ``more``."""
+    if x:
+        figure.supxlabel(x)
+    for ax in figure.axes if left_only else ():
         place = ax.get_subplotspec()
         if place is not None and not place.is_first_col():
             ax.set_ylabel("")
-
-
-def legend_above(figure: Figure, *, columns: int, more: Sequence[Artist] = ()) -> None:
-    """One legend above all panels: whatever is labelled in any of them, once, and then ``more``."""
     handles = {h.get_label(): h for ax in figure.axes for h in ax.get_legend_handles_labels()[0]}
-    figure.legend(handles=[*handles.values(), *more], loc="outside upper center", ncols=columns)
+    if legend:
+        figure.legend(handles=[*handles.values(), *more], loc="outside upper center", ncols=legend)
 
 
 def mark(label: str, *, marker: str = "o", color: str = style.BLACK, face: str | None = None,
@@ -149,6 +150,12 @@ def line_over(
     at, value, low, high = (rows[c].to_numpy(float) for c in (x, y, f"{y}_lo", f"{y}_hi"))
     interval(ax, at, low, high, color=color, band=band)
     ax.plot(at, value, color=color, marker=marker, markersize=size, label=label)
+
+
+def lines_over(ax: Axes, groups: Sequence[tuple[str, pd.DataFrame]], x: str, y: str) -> None:
+    """A line with intervals for each label and its rows, darker and with another marker for later ones."""
+    for i, ((label, rows), colour) in enumerate(zip(groups, style.shades(len(groups)), strict=True)):
+        line_over(ax, rows, x, y, color=colour, marker=style.LINE_MARKERS[i % 8], label=label, band=False)
 
 
 def interval(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, *, color: str, band: bool = True) -> None:

@@ -133,10 +133,8 @@ def published_curves(
         ax.set_xlabel("")
         if not same_scale:
             _own_scale(ax, frame[frame["task"] == task])
-    panels.label_left_only(axes)
-    figure.supxlabel(OVER[over][1])
     longest = max(len(text) for ax in axes for text in ax.get_legend_handles_labels()[1])
-    panels.legend_above(figure, columns=max(1, int(width / (0.5 + 0.065 * longest))))
+    panels.label_outside(figure, x=OVER[over][1], legend=max(1, int(width / (0.5 + 0.065 * longest))))
     return figure
 
 

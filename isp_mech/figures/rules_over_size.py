@@ -37,6 +37,5 @@ def rules_over_size(rules: Table, labels: Mapping[str, str], *, width: float | N
         ax.set_title(style.plain(task) if len(tasks) > 1 else "")
         ax.grid(axis="y")
         panels.size_axis(ax, rows["n_params"], inches=width / columns - 0.6)
-    panels.label_left_only(axes)
-    panels.legend_above(figure, columns=3)
+    panels.label_outside(figure, legend=3)
     return figure

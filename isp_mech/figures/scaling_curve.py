@@ -107,9 +107,7 @@ def scaling_curve(
     if len(tasks) > 1:
         for task, ax in zip(tasks, axes[0], strict=True):
             ax.set_title(style.plain(task, int(width / n_columns * 13)))
-        figure.supxlabel(panels.SIZE)
-    if not beside:
-        panels.label_left_only(axes.flat)
     hollow = [panels.mark("hollow: low coverage or ties", face="white")] if _doubtful(shown).any() else []
-    panels.legend_above(figure, columns=5 if width > 5 else 2, more=hollow)
+    x = panels.SIZE if len(tasks) > 1 else ""
+    panels.label_outside(figure, x=x, legend=5 if width > 5 else 2, more=hollow, left_only=not beside)
     return figure

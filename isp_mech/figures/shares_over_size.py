@@ -64,5 +64,5 @@ def shares_over_size(shares: Table, *, width: float | None = None) -> PaperFigur
         last = i % columns == 0 or i == len(tasks)
         shares_panel(shares, ax, task=task, inches=width / columns - 1.1, label_shares=last)
         ax.set_title(style.plain(task) if len(tasks) > 1 else "")
-    panels.label_left_only(axes)
+    panels.label_outside(figure)
     return figure

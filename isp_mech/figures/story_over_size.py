@@ -30,8 +30,7 @@ def story_over_size(story: Table, *, width: float = style.TWO_COLUMNS) -> PaperF
             panel(rows, ax)
             panels.category_axis(ax, style.size_labels(sizes_of(rows)), inches=width / 4 - 0.65, label=False)
         line[0].set_title(style.plain(task, 30) if len(tasks) > 1 else "", loc="left")
-    figure.supxlabel(panels.SIZE)
-    panels.legend_above(figure, columns=4)
+    panels.label_outside(figure, x=panels.SIZE, legend=4, left_only=False)
     return figure
 
 

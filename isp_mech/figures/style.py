@@ -95,3 +95,12 @@ def number(value: float, digits: int = 6) -> str:
     ('−0.5', '12', '0')
     """
     return f"{round(value, 9) + 0.0:.{digits}g}".replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """A p-value with as many digits as it deserves.
+
+    >>> probability(0.004975), probability(0.31), probability(2e-7)
+    ('p = 0.005', 'p = 0.31', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

@@ -45,6 +45,5 @@ def training_course(training: Table, *, side: CurveSide = "conflict", width: flo
     for i, (task, ax) in enumerate(zip(tasks, axes, strict=True)):
         training_panel(training, ax, task=task, side=side)
         ax.set_xlabel("training tokens" if i + columns >= len(tasks) else "")
-    panels.label_left_only(axes)
-    panels.legend_above(figure, columns=len(sizes_of(rows)))
+    panels.label_outside(figure, legend=len(sizes_of(rows)))
     return figure

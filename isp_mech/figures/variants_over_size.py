@@ -32,12 +32,11 @@ def variants_over_size(
     columns = 2 if max(map(len, names)) * 2 < 13 * width else 1
     figure = new_figure(width, 2.1 + 0.16 * -(-len(tasks) // columns))
     ax = figure.subplots()
-    for i, (task, label, colour) in enumerate(zip(tasks, names, style.shades(len(tasks)), strict=True)):
-        rows, marker = by_size(frame[frame["task"] == task]), style.LINE_MARKERS[i % 8]
-        panels.line_over(ax, rows, "n_params", "accuracy", color=colour, marker=marker, label=label, band=False)
+    groups = [by_size(frame[frame["task"] == task]) for task in tasks]
+    panels.lines_over(ax, list(zip(names, groups, strict=True)), "n_params", "accuracy")
     if frame["baseline"].nunique(dropna=False) == 1:
         panels.guessing(ax, frame["baseline"].to_numpy(float))
     panels.accuracy_axis(ax, f"{side} accuracy")
     panels.size_axis(ax, frame["n_params"], inches=width - 0.6)
-    panels.legend_above(figure, columns=columns)
+    panels.label_outside(figure, legend=columns)
     return figure

@@ -18,10 +18,6 @@ JudgedSide = Literal["conflict", "plain"]
 COLUMNS: dict[JudgedSide, tuple[str, str]] = {
     "conflict": ("accuracy_before", "accuracy_after"), "plain": ("plain_before", "plain_after"),
 }  # fmt: skip
-_MEANS = (
-    "accuracy_before", "accuracy_after", "margin_before", "margin_after", "plain_before", "plain_after",
-    "neutral_loss_before", "neutral_loss_after",
-)  # fmt: skip
 RING, DOT, RANDOM = "as it is", "located sites replaced", "matched random sets, mean"
 
 
@@ -44,17 +40,15 @@ def judged_rows(verification: Table, task: str) -> tuple[pd.DataFrame, pd.DataFr
 
 def _over_halves(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby(["n_params", "model", "task"], observed=True)
-    return pd.DataFrame(
-        {
-            **{name: groups[name].mean() for name in _MEANS},
-            "p_random": groups["p_random"].agg(lambda p: p.max(skipna=False)),
-            "gap_closed": groups["gap_closed"].first(),
-            "n_sites": groups["n_sites"].min(),
-            "most_sites": groups["n_sites"].max(),
-            "n_random": groups["n_random"].max(),
-            "halves": groups["split"].nunique(),
-            "held_out": groups["split"].agg(lambda splits: "all" not in set(splits)),
-        }
+    means = groups[[name for name in rows.columns.astype(str) if name.endswith(("_before", "_after"))]].mean()
+    return means.assign(
+        p_random=groups["p_random"].agg(lambda p: p.max(skipna=False)),
+        gap_closed=groups["gap_closed"].first(),
+        n_sites=groups["n_sites"].min(),
+        most_sites=groups["n_sites"].max(),
+        n_random=groups["n_random"].max(),
+        halves=groups["split"].nunique(),
+        held_out=groups["split"].agg(lambda splits: "all" not in set(splits)),
     ).reset_index()
 
 
@@ -81,14 +75,11 @@ def verification_panel(
     ax.plot(places, after, linestyle="none", marker="o", markersize=3.8, color=colour, label=DOT)
     labels = style.size_labels(sizes)
     if side == "conflict" and located["p_random"].notna().any():
-        labels = [f"{text}\n{_p(p)}" for text, p in zip(labels, located["p_random"], strict=True)]
+        shown = ["" if np.isnan(p) else style.probability(p) for p in located["p_random"]]
+        labels = [f"{text}\n{p}" for text, p in zip(labels, shown, strict=True)]
     panels.category_axis(ax, labels, inches=inches, label=False)
     panels.accuracy_axis(ax, f"{side} accuracy")
     return ax
-
-
-def _p(value: float) -> str:
-    return "" if not np.isfinite(value) else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
 @style.styled

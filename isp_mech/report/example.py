@@ -20,27 +20,26 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Example:
-    """``cards``: the side's name, the pieces of its prompt, and what is right there."""
+class Card:
+    """One prompt of a pair, and what is right there."""
 
-    legend: list[Piece]
-    cards: list[tuple[str, list[Piece], str]]
-    answer: str
-    lure: str
+    side: str
+    pieces: list[Piece]
+    right: str
 
 
-def example_of(pair: Pair) -> Example:
+def legend_of(pair: Pair) -> list[Piece]:
+    """The roles of a pair's prompts, each in its tint, first the one in which they differ."""
     roles = dict.fromkeys([pair.factor, *pair.conflict.roles, *pair.plain.roles])
-    styles = {role: f"r{i % N_TINTS}" + (" factor" if role == pair.factor else "") for i, role in enumerate(roles)}
-    return Example(
-        legend=[Piece(role.replace("_", " "), role, style) for role, style in styles.items()],
-        cards=[
-            ("Conflict", _pieces(pair.conflict, styles), pair.answer),
-            ("Plain", _pieces(pair.plain, styles), pair.lure),
-        ],
-        answer=pair.answer,
-        lure=pair.lure,
-    )
+    return [Piece(role.replace("_", " "), role, f"r{i % N_TINTS}" + " factor" * (role == pair.factor))
+            for i, role in enumerate(roles)]  # fmt: skip
+
+
+def cards_of(pair: Pair) -> list[Card]:
+    """Both prompts of a pair."""
+    styles = {piece.role: piece.style for piece in legend_of(pair)}
+    return [Card("Conflict", _pieces(pair.conflict, styles), pair.answer),
+            Card("Plain", _pieces(pair.plain, styles), pair.lure)]  # fmt: skip
 
 
 def _pieces(prompt: Prompt, styles: Mapping[str, str]) -> list[Piece]:

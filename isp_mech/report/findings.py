@@ -6,12 +6,11 @@ import math
 
 import pandas as pd
 
+from isp_mech.figures.style import SHARE_COLOURS, probability
 from isp_mech.report.task_rows import TaskRows, named_sites
-from isp_mech.report.wording import counted, interval, listed, percent, probability, say, sentence
+from isp_mech.report.wording import counted, interval, listed, percent, say, sentence
 from isp_mech.scaling import Shape, shape_of_curve
 from isp_mech.stats import LEVEL
-
-SHARES = ("follows", "overridden", "contrary", "lost")
 
 
 def findings(of: TaskRows) -> list[str]:
@@ -106,7 +105,7 @@ def _shares(of: TaskRows) -> list[str]:
 
 
 def _case(row: pd.Series) -> str:
-    shares = {name: float(row[name]) for name in SHARES}
+    shares = {name: float(row[name]) for name in SHARE_COLOURS}
     if all(0.15 <= share <= 0.35 for share in shares.values()):
         return "guesses"
     same = shares["overridden"], shares["contrary"]

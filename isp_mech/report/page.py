@@ -19,13 +19,15 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from isp_mech.errors import InputError, visible
+from isp_mech.figures.frames import site_name, sizes_of
 from isp_mech.figures.paper_figure import save_as
+from isp_mech.figures.style import probability
 from isp_mech.report.cautions import cautions, limits
-from isp_mech.report.example import example_of
+from isp_mech.report.example import cards_of, legend_of
 from isp_mech.report.findings import findings
 from isp_mech.report.size_by_size import size_by_size
-from isp_mech.report.task_rows import TaskRows, site_name, task_rows
-from isp_mech.report.wording import nats, probability, texts
+from isp_mech.report.task_rows import TaskRows, task_rows
+from isp_mech.report.wording import nats, texts
 from isp_mech.tables import Run, Table, write_whole
 from isp_mech.tasks import Pair
 
@@ -57,8 +59,8 @@ def write_report(
     content = _template().render(
         title=title,
         subtitle=_subtitle(tables, tasks),
-        parts=[_part(part) for part in parts],
-        example=example_of(examples[0]) if examples else None,
+        parts=parts,
+        example=next(iter(examples), None),
         figures=[_figure(name, source) for name, source in figures.items()],
         lists=[("To keep in mind", list(keep_in_mind)), ("What these numbers are not evidence of", limits(tables))],
         shared=shared,
@@ -76,6 +78,8 @@ def _template() -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, finalize=shown, keep_trailing_newline=True
     )
+    for function in (findings, size_by_size, largest_sites, legend_of, cards_of):
+        environment.globals[function.__name__] = function
     environment.filters |= {"prose": prose, "prompt": lambda raw: shown(raw, keep="\n\t")}
     return environment.get_template("page.html")
 
@@ -101,31 +105,20 @@ def prose(raw: str) -> Markup:
 
 
 def _subtitle(tables: Mapping[str, Table], tasks: Sequence[str]) -> str:
-    columns = [table.frame[["n_params", "model"]].drop_duplicates() for table in tables.values()]
-    sizes = {size for frame in columns for size in frame.itertuples(index=False, name=None)}
-    models = [model for _, model in sorted(sizes)]
+    models = [
+        model for model, _ in sizes_of(pd.concat([table.frame[["model", "n_params"]] for table in tables.values()]))
+    ]
     return f"{', '.join(tasks)}; {len(models)} model{'s' if len(models) > 1 else ''}: {', '.join(models)}"
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is said of one task; ``strongest`` holds the rows of a table of the largest size's sites."""
-
-    task: str
-    findings: list[str]
-    sizes: list[tuple[str, str]]
-    largest: str
-    strongest: list[list[str]]
-
-
-def _part(of: TaskRows, most: int = 10) -> Part:
+def largest_sites(of: TaskRows, most: int = 10) -> list[tuple[str, list[list[str]]]]:
+    """The largest size's label and the cells of its ``most`` strongest sites; empty where none were measured."""
     sites = of.rows("sites")
-    if len(sites):
-        sites = sites[sites["model"] == sites["model"].iloc[-1]]
-        sites = sites.sort_values("effect", key=abs, ascending=False).head(most)
-    largest = of.labels[sites["model"].iloc[0]] if len(sites) else ""
-    strongest = [_cells(row) for _, row in sites.iterrows()]
-    return Part(of.task, findings(of), size_by_size(of), largest, strongest)
+    if not len(sites):
+        return []
+    sites = sites[sites["model"] == sites["model"].iloc[-1]]
+    strongest = sites.sort_values("effect", key=abs, ascending=False).head(most)
+    return [(of.labels[sites["model"].iloc[0]], [_cells(row) for _, row in strongest.iterrows()])]
 
 
 def _cells(row: pd.Series) -> list[str]:
@@ -153,19 +146,18 @@ def _figure(name: str, source: Figure | str | Path) -> PageFigure:
 def _image(source: Figure | str | Path) -> Markup:
     """A data URI of a figure, or of an SVG or PNG file. ``InputError`` for a file of another kind or none."""
     if isinstance(source, Figure):
-        buffer = io.BytesIO()
+        suffix, buffer = ".svg", io.BytesIO()
         save_as(source, buffer, format="svg", outlines=True)
-        return _data_uri(".svg", buffer.getvalue())
-    path = Path(source)
-    if path.suffix.lower() not in _KINDS:
-        raise InputError(str(path), [f"found a figure of kind {path.suffix!r}, expected .svg or .png"])
-    try:
-        return _data_uri(path.suffix.lower(), path.read_bytes())
-    except OSError as error:
-        raise InputError(str(path), [f"the figure cannot be read ({error.strerror})"]) from None
-
-
-def _data_uri(suffix: str, content: bytes) -> Markup:
+        content = buffer.getvalue()
+    else:
+        path = Path(source)
+        suffix = path.suffix.lower()
+        if suffix not in _KINDS:
+            raise InputError(str(path), [f"found a figure of kind {path.suffix!r}, expected .svg or .png"])
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(str(path), [f"the figure cannot be read ({error.strerror})"]) from None
     return Markup(f"data:{_KINDS[suffix]};base64,{base64.b64encode(content).decode('ascii')}")
 
 

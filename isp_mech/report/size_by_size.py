@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from isp_mech.figures.style import SHARE_COLOURS, probability
 from isp_mech.report.task_rows import TaskRows, named_sites
-from isp_mech.report.wording import counted, listed, percent, probability, say, sentence
+from isp_mech.report.wording import counted, listed, percent, say, sentence
 
 _PROMPTS = {"conflict": "conflict prompts", "plain": "plain prompts", "neutral": "neutral prompts", "item": "items"}
 
@@ -28,8 +29,7 @@ def _curve(of: TaskRows, model: str) -> str:
 
 def _shares(of: TaskRows, model: str) -> str:
     rows = of.rows("shares", model=model)
-    names = ("follows", "overridden", "contrary", "lost")
-    return say("size shares", **{name: percent(rows[name].iloc[0]) for name in names}) if len(rows) else ""
+    return say("size shares", **{name: percent(rows[name].iloc[0]) for name in SHARE_COLOURS}) if len(rows) else ""
 
 
 def _depth(of: TaskRows, model: str) -> str:

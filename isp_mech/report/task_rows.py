@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from isp_mech.figures.frames import by_size, sizes_of
+from isp_mech.figures.frames import by_size, site_name, sizes_of
 from isp_mech.figures.style import size_labels
 from isp_mech.figures.verification import judged_rows
 from isp_mech.report.wording import listed, nats
-from isp_mech.sites import Site
 from isp_mech.tables import Table
 
 
@@ -52,12 +51,6 @@ def task_rows(tables: Mapping[str, Table], task: str) -> TaskRows:
         labels=dict(zip((model for model, _ in sizes), size_labels(sizes), strict=True)),
         located=judged_rows(named["verification"], task)[0] if "verification" in frames else None,
     )
-
-
-def site_name(row: pd.Series) -> str:
-    """``a5.h3`` or ``m5``."""
-    layer = int(row["layer"])
-    return str(Site(layer, "head", int(row["head"])) if row["kind"] == "head" else Site(layer, "mlp"))
 
 
 def named_sites(rows: pd.DataFrame, most: int = 3) -> str:

@@ -56,15 +56,6 @@ def nats(value: float) -> str:
     return f"{shown if float(shown) else shown[1:]} nats".replace("-", "−")
 
 
-def probability(p: float) -> str:
-    """A p-value with as many digits as it deserves.
-
-    >>> probability(0.004975), probability(0.31), probability(2e-7)
-    ('p = 0.005', 'p = 0.31', 'p < 0.001')
-    """
-    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
 def listed(parts: Sequence[str]) -> str:
     """
     >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
