@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_models import HEAD_ORDER, heads_permuted, make_hf
 
-from isp_mech.inference.batches import batches, chains, make_batch
-from isp_mech.inference.contrast_prompts import prepare, watch_batch
-from isp_mech.inference.logprobs import grow
+from isp_mech.inference.batches import chains, make_batch, plan_batches
+from isp_mech.inference.contrast_prompts import batch_terms, place_prompts
+from isp_mech.inference.logprobs import prefill
 from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.inference.tokenization import role_names
 from isp_mech.models import Batch, RecordSpec, TokenPlaces, alibi, wrap_model
@@ -83,7 +83,7 @@ def test_copies_at_few_tokens_give_what_they_give_at_all(model):
     ids = torch.tensor([[*copy.tokens, *reversed(copy.tokens)]] * 2)
     depth = torch.tensor([copy.depths * 2]) + torch.tensor([[len(tokens)] for tokens in trunks])
     own = torch.from_numpy(copy.visible())[None, None].expand(2, 2, -1, -1)
-    trunk = dataclasses.replace(grow(model, trunks), visible_within=own)
+    trunk = dataclasses.replace(prefill(model, trunks), visible_within=own)
     rows, nodes = torch.tensor([0, 0, 0, 1]), torch.tensor([2, 4, 8, 5])
     widths = []
     handle = model.architecture.blocks[-1].attn_out.register_forward_pre_hook(
@@ -191,10 +191,16 @@ def test_a_block_of_zeros_shifts_the_traces(tokenizer, pairs):
 
 def test_every_token_has_one_role(make_model, pairs):
     model = make_model("llama")
-    prepared = prepare(model, pairs)
-    names = role_names([f.prompt for f in prepared.forks])
-    for rows, batch in batches(prepared.trees, 3):
-        look = watch_batch(model, prepared, rows, batch, names)
-        assert look.watch.query_rows is not None and look.watch.query_nodes is not None
-        seen = batch.seen_from(look.watch.query_rows, look.watch.query_nodes)
-        assert torch.equal(look.watch.roles.sum(-1)[seen], torch.ones(int(seen.sum())))
+    placed = place_prompts(model, pairs)
+    names = role_names([prompt.prompt for prompt in placed.prompts])
+
+    def check(rows, batch):
+        spec = batch_terms(model, placed, rows, batch, names).record
+        assert spec.query_rows is not None and spec.query_nodes is not None and spec.roles is not None
+        seen = batch.seen_from(spec.query_rows, spec.query_nodes)
+        assert torch.equal(spec.roles.sum(-1)[seen], torch.ones(int(seen.sum())))
+        checked.extend(rows)
+
+    checked = []
+    plan_batches(model, 3).run_trees(placed.trees, check)
+    assert sorted(checked) == list(range(len(placed.trees)))

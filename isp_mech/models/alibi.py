@@ -7,7 +7,6 @@ more dimension of queries (the slope) and keys (the position), and so through ev
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import torch
@@ -16,13 +15,6 @@ from torch import Tensor
 from isp_mech.models.attention import attend
 from isp_mech.models.batch import attention_mask
 from isp_mech.models.forward_context import CONTEXT
-
-
-def use_our_attention(hf: Any) -> None:
-    """Makes every attention of a Bloom model attend by our function in our forwards, and there alone."""
-    for module in hf.modules():
-        if type(module).__name__ == "BloomAttention":
-            module.forward = MethodType(_attention, module)
 
 
 def slopes_of(n_heads: int) -> Tensor:
@@ -39,7 +31,10 @@ def slopes_of(n_heads: int) -> Tensor:
     return torch.tensor(first + between)
 
 
-def _attention(self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+def bloom_attention(
+    self: Any, hidden_states: Tensor, residual: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Any]:
+    """``BloomAttention.forward``: by our attention function in our forwards, and there alone."""
     context = CONTEXT.get()
     if context is None:
         return type(self).forward(self, hidden_states, residual, *args, **kwargs)

@@ -194,9 +194,3 @@ def _logit_scale(config: Any) -> float:
     if getattr(config, "logits_scaling", None) is not None:  # Granite divides
         return 1.0 / float(config.logits_scaling)
     return 1.0
-
-
-def repeat_heads(x: Float[Tensor, "row kv pos d_head"], n_heads: int) -> Float[Tensor, "row head pos d_head"]:
-    """Key or value heads repeated to the number of query heads (grouped-query attention)."""
-    groups = n_heads // x.shape[1]
-    return x if groups == 1 else x.repeat_interleave(groups, dim=1)

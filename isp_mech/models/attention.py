@@ -12,7 +12,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from isp_mech.models.architecture import repeat_heads
 from isp_mech.models.batch import Batch
 from isp_mech.models.forward_context import CONTEXT, ForwardContext, TokenSelection
 from isp_mech.models.prefix_attention import attend_over_prefix
@@ -65,7 +64,10 @@ def attend(
             return _from_selected(context.batch, context.selected, query, key, value, form)
         mask = _in_window(context.batch, mask, sliding_window)
     if softcap is not None:
-        return _capped_attention(query, key, value, mask, form.scale, softcap)
+        if mask is None:
+            mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        seen = mask if mask.dtype == torch.bool else mask == 0
+        return _written_out(query, key, value, seen[:, 0], form)
     out: Tensor = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)[0]
     return out
 
@@ -115,16 +117,22 @@ def _from_selected(
     if form.window is not None:
         seen = seen & (selected.narrow(batch.depth)[:, :, None] - batch.depth[:, None] < form.window)
     query = selected.narrow(query.transpose(1, 2)).transpose(1, 2)
+    return _written_out(query, key, value, seen, form)
+
+
+def _written_out(
+    query: Tensor, key: Tensor, value: Tensor, seen: Bool[Tensor, "row_or_one q pos"], form: ScoreForm
+) -> Float[Tensor, "row q head d"]:
     weights = _weights(query, key, seen, form).to(query.dtype)
-    (row, head, m, pos), kv = weights.shape, key.shape[1]
-    out = weights.view(row, kv, head // kv * m, pos) @ value
-    return out.view(row, head, m, -1).transpose(1, 2).contiguous()
+    (row, head, q, pos), kv = weights.shape, key.shape[1]
+    out = weights.view(row, kv, head // kv * q, pos) @ value
+    return out.view(row, head, q, -1).transpose(1, 2).contiguous()
 
 
 def _weights(
     query: Float[Tensor, "row head q d"],
     key: Float[Tensor, "row kv pos d"],
-    seen: Bool[Tensor, "row q pos"],
+    seen: Bool[Tensor, "row_or_one q pos"],
     form: ScoreForm,
 ) -> Float[Tensor, "row head q m"]:
     """Attention's weights in float32; ``seen`` is True where a query may look."""
@@ -132,7 +140,7 @@ def _weights(
     scores = (query.reshape(row, kv, head // kv * q, d) @ key.mT).view(row, head, q, -1).float() * form.scale
     if form.cap is not None:
         scores = form.cap * torch.tanh(scores / form.cap)
-    return scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+    return scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(-1)
 
 
 def _over_prefix(
@@ -155,18 +163,6 @@ def _over_prefix(
     cached = (prefix.keys[layer], prefix.values[layer])
     far, near = far.to(query.device), near.to(query.device)
     return attend_over_prefix(query, key, value, cached, far, near, form.scale, form.cap).contiguous()
-
-
-def _capped_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float
-) -> Tensor:
-    key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
-    scores = softcap * torch.tanh(query @ key.mT * scale / softcap)
-    lowest = torch.finfo(scores.dtype).min
-    if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
-    return (scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value).transpose(1, 2).contiguous()
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_function)

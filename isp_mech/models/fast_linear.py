@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from isp_mech.models.fast_paths import fast_paths
@@ -24,24 +23,16 @@ def use_fast_products(hf: Any) -> None:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return
     for module in hf.modules():
-        forward = {nn.Linear: _linear, Conv1D: _conv1d}.get(type(module))
-        if forward and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.forward = MethodType(forward, module)
+        if type(module) in (nn.Linear, Conv1D) and _is_for_us(module.weight):
+            module.forward = MethodType(_product, module)
 
 
-def _linear(self: nn.Linear, x: Tensor) -> Tensor:
-    if _not_for_us(x):
-        return F.linear(x, self.weight, self.bias)
-    return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+def _product(self: Any, x: Tensor) -> Any:
+    if torch.is_grad_enabled() or not _is_for_us(x) or not x.numel() or not fast_paths():
+        return type(self).forward(self, x)
+    weight = self.weight if isinstance(self, nn.Linear) else self.weight.T  # GPT-2's Conv1D stores (in, out)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
 
 
-def _conv1d(self: Conv1D, x: Tensor) -> Tensor:
-    """GPT-2's linear layer, which stores its weight as (in, out)."""
-    if _not_for_us(x):
-        return Conv1D.forward(self, x)
-    return torch.ops.mkldnn._linear_pointwise(x, self.weight.T, self.bias, "none", [], "")
-
-
-def _not_for_us(x: Tensor) -> bool:
-    unfit = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0
-    return unfit or not fast_paths()
+def _is_for_us(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from isp_mech.models.architecture import Architecture
-from isp_mech.models.hooks import first_input, first_output
+from isp_mech.models.hooks import observing
 
 
 @dataclass
@@ -32,31 +31,20 @@ def capture_gradients(architecture: Architecture) -> Iterator[GradientCapture]:
     come after what is captured, so that a gradient by it is one by what is edited too."""
     captured = GradientCapture()
 
-    def keep_before(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = first_input(args, kwargs)
-            captured.before[layer] = x if x.requires_grad else x.requires_grad_()
+    def before(layer: int, x: Tensor) -> None:
+        captured.before[layer] = x if x.requires_grad else x.requires_grad_()
 
-        return hook
-
-    def keep_heads(layer: int) -> Callable[..., None]:
-        return lambda module, args, kwargs: captured.heads.update({layer: first_input(args, kwargs)})
-
-    def keep_output(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
-        return lambda module, args, out: into.update({layer: first_output(out)})
-
-    def keep_final(module: nn.Module, args: tuple[Any, ...]) -> None:
-        captured.final = args[0]
+    def final(x: Tensor) -> None:
+        captured.final = x
 
     with ExitStack() as stack:
-        for layer, block in enumerate(architecture.blocks):
-            for handle in (
-                block.block.register_forward_pre_hook(keep_before(layer), with_kwargs=True),
-                block.attn_out.register_forward_pre_hook(keep_heads(layer), with_kwargs=True),
-                block.attn_write.register_forward_hook(keep_output(captured.attn, layer)),
-                block.mlp_write.register_forward_hook(keep_output(captured.mlp, layer)),
-            ):
-                stack.callback(handle.remove)
-        if architecture.ln_final is not None:
-            stack.callback(architecture.ln_final.register_forward_pre_hook(keep_final).remove)
+        for handle in observing(
+            architecture,
+            before=before,
+            heads=captured.heads.__setitem__,
+            attn=captured.attn.__setitem__,
+            mlp=captured.mlp.__setitem__,
+            final=final,
+        ):
+            stack.callback(handle.remove)
         yield captured

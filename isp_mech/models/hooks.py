@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from isp_mech.models.activations import ActivationEdit
 from isp_mech.models.architecture import Architecture
+from isp_mech.models.batch import Batch
 from isp_mech.models.forward_context import ForwardContext
 
 
@@ -33,55 +34,83 @@ def on_output(change: Callable[[Tensor], Tensor], out: Any) -> Any:
     return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
 
 
-def hooks(
-    architecture: Architecture, context: ForwardContext, edits: Sequence[ActivationEdit]
+def observing(
+    architecture: Architecture,
+    *,
+    before: Callable[[int, Tensor], None],
+    heads: Callable[[int, Tensor], None],
+    attn: Callable[[int, Tensor], None],
+    mlp: Callable[[int, Tensor], None],
+    final: Callable[[Tensor], None],
 ) -> Iterator[RemovableHandle]:
-    """Registers what records and what edits, on the modules of one forward; yields the handles."""
-    shape, spec, record, selection = context.batch.ids.shape, context.spec, context.record, context.selection
+    """Hooks that hand over, layer by layer, the stream before the block, its heads' outputs, and what attention and MLP
+    write; and at last what goes into the final norm."""
 
-    def grid(x: Tensor) -> Tensor:  # OPT runs its MLP on (row * pos, d); a view, so that edits reach it
-        return x.view(*shape, x.shape[-1])
+    def given(see: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
+        return lambda module, args, kwargs: see(layer, first_input(args, kwargs))
 
-    def recorded(x: Tensor) -> Tensor:
-        assert spec is not None
+    def gives(see: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
+        return lambda module, args, out: see(layer, first_output(out))
+
+    for layer, block in enumerate(architecture.blocks):
+        # before all other hooks: the last block's input is narrowed by one of them
+        yield block.block.register_forward_pre_hook(given(before, layer), with_kwargs=True, prepend=True)
+        yield block.attn_out.register_forward_pre_hook(given(heads, layer), with_kwargs=True)
+        yield block.attn_write.register_forward_hook(gives(attn, layer))
+        yield block.mlp_write.register_forward_hook(gives(mlp, layer))
+    if architecture.ln_final is not None:
+        yield architecture.ln_final.register_forward_pre_hook(lambda module, args: final(args[0]))
+
+
+def recording(architecture: Architecture, context: ForwardContext) -> Iterator[RemovableHandle]:
+    """Hooks that fill the forward's record."""
+    spec, record, selection = context.spec, context.record, context.selection
+    if spec is None or not len(spec.rows):
+        return
+
+    def at_tokens(x: Tensor) -> Tensor:
         if selection is not None and x.numel() // x.shape[-1] == selection.nodes.numel():
             x = x.view(*selection.nodes.shape, x.shape[-1])
             return x[spec.rows, selection.column[spec.rows, spec.nodes]]
-        return grid(x)[spec.rows, spec.nodes]
+        return _grid(context.batch, x)[spec.rows, spec.nodes]
 
-    def keep_input(into: list[Tensor]) -> Callable[..., None]:
-        return lambda module, args, kwargs: into.append(recorded(first_input(args, kwargs)))
+    def into(kept: list[Tensor]) -> Callable[[int, Tensor], None]:
+        return lambda layer, x: kept.append(at_tokens(x))
 
-    def keep_output(into: list[Tensor]) -> Callable[..., None]:
-        return lambda module, args, out: into.append(recorded(first_output(out)))
+    def final(x: Tensor) -> None:
+        record.final = at_tokens(x)
 
-    for layer, block in enumerate(architecture.blocks):
-        here = [e for e in edits if e.layer == layer]
+    yield from observing(
+        architecture,
+        before=into(record.resid),
+        heads=into(record.heads),
+        attn=into(record.attn),
+        mlp=into(record.mlp),
+        final=final,
+    )
+
+
+def editing(architecture: Architecture, edits: Sequence[ActivationEdit], batch: Batch) -> Iterator[RemovableHandle]:
+    """Hooks that make the edits."""
+    for layer in sorted({edit.layer for edit in edits}):
+        block, here = architecture.blocks[layer], [e for e in edits if e.layer == layer]
         if by_head := [e for e in here if e.heads is not None]:
-            yield block.attn_out.register_forward_pre_hook(_edit_heads(by_head, architecture.n_heads, grid))
+            yield block.attn_out.register_forward_pre_hook(_edit_heads(by_head, architecture.n_heads, batch))
         if of_mlp := [e for e in here if e.heads is None and not e.stream]:
-            yield block.mlp_write.register_forward_hook(_edit_output(of_mlp, grid))
+            yield block.mlp_write.register_forward_hook(_edit_output(of_mlp, batch))
         if of_stream := [e for e in here if e.stream]:
-            yield block.block.register_forward_hook(_edit_output(of_stream, grid))
-        if spec is None or not len(spec.rows):
-            continue
-        # first of all hooks: the last block's input before it is narrowed to few tokens
-        yield block.block.register_forward_pre_hook(keep_input(record.resid), with_kwargs=True, prepend=True)
-        yield block.attn_out.register_forward_pre_hook(keep_input(record.heads), with_kwargs=True)
-        yield block.attn_write.register_forward_hook(keep_output(record.attn))
-        yield block.mlp_write.register_forward_hook(keep_output(record.mlp))
-    if spec is not None and len(spec.rows) and architecture.ln_final is not None:
-
-        def keep_final(module: nn.Module, args: tuple[Any, ...]) -> None:
-            record.final = recorded(args[0])
-
-        yield architecture.ln_final.register_forward_pre_hook(keep_final)
+            yield block.block.register_forward_hook(_edit_output(of_stream, batch))
 
 
-def _edit_heads(edits: Sequence[ActivationEdit], n_heads: int, grid: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+def _grid(batch: Batch, x: Tensor) -> Tensor:
+    """(row, pos, d), though OPT runs its MLP on (row * pos, d): a view, so that edits reach it."""
+    return x.view(*batch.ids.shape, x.shape[-1])
+
+
+def _edit_heads(edits: Sequence[ActivationEdit], n_heads: int, batch: Batch) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
         z = args[0].clone()
-        heads = rearrange(grid(z), "row pos (head d_head) -> row pos head d_head", head=n_heads)
+        heads = rearrange(_grid(batch, z), "row pos (head d_head) -> row pos head d_head", head=n_heads)
         for edit in edits:
             assert edit.heads is not None
             edit.apply(heads, (edit.rows, edit.nodes, edit.heads))
@@ -90,11 +119,11 @@ def _edit_heads(edits: Sequence[ActivationEdit], n_heads: int, grid: Callable[[T
     return hook
 
 
-def _edit_output(edits: Sequence[ActivationEdit], grid: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+def _edit_output(edits: Sequence[ActivationEdit], batch: Batch) -> Callable[..., Any]:
     def edited(x: Tensor) -> Tensor:
         x = x.clone()
         for edit in edits:
-            edit.apply(grid(x), (edit.rows, edit.nodes))
+            edit.apply(_grid(batch, x), (edit.rows, edit.nodes))
         return x
 
     return lambda module, args, out: on_output(edited, out)

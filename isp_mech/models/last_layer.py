@@ -62,10 +62,7 @@ def input_norm_of(block: Block, run: Callable[[], None]) -> nn.Module | None:
 
     with ExitStack() as stack:
         for part in (block.block, attention):
-            hook = part.register_forward_pre_hook(
-                lambda _, args, kwargs: given.append(first_input(args, kwargs)), with_kwargs=True
-            )
-            stack.callback(hook.remove)
+            stack.callback(part.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
         for part in block.block.children():
             stack.callback(part.register_forward_hook(keep_output).remove)
         run()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from isp_mech.errors import InputError
 from isp_mech.families import Family, Size
-from isp_mech.models.alibi import use_our_attention
+from isp_mech.models.alibi import bloom_attention
 from isp_mech.models.architecture import Architecture, architecture_of
 from isp_mech.models.attention import ATTENTION
 from isp_mech.models.fast_linear import use_fast_products
@@ -21,7 +23,7 @@ from isp_mech.models.last_layer import compute_at_selected, input_norm_of
 from isp_mech.models.memory import bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
 from isp_mech.models.parity import branches_come_out_right, check_against_plain, selected_tokens_come_out_right
-from isp_mech.models.rotary import use_fast_rotation
+from isp_mech.models.rotary import neox_attention
 from isp_mech.models.skeleton import second_skeleton
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -115,8 +117,10 @@ def _model_over(
     shape = architecture_of(hf, name)
     if not is_settled(hf):
         use_fast_products(hf)
-    use_our_attention(hf)
-    use_fast_rotation(hf)
+    own: dict[str, Callable[..., Any]] = {"BloomAttention": bloom_attention, "GPTNeoXAttention": neox_attention}
+    for module in hf.modules():
+        if forward := own.get(type(module).__name__):
+            module.forward = MethodType(forward, module)
     if shape.mask_is_argument:
         hf.set_attn_implementation(ATTENTION)
     count = _count_without_embeddings(hf, shape)

@@ -22,9 +22,8 @@ from isp_mech.models.batch import Batch, Encoding, TokenPlaces, attention_mask
 from isp_mech.models.bridge import capture
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.forward_context import CONTEXT, ForwardContext
-from isp_mech.models.hooks import hooks, starting_at
+from isp_mech.models.hooks import editing, recording, starting_at
 from isp_mech.models.last_layer import select_tokens
-from isp_mech.models.parity import expect_equal
 from isp_mech.models.prefix_cache import PrefixCache
 from isp_mech.models.skeleton import second_skeleton
 
@@ -117,6 +116,8 @@ class Model:
         """
         from transformer_lens.model_bridge import TransformerBridge
 
+        from isp_mech.models.parity import expect_equal  # which imports this
+
         skeleton = second_skeleton(self.hf)
         skeleton.set_attn_implementation("eager")
         tokenizer = copy.deepcopy(self.tokenizer)  # which booting changes too
@@ -195,7 +196,7 @@ class Model:
             if prefix is not None and first_layer:
                 hidden = prefix.resid[first_layer].repeat(1, batch.ids.shape[1] // prefix.visible_within.shape[-1], 1)
                 stack.enter_context(starting_at(self.architecture, first_layer, hidden))
-            for handle in hooks(self.architecture, context, edits):
+            for handle in (*editing(self.architecture, edits, batch), *recording(self.architecture, context)):
                 stack.callback(handle.remove)
             out = self.hf.base_model(
                 input_ids=batch.ids,

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from isp_mech.models.activations import Forward
 from isp_mech.models.batch import Batch, TokenPlaces
+from isp_mech.models.model import Model
 
 
-@runtime_checkable
-class Runnable(Protocol):
-    """What is asked of a ``Model`` here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def accepts_trees(self) -> bool: ...
-    def forward(self, batch: Batch, *, at: TokenPlaces | None = None) -> Forward: ...
-    def unembed(self, hidden: Tensor) -> Tensor: ...
-
-
-def branches_come_out_right(model: Runnable, ids: Tensor) -> bool:
+def branches_come_out_right(model: Model, ids: Tensor) -> bool:
     """Two branches after one beginning, against each as a plain chain: closer than an error could be."""
     n = ids.shape[1]
     cut = n // 2
@@ -43,7 +28,7 @@ def branches_come_out_right(model: Runnable, ids: Tensor) -> bool:
     return _come_out_alike(model, both)
 
 
-def selected_tokens_come_out_right(model: Runnable, ids: Tensor) -> bool:
+def selected_tokens_come_out_right(model: Model, ids: Tensor) -> bool:
     """The last layer at two tokens alone, against all."""
     rows, nodes = torch.zeros(2, dtype=torch.long), torch.tensor([ids.shape[1] // 2, ids.shape[1] - 1])
 
@@ -58,7 +43,7 @@ def _chain(ids: Tensor) -> Batch:
     return Batch(ids, torch.arange(ids.shape[1], device=ids.device)[None])
 
 
-def _come_out_alike(model: Runnable, both: Callable[[], tuple[Tensor, Tensor]]) -> bool:
+def _come_out_alike(model: Model, both: Callable[[], tuple[Tensor, Tensor]]) -> bool:
     try:
         ours, plain = both()
     except Exception:  # whatever a model does that was not made for it
@@ -67,7 +52,7 @@ def _come_out_alike(model: Runnable, both: Callable[[], tuple[Tensor, Tensor]]) 
     return bool((ours - plain).float().abs().max() <= limit * plain.float().abs().max().clamp(min=1))
 
 
-def check_against_plain(model: Runnable, ids: Tensor, plain: Tensor) -> None:
+def check_against_plain(model: Model, ids: Tensor, plain: Tensor) -> None:
     """Our forward, packed where the model packs, gives the plain model's logits."""
     length = ids.shape[1]
     depth = torch.arange(length, device=ids.device)[None]

@@ -6,7 +6,6 @@ as one copy, head by head, that is rotated in place, and attention reads such a 
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import torch
@@ -18,14 +17,10 @@ from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.forward_context import CONTEXT
 
 
-def use_fast_rotation(hf: Any) -> None:
-    """Makes every attention of a GPT-NeoX model rotate in place in our forwards, and there alone."""
-    for module in hf.modules():
-        if type(module).__name__ == "GPTNeoXAttention":
-            module.forward = MethodType(_attention, module)
-
-
-def _attention(self: Any, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, Any]:
+def neox_attention(
+    self: Any, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Any]:
+    """``GPTNeoXAttention.forward``: rotates in place in our forwards, and there alone."""
     if CONTEXT.get() is None or not fast_paths():
         return type(self).forward(self, hidden_states, attention_mask, **kwargs)
     cos, sin = kwargs.pop("position_embeddings")
