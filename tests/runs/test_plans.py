@@ -364,9 +364,9 @@ def _in_toml(word: str) -> str:
 
 def test_the_ways_of_locating_are_those_that_are_computed():
     from isp_mech import sites
-    from isp_mech.causal import attribution_patching as approximating
+    from isp_mech.causal.attribution_patching import GRADIENT_STEPS
 
-    assert sites.METHODS == ("exact", *approximating.STEPS)
+    assert sites.METHODS == ("exact", *GRADIENT_STEPS)
 
 
 def test_summaries_of_rows_are_those_of_scoring_locating_and_verifying(make_model, pairs):
