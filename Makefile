@@ -7,12 +7,15 @@ PIP    := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-ch
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 REPORT := reports/quote-repetition
 
-.PHONY: demo test coverage lint docs bench install
+.PHONY: demo test test-all coverage lint docs bench install
 demo: $(VENV)/.installed
 	$(BIN)/isp-mech explain quote-repetition --family ladder --out $(REPORT)
 
 test: $(VENV)/.installed-dev
 	$(PYTEST)
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST) -m ""
 
 coverage: $(VENV)/.installed-dev
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90

@@ -7,15 +7,19 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
-# shapes in annotations are checked in every test
-_SHAPED = "models inference scoring tracing causal"
-install_import_hook([f"isp_mech.{name}" for name in _SHAPED.split()], "beartype.beartype")
+# shapes in annotations are checked in every test, in the modules that have any
+_PACKAGE = Path(__file__).parents[1] / "isp_mech"
+_SHAPED = [path for path in _PACKAGE.rglob("*.py") if "from jaxtyping import" in path.read_text(encoding="utf-8")]
+_NAMES = [".".join(path.relative_to(_PACKAGE.parent).with_suffix("").parts) for path in _SHAPED]
+install_import_hook(_NAMES, "beartype.beartype")
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
-from small_models import ARCHITECTURES, byte_tokenizer, make_hf  # noqa: E402
+from small_models import ARCHITECTURES, DIFFERENT, byte_tokenizer, make_hf  # noqa: E402
 
 from isp_mech.tasks import Pair, PairSet, compose  # noqa: E402
 
@@ -47,6 +51,12 @@ def make_model(tokenizer):
 
 @pytest.fixture(params=ARCHITECTURES)
 def model(request, make_model):
+    return make_model(request.param)
+
+
+@pytest.fixture(params=[a if a in DIFFERENT else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES])
+def some_model(request, make_model):
+    """The architectures that differ most; the others in the long run alone."""
     return make_model(request.param)
 
 

@@ -28,6 +28,11 @@ def queries(n_items: int, shots: int, *, seed: int = 0, own: int = 9) -> list[li
 
 def short_of_memory(monkeypatch, most: int) -> list[int]:
     """Forwards of over ``most`` tokens run out of memory; returns the sizes of those that did not."""
+    return sizes_of_forwards(monkeypatch, most)
+
+
+def sizes_of_forwards(monkeypatch, most: float = float("inf")) -> list[int]:
+    """The tokens of every forward from now on."""
     done = []
     real = Model.forward
 

@@ -13,6 +13,9 @@ TEXT = "Redefine pi as 462. Q: What is the first digit of pi? A: 4 part pango ma
 # and ALiBi positions, grouped-query attention, sliding windows, tied embeddings, soft-capped logits, post-norms,
 # scaled logits
 ARCHITECTURES = ("neox", "neox-serial", "gpt2", "llama", "opt", "mistral", "gemma2", "cohere", "qwen2", "bloom")
+# of these the three that differ most: parallel blocks and rotary positions; serial ones, learned positions and a tied
+# embedding; gains about one, grouped queries, windows, post-norms and a soft cap
+DIFFERENT = ("neox", "gpt2", "gemma2")
 
 
 def byte_tokenizer(*, start_token: bool = False) -> hf.PreTrainedTokenizerFast:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
 from small_models import HEAD_ORDER, heads_permuted, make_hf
 
 import isp_mech as im
-from isp_mech.causal.activation_patching import replaced_margins
+from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.attribution_patching import approximate_effects
 from isp_mech.causal.edge_attribution import edge_effects
-from isp_mech.causal.edges import chosen_sites, edges
+from isp_mech.causal.edges import edges
 from isp_mech.causal.locate import locate
-from isp_mech.causal.replacements import observe, replacement_outputs
+from isp_mech.causal.replacements import ConflictSide, SiteOutputs, observe_conflict
+from isp_mech.causal.site_sets import sites_for
 from isp_mech.errors import InputError
-from isp_mech.inference.contrast_prompts import prepare
+from isp_mech.inference.batches import BatchPlan, plan_batches
+from isp_mech.inference.margin import ContrastPrompt
 from isp_mech.ladder.planted_models import plant_model, planted, planted_pairs
 from isp_mech.models import wrap_model
 from isp_mech.sites import Site, all_sites, parse_site
@@ -23,16 +28,29 @@ from isp_mech.sites import Site, all_sites, parse_site
 SITES = all_sites(3, 4)
 
 
-def seen_of(model, pairs, kind="mean"):
-    prepared = prepare(model, pairs, ("conflict",))
-    seen = observe(model, prepared)
-    return prepared.forks, seen, replacement_outputs(kind, seen.outputs, seed=1)
+@dataclass(frozen=True)
+class Observed:
+    """A model's plan and its conflict side, with one replacement."""
+
+    plan: BatchPlan
+    conflict: ConflictSide
+    values: SiteOutputs
+
+    @property
+    def both(self) -> tuple[list[ContrastPrompt], SiteOutputs, SiteOutputs]:
+        return self.conflict.prompts, self.conflict.outputs, self.values
+
+
+def observed(model, pairs, kind="mean", batch_size="auto") -> Observed:
+    plan = plan_batches(model, batch_size)
+    conflict = observe_conflict(pairs, plan, [kind], seed=1)
+    return Observed(plan, conflict, conflict.replacements[kind])
 
 
 def test_all_edges_from_a_site_sum_to_its_attribution(model, pairs):
-    forks, seen, stand_in = seen_of(model, pairs)
-    want = approximate_effects(model, forks, seen.outputs, stand_in, steps=1)
-    found = edge_effects(model, forks, seen.outputs, stand_in, SITES, steps=1)
+    seen = observed(model, pairs)
+    want = approximate_effects(*seen.both, seen.plan, steps=1)
+    found = edge_effects(*seen.both, SITES, seen.plan, steps=1)
     assert np.abs(want).max() > 0.05
     for ours in (np.nansum(found.edges, 2), found.whole):
         assert np.abs(ours - want).max() < 1e-4 * np.abs(want).max()
@@ -42,24 +60,25 @@ def test_all_edges_from_a_site_sum_to_its_attribution(model, pairs):
 @pytest.mark.parametrize("architecture", ["neox", "neox-serial", "gemma2"])
 def test_integrated_they_sum_to_its_exact_effect(make_model, pairs, architecture):
     model = make_model(architecture)
-    forks, seen, stand_in = seen_of(model, pairs, "resample")
-    exact = seen.margins[:, None] - replaced_margins(model, forks, stand_in, [frozenset({site}) for site in SITES])
-    found, one = (edge_effects(model, forks, seen.outputs, stand_in, SITES, steps=steps) for steps in (24, 1))
+    seen = observed(model, pairs, "resample")
+    patched = patched_margins(seen.conflict.prompts, seen.values, [frozenset({site}) for site in SITES], seen.plan)
+    exact = seen.conflict.observed.margins[:, None] - patched
+    found, one = (edge_effects(*seen.both, SITES, seen.plan, steps=steps) for steps in (24, 1))
     assert np.abs(np.nansum(found.edges, 2) - exact).max() < 0.01 * np.abs(exact).max()
     assert np.abs(np.nansum(found.edges, 2) - found.whole).max() < 1e-4 * np.abs(exact).max()
     assert np.abs(one.whole - exact).max() > 0.02 * np.abs(exact).max()  # one gradient does not
 
 
-def through_one_reader(hf, fork, write, reader, by: float) -> float:
+def through_one_reader(hf, prompt, write, reader, by: float) -> float:
     """The margin when the reader alone finds ``by`` times the write more in the stream: two plain forwards for each
     completion, one to see what the reader then gives, one to put that in its place."""
     blocks, total = hf.gpt_neox.layers, 0.0
-    for sign, query in ((1, fork.answer), (-1, fork.lure)):
+    for sign, query in ((1, prompt.answer), (-1, prompt.lure)):
         ids, seen = torch.tensor([query.tokens[:-1]]), []
 
         def more(module, args):
             x = args[0].clone()
-            x[0, fork.shared - 1] += by * write
+            x[0, prompt.shared - 1] += by * write
             return (x, *args[1:])
 
         def forward(hooks, ids=ids):
@@ -90,28 +109,29 @@ def through_one_reader(hf, fork, write, reader, by: float) -> float:
             at = gives.register_forward_hook if is_mlp else gives.register_forward_pre_hook
             forward([(reads.register_forward_pre_hook, more), (at, look)])
             logp = forward([(at, put)])
-        total += sign * sum(float(logp[i - 1, query.tokens[i]]) for i in range(fork.shared, len(query.tokens)))
+        total += sign * sum(float(logp[i - 1, query.tokens[i]]) for i in range(prompt.shared, len(query.tokens)))
     return total
 
 
 def test_each_is_the_slope_along_its_own_path(make_model, pairs):
     model = make_model("neox-serial")
     some = pairs.take([0, 1, 3])  # completions of one and of several tokens
-    forks, seen, stand_in = seen_of(model, some)
-    found = edge_effects(model, forks, seen.outputs, stand_in, SITES)
+    seen = observed(model, some)
+    prompts, outputs, values = seen.both
+    found = edge_effects(prompts, outputs, values, SITES, seen.plan)
     hf, step = make_hf("neox-serial").double(), 1e-3
     names = [*SITES, "output"]
     tested = [("a0.h1", "a1.h2"), ("a0.h1", "m0"), ("a1.h3", "m2"), ("m0", "a2.h0"), ("m1", "m2"), ("a1.h0", "output")]
     tested.append(("m2", "output"))
     for u, v in tested:
         site, reader = parse_site(u), "output" if v == "output" else parse_site(v)
-        for i, fork in enumerate(forks):
+        for i, prompt in enumerate(prompts):
             if site.kind == "head":
-                gap = seen.outputs.heads[i, site.layer, site.head] - stand_in.heads[i, site.layer, site.head]
+                gap = outputs.heads[i, site.layer, site.head] - values.heads[i, site.layer, site.head]
                 write = (gap @ model.architecture.head_matrix(site.layer)[site.head]).detach().double()
             else:
-                write = (seen.outputs.mlps[i, site.layer] - stand_in.mlps[i, site.layer]).double()
-            on, back = (through_one_reader(hf, fork, write, reader, by) for by in (step, -step))
+                write = (outputs.mlps[i, site.layer] - values.mlps[i, site.layer]).double()
+            on, back = (through_one_reader(hf, prompt, write, reader, by) for by in (step, -step))
             slope = (on - back) / (2 * step)
             effect = found.edges[i, SITES.index(site), names.index(reader)]
             assert effect == pytest.approx(slope, rel=1e-3, abs=1e-4), (u, v)
@@ -149,11 +169,11 @@ def test_permuting_heads_permutes_the_edges(tokenizer, pairs):
 
 def test_batches_and_chunks_change_nothing(make_model, pairs, monkeypatch):
     model = make_model("llama")
-    forks, seen, stand_in = seen_of(model, pairs)
     sites = [site for site in SITES if site.layer > 0]
-    one = edge_effects(model, forks, seen.outputs, stand_in, sites, steps=3, batch_size=1)
-    monkeypatch.setattr("isp_mech.causal.edge_attribution.copies_at_once", lambda *shape: 4)
-    many = edge_effects(model, forks, seen.outputs, stand_in, sites, steps=3)
+    single, seen = observed(model, pairs, batch_size=1), observed(model, pairs)
+    one = edge_effects(*single.both, sites, single.plan, steps=3)
+    monkeypatch.setattr(BatchPlan, "copies", lambda *shape: 4)
+    many = edge_effects(*seen.both, sites, seen.plan, steps=3)
     assert np.nanmax(np.abs(one.edges - many.edges)) < 1e-4 and np.abs(one.whole - many.whole).max() < 1e-4
     assert (np.isnan(one.edges) == np.isnan(many.edges)).all()
 
@@ -175,19 +195,22 @@ def test_sites_come_from_a_set_a_mapping_or_locating(make_model, pairs, monkeypa
     model = make_model("gpt2")
     few = {Site(0, "head", 1), Site(2, "mlp"), Site(1, "head", 0)}
     order = (Site(0, "head", 1), Site(1, "head", 0), Site(2, "mlp"))
-    assert chosen_sites(few, model) == chosen_sites({"gpt2": few}, model) == order
-    assert chosen_sites({"other": few}, model) == ()
+    assert sites_for(few, model) == sites_for({"gpt2": few}, model) == order
+    assert sites_for({"other": few}, model) == ()
     none = edges(pairs, model, {"other": few})
     assert len(none) == 0 and "gpt2: no significant sites" in none.run.notes[0]
     located = locate(pairs, model)
     frame = located.sites.frame.assign(significant=True)
     frame["effect"] = np.arange(15.0) - 7
     object.__setattr__(located.sites, "frame", frame)
-    assert chosen_sites(located, model) == chosen_sites(located.sites, model) == SITES
-    monkeypatch.setattr("isp_mech.causal.edges.SOME", 3)  # the strongest, on either side
-    assert set(chosen_sites(located, model)) == {SITES[0], SITES[14], SITES[1]}
+    assert sites_for(located, model) == sites_for(located.sites, model) == SITES
+    strongest = sites_for(located, model, strongest=3)  # on either side
+    assert set(strongest) == {SITES[0], SITES[14], SITES[1]}
+    monkeypatch.setattr(import_module("isp_mech.causal.edges"), "STRONGEST", 3)
+    found = edges(pairs, model, located, steps=1).frame
+    assert set(found["from_site"]) == set(map(str, strongest))
     frame.loc[0, "significant"] = False
-    assert set(chosen_sites(located, model)) == {SITES[14], SITES[1], SITES[13]}
+    assert set(sites_for(located, model, strongest=3)) == {SITES[14], SITES[1], SITES[13]}
 
 
 def test_what_cannot_be_done_is_said(make_model, tokenizer, pairs):
@@ -198,9 +221,9 @@ def test_what_cannot_be_done_is_said(make_model, tokenizer, pairs):
         edges(pairs, model, {Site(7, "head", 0)})
     with pytest.raises(InputError, match="'mode': expected one of mean, resample, plain, zero"):
         edges(pairs, model, SITES, replacement="mode")
-    with pytest.raises(InputError, match="no rows for gpt2, found neox"):
+    with pytest.raises(InputError, match="no rows for 'gpt2', found neox"):
         edges(pairs, make_model("gpt2"), locate(pairs, model))
     alone = wrap_model(make_hf("gpt-neo"), tokenizer, name="alone")
-    forks, seen, stand_in = seen_of(model, pairs)
-    with pytest.raises(InputError, match="takes a mask of ours"):
-        edge_effects(alone, forks, seen.outputs, stand_in, SITES)
+    seen = observed(model, pairs)
+    with pytest.raises(InputError, match="accepts custom masks"):
+        edge_effects(*seen.both, SITES, plan_batches(alone))

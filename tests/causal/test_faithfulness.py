@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from planted_models import letter_pairs, overridden
 
-from isp_mech.causal.activation_patching import replaced_margins
-from isp_mech.causal.faithfulness import _rows, effects_by_pair, keep
+from isp_mech.causal.activation_patching import patched_margins
+from isp_mech.causal.faithfulness import _rows, keep
 from isp_mech.causal.locate import locate
-from isp_mech.causal.replacements import observe, replacement_outputs
+from isp_mech.causal.replacements import observe_conflict
+from isp_mech.causal.site_sets import effects_by_pair
 from isp_mech.errors import InputError
-from isp_mech.inference.contrast_prompts import prepare
+from isp_mech.inference.batches import plan_batches
 from isp_mech.sites import all_sites
 
 
@@ -43,18 +44,17 @@ def test_margins_are_those_of_the_sets_replaced(make_model, pairs):
     model = make_model("gpt2")
     located = locate(pairs, model, replacement="resample", seed=3)
     found = keep(located, pairs, model, replacement="resample", shares=(0.0, 0.5, 1.0), seed=3).frame
-    conflict = prepare(model, pairs, ("conflict",))
-    seen = observe(model, conflict)
-    stand_in = replacement_outputs("resample", seen.outputs, seed=3)
+    plan = plan_batches(model)
+    conflict = observe_conflict(pairs, plan, ["resample"], seed=3)
     order = np.random.default_rng(3).permutation(8)
     pick, judge = sorted(order[:4]), sorted(order[4:])
     effect = effects_by_pair(located.effects, model, pairs, "resample")[pick].mean(0)
     worst = np.argsort(-np.abs(effect), kind="stable")[8:]
     sets = [frozenset(all_sites(3, 4)), frozenset(all_sites(3, 4)[i] for i in worst)]
-    want = replaced_margins(model, conflict.forks, stand_in, sets)[judge].mean(0)
+    want = patched_margins(conflict.prompts, conflict.replacements["resample"], sets, plan)[judge].mean(0)
     rows = found.query("split == 'half_b' and order == 'absolute'")
     assert rows["margin"].tolist()[:2] == pytest.approx(want, abs=1e-4)
-    assert rows["margin"].iloc[2] == pytest.approx(seen.margins[judge].mean(), abs=1e-4)
+    assert rows["margin"].iloc[2] == pytest.approx(conflict.observed.margins[judge].mean(), abs=1e-4)
 
 
 def test_effects_are_read_pair_by_pair(make_model, pairs):

@@ -2,73 +2,46 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
+from own_forwards import margins_alone, put
 from planted_models import letter_pairs, overridden
 from small_models import make_hf
 
-from isp_mech.causal.activation_patching import prompts_to_copy, replaced_margins
+from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.locate import locate
-from isp_mech.causal.replacements import Outputs, derangement, observe, replacement_outputs
+from isp_mech.causal.prompt_copies import WholePrompts, run_prompts
+from isp_mech.causal.replacements import SiteOutputs, derangement, observe_conflict, replacement_outputs
 from isp_mech.errors import InputError
-from isp_mech.inference.contrast_prompts import prepare
+from isp_mech.inference.batches import plan_batches
 from isp_mech.models import wrap_model
 from isp_mech.sites import REPLACEMENTS, Site, all_sites
 from isp_mech.tables import Table
 from isp_mech.tasks import Pair, PairSet, compose
 
+SITES = all_sites(3, 4)
 
-def one_forward(model, fork, stand_in: Outputs, sites, pair: int) -> float:
-    """The margin with sites replaced, by hooks of our own on plain chains, a forward per completion."""
-    total = 0.0
-    for sign, query in ((1, fork.answer), (-1, fork.lure)):
-        ids, at = torch.tensor([query.tokens[:-1]]), fork.shared - 1
 
-        def before(module, args, site, ids=ids, at=at):
-            z = args[0].clone()
-            z.view(1, ids.shape[1], 4, 8)[0, at, site.head] = stand_in.heads[pair, site.layer, site.head]
-            return (z,)
-
-        def after(module, args, out, site, ids=ids, at=at):
-            out = out.clone()
-            out.view(1, ids.shape[1], -1)[0, at] = stand_in.mlps[pair, site.layer]
-            return out
-
-        handles = []
-        for site in sites:
-            block = model.architecture.blocks[site.layer]
-            if site.kind == "head":
-                handles.append(block.attn_out.register_forward_pre_hook(partial(before, site=site)))
-            else:
-                handles.append(block.mlp_write.register_forward_hook(partial(after, site=site)))
-        with torch.no_grad():
-            logp = model.hf(ids).logits[0].float().log_softmax(-1)
-        for handle in handles:
-            handle.remove()
-        total += sign * sum(float(logp[i - 1, query.tokens[i]]) for i in range(fork.shared, len(query.tokens)))
-    return total
+def alone(model, prompt, values: SiteOutputs, sets, pair: int) -> np.ndarray:
+    """(set,): the margin with each set of sites replaced at the decision position, by hooks of our own."""
+    at = [prompt.shared - 1]
+    return margins_alone(model, prompt, [[put(site, at, values, pair) for site in sites] for sites in sets])
 
 
 def test_every_effect_is_that_of_a_forward_of_its_own(model, pairs):
     found = locate(pairs, model, replacement=REPLACEMENTS).effects.frame
-    conflict = prepare(model, pairs, ("conflict",))
-    seen = observe(model, conflict)
-    plain = observe(model, prepare(model, pairs, ("plain",))).outputs
-    sites = all_sites(3, 4)
+    conflict = observe_conflict(pairs, plan_batches(model), REPLACEMENTS)
     for kind in REPLACEMENTS:
-        stand_in = replacement_outputs(kind, seen.outputs, plain=plain, seed=0)
         for i, pair in enumerate(list(pairs)[:3]):
             ours = found[(found["replacement"] == kind) & (found["pair"] == pair.id)]["effect"].to_numpy()
-            want = [seen.margins[i] - one_forward(model, conflict.forks[i], stand_in, [s], i) for s in sites]
-            assert ours == pytest.approx(want, abs=1e-4), kind
+            margins = alone(model, conflict.prompts[i], conflict.replacements[kind], [(s,) for s in SITES], i)
+            assert ours == pytest.approx(conflict.observed.margins[i] - margins, abs=1e-4), kind
 
 
 def test_replacements_are_what_their_names_say():
     heads, mlps = torch.arange(24.0).reshape(4, 1, 2, 3), torch.arange(8.0).reshape(4, 1, 2)
-    conflict, plain = Outputs(heads, mlps), Outputs(-heads, -mlps)
+    conflict, plain = SiteOutputs(heads, mlps), SiteOutputs(-heads, -mlps)
     mean = replacement_outputs("mean", conflict)
     assert torch.allclose(mean.heads[1], heads[[0, 2, 3]].mean(0)) and torch.allclose(mean.mlps[3], mlps[:3].mean(0))
     assert (replacement_outputs("zero", conflict).heads == 0).all()
@@ -79,7 +52,7 @@ def test_replacements_are_what_their_names_say():
     with pytest.raises(InputError, match="'mode': expected one of mean, resample, plain, zero"):
         replacement_outputs("mode", conflict)
     with pytest.raises(InputError, match="needs the other pairs: expected at least two"):
-        replacement_outputs("mean", Outputs(heads[:1], mlps[:1]))
+        replacement_outputs("mean", SiteOutputs(heads[:1], mlps[:1]))
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])
@@ -171,42 +144,48 @@ def test_arguments_are_checked(make_model, pairs):
         locate(pairs, model, replacement=("mean", "mean"))
     with pytest.raises(InputError, match="needs the other pairs"):
         locate(pairs.take([0]), model)
-    stand_in = Outputs(torch.zeros(8, 3, 4, 8), torch.zeros(8, 3, 32))
+    values = SiteOutputs(torch.zeros(8, 3, 4, 8), torch.zeros(8, 3, 32))
     with pytest.raises(InputError, match="site m7: expected a head or MLP of 3 layers x 4 heads\n.*site r1"):
-        replaced_margins(model, [], stand_in, [frozenset({Site(1, "resid"), Site(7, "mlp")})])
+        patched_margins([], values, [frozenset({Site(1, "resid"), Site(7, "mlp")})], plan_batches(model))
 
 
-def test_several_sites_at_once_are_those_of_a_forward_of_its_own_for_any_batch(model, pairs):
+def test_several_sites_at_once_are_those_of_a_forward_of_its_own_for_any_batch(some_model, pairs):
     """Sets that begin in different layers, one of them empty, against one forward with all hooks at once."""
-    forks = prepare(model, pairs, ("conflict",)).forks
-    stand_in = replacement_outputs("resample", observe(model, prepare(model, pairs, ("conflict",))).outputs)
+    plan = plan_batches(some_model)
+    conflict = observe_conflict(pairs, plan, ["resample"])
+    values = conflict.replacements["resample"]
     sets = [{Site(0, "head", 1), Site(2, "mlp")}, set(), {Site(1, "head", 3), Site(1, "mlp")}]
     sets = [frozenset(sites) for sites in sets]
-    found = replaced_margins(model, forks, stand_in, sets)
+    found = patched_margins(conflict.prompts, values, sets, plan)
     for i in range(3):
-        want = [one_forward(model, forks[i], stand_in, sites, i) for sites in sets]
-        assert found[i] == pytest.approx(want, abs=1e-4)
-    assert replaced_margins(model, forks, stand_in, sets, batch_size=1) == pytest.approx(found, abs=1e-4)
+        assert found[i] == pytest.approx(alone(some_model, conflict.prompts[i], values, sets, i), abs=1e-4)
+    one = patched_margins(conflict.prompts, values, sets, plan_batches(some_model, 1))
+    assert one == pytest.approx(found, abs=1e-4)
 
 
-def test_shots_that_prompts_share_run_once_and_every_margin_is_that_of_a_forward_of_its_own(model):
+def test_shots_that_prompts_share_run_once_and_every_margin_is_that_of_a_forward_of_its_own(some_model):
     shots = [("".join(f"Q: What is the first digit of {n}? A: {n // 10}\n" for n in (46, 27, 31)), "shots")]
     made = []
     for i, (answer, lure) in enumerate([(" 4", " 3"), (" a man", " many men"), (" 4", " part"), (" 2", " 3")]):
         question = (f"Q: What is the first digit of pi{'!' * (i % 2)}? A:", "question")
         conflict = compose([*shots, (f"Redefine pi as {462 + i}. ", "definition"), question])
         made.append(Pair(f"p{i}", compose([*shots, question]), conflict, answer, lure, "definition"))
-    forks = prepare(model, PairSet("shots", tuple(made)), ("conflict",)).forks
-    seen = observe(model, prepare(model, PairSet("shots", tuple(made)), ("conflict",)))
-    stand_in = replacement_outputs("resample", seen.outputs)
-    taken = [(rows, len(batch.ids)) for rows, batch, _ in prompts_to_copy(model, forks, "auto", "test", False)]
+    plan = plan_batches(some_model)
+    conflict = observe_conflict(PairSet("shots", tuple(made)), plan, ["resample"])
+    prompts, values = conflict.prompts, conflict.replacements["resample"]
+    taken: list[tuple[list[int], int]] = []
+    run_prompts(prompts, lambda rows, whole: taken.append((rows, len(whole.batch.ids))), plan, "test")
     assert sorted(i for rows, _ in taken for i in rows) == [0, 1, 2, 3]
     assert sum(n for _, n in taken) < 4  # some stand in one row
-    sets = [frozenset({site}) for site in all_sites(3, 4)]
-    found = replaced_margins(model, forks, stand_in, sets)
-    for i, fork in enumerate(forks):
-        want = [one_forward(model, fork, stand_in, sites, i) for sites in sets]
-        assert found[i] == pytest.approx(want, abs=1e-4)
-    for rows, batch, nodes in prompts_to_copy(model, forks, 1, "test", False):
-        assert (len(rows), len(batch.ids), [paths.row for paths in nodes]) == (1, 1, [0])
-    assert replaced_margins(model, forks, stand_in, sets, batch_size=1) == pytest.approx(found, abs=1e-4)
+    sets = [frozenset({site}) for site in SITES]
+    found = patched_margins(prompts, values, sets, plan)
+    for i, prompt in enumerate(prompts):
+        assert found[i] == pytest.approx(alone(some_model, prompt, values, sets, i), abs=1e-4)
+    by_one: list[tuple[int, int, list[int]]] = []
+
+    def each(rows: list[int], whole: WholePrompts) -> None:
+        by_one.append((len(rows), len(whole.batch.ids), [path.row for path in whole.paths]))
+
+    run_prompts(prompts, each, plan_batches(some_model, 1), "test")
+    assert by_one == [(1, 1, [0])] * 4
+    assert patched_margins(prompts, values, sets, plan_batches(some_model, 1)) == pytest.approx(found, abs=1e-4)

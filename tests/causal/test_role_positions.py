@@ -2,66 +2,43 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
+from own_forwards import margins_alone, put
 from planted_models import letter_pairs, overridden
 
-from isp_mech.causal.activation_patching import replaced_margins
+from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.locate import locate
-from isp_mech.causal.replacements import Outputs, observe, observe_role, replacement_outputs, role_tokens
+from isp_mech.causal.replacements import (
+    SiteOutputs,
+    observe,
+    observe_conflict,
+    observe_role,
+    replacement_outputs,
+    role_tokens,
+)
 from isp_mech.errors import InputError
-from isp_mech.inference.contrast_prompts import prepare
+from isp_mech.inference.batches import plan_batches
+from isp_mech.inference.contrast_prompts import place_prompts
 from isp_mech.sites import all_sites
 from isp_mech.tasks import Pair, PairSet, compose
 
 
-def one_forward(model, fork, stand_in: Outputs, site, pair: int, tokens) -> float:
-    """The margin with one site replaced at the role's tokens, a plain forward for each completion."""
-    total = 0.0
-    for sign, query in ((1, fork.answer), (-1, fork.lure)):
-        ids = torch.tensor([query.tokens[:-1]])
-
-        def before(module, args, ids=ids):
-            z = args[0].clone()
-            z.view(1, ids.shape[1], 4, 8)[0, tokens, site.head] = stand_in.heads[pair, site.layer, site.head]
-            return (z,)
-
-        def after(module, args, out, values, ids=ids):
-            changed = (out[0] if isinstance(out, tuple) else out).clone()
-            changed.view(1, ids.shape[1], -1)[0, tokens] = values[pair, site.layer]
-            return (changed, *out[1:]) if isinstance(out, tuple) else changed
-
-        block = model.architecture.blocks[site.layer]
-        if site.kind == "head":
-            handle = block.attn_out.register_forward_pre_hook(before)
-        elif site.kind == "mlp":
-            handle = block.mlp_write.register_forward_hook(partial(after, values=stand_in.mlps))
-        else:
-            handle = block.block.register_forward_hook(partial(after, values=stand_in.stream))
-        with torch.no_grad():
-            logp = model.hf(ids).logits[0].float().log_softmax(-1)
-        handle.remove()
-        total += sign * sum(float(logp[i - 1, query.tokens[i]]) for i in range(fork.shared, len(query.tokens)))
-    return total
-
-
 @pytest.mark.parametrize("role", ["definition", "question"])
-def test_every_effect_is_that_of_a_forward_of_its_own(model, pairs, role):
-    conflict = prepare(model, pairs, ("conflict",))
-    tokens = role_tokens(conflict.forks, role)
-    own = observe_role(model, conflict, tokens)
-    margins = observe(model, conflict).margins
-    sites = all_sites(3, 4, stream=True)
+def test_every_effect_is_that_of_a_forward_of_its_own(some_model, pairs, role):
+    plan, sites = plan_batches(some_model), all_sites(3, 4, stream=True)
+    conflict = observe_conflict(pairs, plan, ["mean", "resample"], positions=role, seed=2)
+    margins = observe(conflict.placed, plan).margins
     for kind, some in (("mean", (0, 1)), ("resample", (2,))):
-        stand_in = replacement_outputs(kind, own, seed=2)
-        found = replaced_margins(model, conflict.forks, stand_in, [frozenset({site}) for site in sites], tokens=tokens)
+        values = conflict.replacements[kind]
+        sets = [frozenset({site}) for site in sites]
+        found = patched_margins(conflict.prompts, values, sets, plan, tokens=conflict.tokens)
         for i in some:
-            want = [one_forward(model, conflict.forks[i], stand_in, site, i, tokens[i]) for site in sites]
+            alone = [[put(site, conflict.tokens[i], values, i)] for site in sites]
+            want = margins_alone(some_model, conflict.prompts[i], alone)
             assert found[i] == pytest.approx(want, abs=1e-4), kind
-    located = locate(pairs, model, positions=role, replacement=("resample", "zero"), seed=2)
+    located = locate(pairs, some_model, positions=role, replacement=("resample", "zero"), seed=2)
     ours = located.effects.frame.query("replacement == 'resample'")["effect"].to_numpy().reshape(len(pairs), -1)
     assert ours == pytest.approx(margins[:, None] - found, abs=1e-4)
     assert located.sites.frame["kind"].tolist() == [site.kind for site in sites]
@@ -74,11 +51,11 @@ def test_batches_change_nothing_and_plain_takes_the_plain_prompts_own(make_model
     a = locate(pairs, model, positions="question", replacement="plain").effects.frame
     b = locate(pairs, model, positions="question", replacement="plain", batch_size=1).effects.frame
     assert a["effect"].to_numpy() == pytest.approx(b["effect"].to_numpy(), abs=1e-4)
-    plain = prepare(model, pairs, ("plain",))
-    tokens = role_tokens(plain.forks, "question")
-    own = observe_role(model, plain, tokens)
-    fork = plain.forks[2]
-    ids = torch.tensor([fork.answer.tokens[:-1]])
+    plain = place_prompts(model, pairs, ("plain",))
+    tokens = role_tokens(plain.prompts, "question")
+    own = observe_role(plain, tokens, plan_batches(model))
+    prompt = plain.prompts[2]
+    ids = torch.tensor([prompt.answer.tokens[:-1]])
     seen = []
     handle = model.architecture.blocks[1].block.register_forward_hook(
         lambda m, a, out: seen.append(out[0] if isinstance(out, tuple) else out)
@@ -120,7 +97,7 @@ def test_arguments_are_checked(make_model, pairs):
     with pytest.raises(InputError, match="needs the other pairs"):
         locate(pairs.take([0]), model, positions="question")
     with pytest.raises(InputError, match="'mode': expected one of mean, resample, plain, zero"):
-        replacement_outputs("mode", Outputs(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)))
+        replacement_outputs("mode", SiteOutputs(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)))
 
 
 def test_a_role_up_to_the_decision_position_is_replaced_there_too(make_model):
@@ -131,7 +108,7 @@ def test_a_role_up_to_the_decision_position_is_replaced_there_too(make_model):
         made.append(Pair(f"p{i}", plain, conflict, " 4", " 3", "definition"))
     model = make_model("neox")
     pairs = PairSet("ends", tuple(made))
-    forks = prepare(model, pairs, ("conflict",)).forks
-    assert [mine[-1] for mine in role_tokens(forks, "question")] == [fork.shared - 1 for fork in forks]
+    prompts = place_prompts(model, pairs, ("conflict",)).prompts
+    assert [mine[-1] for mine in role_tokens(prompts, "question")] == [prompt.shared - 1 for prompt in prompts]
     last = locate(pairs, model, positions="question", replacement="zero").sites.frame.query("layer == 2")
     assert (last["effect"].abs() > 1e-4).any()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
+import pandas as pd
 import pytest
 from planted_models import letter_pairs, overridden
 
-from isp_mech.causal.activation_patching import replaced_margins
+from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.locate import locate
-from isp_mech.causal.replacements import observe, replacement_outputs
-from isp_mech.causal.verify import _p, matched_sets, verify
+from isp_mech.causal.replacements import observe_conflict
+from isp_mech.causal.verify import _Quality, matched_sets, verify
 from isp_mech.errors import InputError
-from isp_mech.inference.contrast_prompts import prepare
+from isp_mech.inference.batches import plan_batches
 from isp_mech.sites import Site
 
 
@@ -47,12 +50,11 @@ def test_a_given_set_is_judged_on_all_pairs(make_model, pairs):
     model = make_model("gpt2")
     sites = {Site(1, "head", 2), Site(2, "mlp")}
     row = verify(sites, pairs, model, n_random=7, replacement="resample", seed=4).frame.iloc[0]
-    conflict = prepare(model, pairs, ("conflict",))
-    seen = observe(model, conflict)
-    stand_in = replacement_outputs("resample", seen.outputs, seed=4)
-    margins = replaced_margins(model, conflict.forks, stand_in, [frozenset(sites)])[:, 0]
+    plan = plan_batches(model)
+    conflict = observe_conflict(pairs, plan, ["resample"], seed=4)
+    margins = patched_margins(conflict.prompts, conflict.replacements["resample"], [frozenset(sites)], plan)[:, 0]
     assert (row["sites"], row["split"], row["n_sites"], row["n_random"]) == ("a1.h2 m2", "all", 2, 7)
-    assert row["margin_before"] == pytest.approx(seen.margins.mean(), abs=1e-4)
+    assert row["margin_before"] == pytest.approx(conflict.observed.margins.mean(), abs=1e-4)
     assert row["margin_after"] == pytest.approx(margins.mean(), abs=1e-4)
     assert row["accuracy_after"] == (margins > 0).mean()
     by_name = verify({"gpt2": sites}, pairs, model, n_random=7, replacement="resample", seed=4).frame.iloc[0]
@@ -75,9 +77,59 @@ def test_random_sets_match_by_kind_and_layer(make_model):
         assert heads == [0, 2, 2] and sum(s.kind == "mlp" for s in sites) == 1
 
 
-def test_p_counts_sets_at_least_as_good_by_accuracy_then_margin():
-    accuracy, margin = np.array([0.1, 0.5, 0.5, 0.5, 0.9, 0.2]), np.array([0, 1.0, 2.0, 0.5, -9.0, 9.0])
-    assert _p(accuracy, margin) == (1 + 2) / (1 + 4)  # the third and the fifth are at least as good
+def test_the_better_set_is_that_of_the_better_accuracy_then_margin():
+    same = [_Quality(0.5, 1.0), _Quality(0.5, 1.0)]
+    assert same[0] >= same[1] and _Quality(0.5, 2.0) > same[0] > _Quality(0.5, 0.5)
+    assert _Quality(0.9, -9.0) > same[0] > _Quality(0.2, 9.0)
+
+
+def at_least_as_good(model, pairs, sites, n: int) -> np.ndarray:
+    """Of each random set, in their order, whether it is at least as good as the sites: all of them measured at once."""
+    plan = plan_batches(model)
+    conflict = observe_conflict(pairs, plan, ["mean"])
+    sets = [frozenset(sites), *matched_sets(tuple(sites), model, n, seed=0)]
+    margins = patched_margins(conflict.prompts, conflict.replacements["mean"], sets, plan)
+    first, *others = [_Quality(float((m > 0).mean()), float(m.mean())) for m in margins.T]
+    return np.array([quality >= first for quality in others])
+
+
+def test_where_no_answer_is_soon_clear_p_is_the_plain_one(family):
+    pairs, sites = letter_pairs(12), {Site(1, "head", 2)}
+    good = at_least_as_good(family[1], pairs, sites, 40)
+    row = verify(sites, pairs, family[1], n_random=40).frame.iloc[0]
+    assert good.sum() < 10 and row["n_random"] == 40
+    assert row["p_random"] == pytest.approx((1 + good.sum()) / 41)
+
+
+def test_a_useless_set_stops_early(make_model, pairs, monkeypatch):
+    model, sites = make_model("neox"), (Site(0, "head", 1), Site(1, "head", 2))
+    good = at_least_as_good(model, pairs, sites, 200)
+    last = int(np.flatnonzero(good)[9]) + 1  # the tenth that is at least as good
+    run: list[int] = []
+    real = patched_margins
+
+    def counted(prompts, values, sets, *args, **options):
+        run.append(len(sets))
+        return real(prompts, values, sets, *args, **options)
+
+    monkeypatch.setattr(import_module("isp_mech.causal.verify"), "patched_margins", counted)
+    row, drawn = (made for _, made in verify(sites, pairs, model, n_random=200).frame.iterrows())
+    assert last < 200 and row["n_random"] == drawn["n_random"] == last
+    assert row["p_random"] == pytest.approx(10 / last)
+    assert max(run) < 200 / 2  # nor were all of them measured
+
+
+def test_several_replacements_are_verified_each(family):
+    pairs, kinds = letter_pairs(12), ("mean", "zero")
+    located = locate(pairs, family[1], replacement=kinds)
+    both = verify(located, pairs, family[1], replacement=kinds, n_random=5).frame
+    assert both["replacement"].drop_duplicates().tolist() == list(kinds)
+    for kind in kinds:
+        alone = verify(located, pairs, family[1], replacement=kind, n_random=5).frame
+        mine = both[both["replacement"] == kind].reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, alone)
+    with pytest.raises(InputError, match="expected one or more, each once"):
+        verify(located, pairs, family[1], replacement=("mean", "mean"))
 
 
 def test_arguments_are_checked(make_model, pairs):
