@@ -112,7 +112,7 @@ def _precision(asked: _Asked, model: Model, measured: ClassLogprobs) -> _Precisi
         return _Precision({}, [f"{model.name}: {model.dtype}; {why}"])
     n = len(asked.cases)
     chosen = np.unique(np.linspace(0, n - 1, min(PRECISION_SAMPLE, n)).round().astype(int)).tolist()
-    reader = replace(asked.reader, cases=[asked.cases[i] for i in chosen])
+    reader = Reader([asked.cases[i] for i in chosen], asked.reader.rule, asked.reader.last_token)
     exact = logprobs_of(reader, plan_batches(reference)).logprobs
     ours = [measured.logprobs[i] for i in chosen]
     gaps = np.concatenate([np.abs(a - b) for a, b in zip(ours, exact, strict=True)])
