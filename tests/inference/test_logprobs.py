@@ -1,4 +1,4 @@
-"""How prompts are run: shared trunks, memory that runs out, half precision, models of every kind of attention."""
+"""How prompts are run: shared prefixes, memory that runs out, half precision, models of every kind of attention."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from many_queries import queries, short_of_memory
 from small_models import VOCABULARY, make_hf, plain_logprobs
 
-from isp_mech.inference.batches import Plan
-from isp_mech.inference.logprobs import query_logprobs
+from isp_mech.inference.batches import BatchPlan, plan_batches
+from isp_mech.inference.logprobs import completion_logprobs, groups_for
 from isp_mech.inference.prefix_tree import CompletionTokens, group_by_prefix
 from isp_mech.models import Model, memory, plan_tokens, wrap_model
 from isp_mech.scoring import score
@@ -21,19 +21,23 @@ from isp_mech.tasks import Item, Task
 
 def one_by_one(model, groups: list[list[CompletionTokens]]) -> np.ndarray:
     out = []
-    for query in (q for group in groups for q in group):
-        logp = plain_logprobs(model, list(query.tokens))
-        out.append(sum(float(logp[i - 1, query.tokens[i]]) for i in range(query.start, len(query.tokens))))
+    for asked in (completion for group in groups for completion in group):
+        logp = plain_logprobs(model, list(asked.tokens))
+        out.append(sum(float(logp[i - 1, asked.tokens[i]]) for i in range(asked.start, len(asked.tokens))))
     return np.array(out)
 
 
-@pytest.mark.parametrize("batch_size", ["auto", 1, 5])
-def test_trunks_change_nothing(model, batch_size):
-    """60 tokens are shared, more than the sliding windows of 12: a branch may see nothing of its trunk."""
+def packed(model, groups: list[list[CompletionTokens]], plan: BatchPlan | None = None) -> np.ndarray:
+    return completion_logprobs(groups_for(model, groups), plan or plan_batches(model))
+
+
+def test_prefixes_change_nothing(model):
+    """60 tokens are shared, more than the sliding windows of 12: a tree may see nothing of its prefix."""
     groups = queries(14, 60)
-    assert any(b.trunk for b in group_by_prefix(groups))
-    found, _ = query_logprobs(model, groups, batch_size=batch_size)
-    assert np.abs(found - one_by_one(make_hf(model.name), groups)).max() < 2e-4
+    assert any(group.prefix for group in group_by_prefix(groups))
+    want = one_by_one(make_hf(model.name), groups)
+    for batch_size in ("auto", 1, 5):
+        assert np.abs(packed(model, groups, plan_batches(model, batch_size)) - want).max() < 2e-4
 
 
 def more(name: str):
@@ -77,21 +81,20 @@ def test_models_with_an_attention_of_their_own_are_packed_only_where_that_is_rig
     ours = name.startswith("bloom")  # our attention stands in for its own
     assert model.accepts_custom_masks == ours and model.accepts_trees == trees
     groups = queries(6, 30)
-    found, _ = query_logprobs(model, groups)
-    assert np.abs(found - one_by_one(more(name), groups)).max() < 2e-4
+    assert np.abs(packed(model, groups) - one_by_one(more(name), groups)).max() < 2e-4
     run = score(Task("t", (Item("0", "Q: A:", (" 4", " pango part"), 0),)), model).scores.run
     expected = "trees after shared trunks" if ours else "trees" if trees else "plain batches"
     assert run.settings["packing"] == expected
-    assert any("its attention takes no mask of ours" in note for note in run.notes) != trees
+    assert any("its attention does not accept custom masks" in note for note in run.notes) != trees
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 64])
 @pytest.mark.parametrize("shots", [0, 60])
 def test_when_memory_runs_out_batches_are_halved_and_nothing_is_lost(make_model, monkeypatch, shots, batch_size):
     model, groups = make_model("neox"), queries(40, shots, own=30)
-    want, _ = query_logprobs(model, groups)
+    want, plan = packed(model, groups), plan_batches(model, batch_size)
     done = short_of_memory(monkeypatch, 150)
-    found, plan = query_logprobs(model, groups, batch_size=batch_size)
+    found = packed(model, groups, plan)
     assert np.abs(found - want).max() < 1e-4 and plan.halvings > 0 and max(done) <= 150
 
 
@@ -100,7 +103,7 @@ def test_what_is_too_long_for_memory_alone_is_the_error_itself(make_model, monke
     model = make_model("neox")
     short_of_memory(monkeypatch, 10)
     with pytest.raises(torch.OutOfMemoryError):
-        query_logprobs(model, groups)
+        packed(model, groups)
 
 
 def test_halved_batches_are_said(make_model, monkeypatch):
@@ -116,7 +119,7 @@ def test_another_error_is_not_taken_for_memory(make_model, monkeypatch):
 
     monkeypatch.setattr(Model, "forward", fail)
     with pytest.raises(RuntimeError, match="something else"):
-        query_logprobs(make_model("neox"), queries(4, 0))
+        packed(make_model("neox"), queries(4, 0))
 
 
 def test_what_running_out_of_memory_looks_like():
@@ -144,7 +147,7 @@ def test_the_plan_follows_shape_and_free_memory(make_model, monkeypatch):
 @settings(deadline=None)
 def test_a_batch_of_alike_lengths_wastes_little(lengths, most, each):
     lengths.sort(reverse=True)
-    plan = Plan(480)
+    plan = BatchPlan(None, 480)
     n = plan.alike(lengths, most, each)
     assert 1 <= n <= min(most, len(lengths))
     full = lengths[0] * n * each
@@ -193,8 +196,7 @@ def test_a_model_spread_over_devices_passes_through(tmp_path, tokenizer):
     spread = wrap_model(hf.LlamaForCausalLM.from_pretrained(tmp_path / "m", **options), tokenizer, name="spread")
     assert {p.device.type for p in spread.hf.parameters()} == {"cpu", "meta"}
     groups = queries(8, 40)
-    found, _ = query_logprobs(spread, groups)
-    assert np.abs(found - one_by_one(make_hf("llama"), groups)).max() < 2e-4
+    assert np.abs(packed(spread, groups) - one_by_one(make_hf("llama"), groups)).max() < 2e-4
 
 
 def test_a_settled_model_is_neither_moved_nor_cast(tokenizer, monkeypatch):

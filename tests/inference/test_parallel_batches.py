@@ -10,7 +10,8 @@ import pytest
 import torch
 from many_queries import queries, short_of_memory
 
-from isp_mech.inference.logprobs import query_logprobs
+from isp_mech.inference.batches import plan_batches
+from isp_mech.inference.logprobs import completion_logprobs, groups_for
 from isp_mech.inference.parallel_batches import Step, run_steps
 
 
@@ -31,12 +32,13 @@ def doing(*actions) -> Iterator[Step]:
 @pytest.mark.parametrize("shots", [0, 60])
 @pytest.mark.parametrize("name", ["neox", "gemma2", "bloom"])
 def test_two_at_once_give_every_bit_that_one_gives(make_model, name, shots):
-    model, groups, before = make_model(name), queries(16, shots, own=20), torch.get_num_threads()
+    model, before = make_model(name), torch.get_num_threads()
+    groups = groups_for(model, queries(16, shots, own=20))
     found = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found += [query_logprobs(model, groups, batch_size=b)[0] for b in ("auto", 3)]
+            found += [completion_logprobs(groups, plan_batches(model, b)) for b in ("auto", 3)]
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -102,10 +104,11 @@ def test_an_error_or_a_stop_is_raised_and_ends_all(make_model, threads, error):
 
 @pytest.mark.parametrize("shots", [0, 60])
 def test_memory_that_runs_out_loses_nothing(make_model, monkeypatch, threads, shots):
-    model, groups = make_model("neox"), queries(40, shots, own=30)
-    want, _ = query_logprobs(model, groups)
-    short_of_memory(monkeypatch, 75)  # of branches, one at a time of one trunk
-    found, plan = query_logprobs(model, groups)
+    model = make_model("neox")
+    groups, plan = groups_for(model, queries(40, shots, own=30)), plan_batches(model)
+    want = completion_logprobs(groups, plan_batches(model))
+    short_of_memory(monkeypatch, 75)  # of trees, one at a time of one prefix
+    found = completion_logprobs(groups, plan)
     assert np.abs(found - want).max() < 1e-4 and plan.halvings > 0
 
 

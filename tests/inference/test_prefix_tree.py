@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isp_mech.inference.batches import batches, make_batch
+from isp_mech.inference.batches import BatchPlan, make_batch, plan_batches
 from isp_mech.inference.prefix_tree import CompletionTokens, PrefixTree, _common, build_trees, group_by_prefix
+from isp_mech.models import Batch
 
 TOKENS = st.lists(st.integers(0, 3), min_size=2, max_size=9)
 
@@ -42,14 +45,17 @@ def test_every_path_spells_its_query_and_sees_nothing_else(made, share):
 @settings(deadline=None)
 def test_batches_hold_every_tree_once(made, batch_size):
     trees, _ = build_trees(made)
-    seen = []
-    for rows, batch in batches(trees, batch_size):
+    seen: list[int] = []
+
+    def run(rows: list[int], batch: Batch) -> None:
         assert batch.ids.shape[0] == len(rows) and (batch_size == "auto" or len(rows) <= batch_size)
         for row, t in enumerate(rows):
             n = len(trees[t])
             assert batch.ids[row, :n].tolist() == trees[t].tokens
             assert batch.depth[row, :n].tolist() == trees[t].depths
-        seen += rows
+        seen.extend(rows)
+
+    BatchPlan(SimpleNamespace(name="m"), 40, None if batch_size == "auto" else batch_size).run_trees(trees, run)
     assert sorted(seen) == list(range(len(trees)))
 
 
@@ -97,9 +103,9 @@ def test_chains_need_no_mask():
 
 
 @pytest.mark.parametrize("size", [0, -1, "many", True])
-def test_a_bad_batch_size_is_named(size):
+def test_a_bad_batch_size_is_named(make_model, size):
     with pytest.raises(ValueError, match="expected 'auto' or a whole number of at least 1"):
-        next(batches([PrefixTree([1], [-1], [0])], size))
+        plan_batches(make_model("neox"), size)
 
 
 @pytest.mark.parametrize("start", [0, 3])
@@ -110,34 +116,33 @@ def test_a_query_has_tokens_on_both_sides(start):
 
 @given(groups(), st.booleans(), st.booleans())
 @settings(deadline=None)
-def test_every_query_is_asked_once_after_its_own_tokens(made, trees, trunks):
-    bundles = group_by_prefix(made, trees=trees, trunks=trunks)
+def test_every_completion_is_asked_once_after_its_own_tokens(made, trees, prefixes):
     flat = [query for group in made for query in group]
     seen: dict[int, list[tuple[int, ...]]] = {}
-    for b in bundles:
-        assert trunks or not b.trunk
-        for tree, asked in zip(b.trees, b.asked, strict=True):
+    for group in group_by_prefix(made, trees=trees, prefixes=prefixes):
+        assert prefixes or not group.prefix
+        for tree, asked in zip(group.trees, group.asked, strict=True):
             assert trees or tree.is_chain
             for node, token, number in asked.T:
                 path = [tree.tokens[n] for n in np.flatnonzero(tree.visible()[node])]
-                seen.setdefault(number, []).append((*b.trunk, *path, int(token)))
+                seen.setdefault(number, []).append((*group.prefix, *path, int(token)))
     assert sorted(seen) == list(range(len(flat)))
     for number, found in seen.items():
         query = flat[number]
         assert found == [query.tokens[: i + 1] for i in range(query.start, len(query.tokens))]
 
 
-def test_what_many_begin_with_is_a_trunk():
+def test_what_many_begin_with_is_a_prefix():
     shots = tuple(range(100, 140))
     made = [[CompletionTokens((*shots, i, 2, 3), 42), CompletionTokens((*shots, i, 2, 4), 42)] for i in range(10)]
     (one,) = group_by_prefix(made)
-    assert one.trunk == shots and len(one.trees) == 10 and all(len(tree) == 2 for tree in one.trees)
-    assert all(not b.trunk for b in group_by_prefix(made[:2]))  # 40 tokens saved are less than two forwards cost
+    assert one.prefix == shots and len(one.trees) == 10 and all(len(tree) == 2 for tree in one.trees)
+    assert all(not b.prefix for b in group_by_prefix(made[:2]))  # 40 tokens saved are less than two forwards cost
 
 
-# after the trunk two sides have 7 of 13 tokens in common, 3 of 13, 71 of 143
+# after the prefix two sides have 7 of 13 tokens in common, 3 of 13, 71 of 143
 @pytest.mark.parametrize(("body", "tail", "n_trees"), [(6, 4, 10), (2, 8, 20), (70, 70, 20)])
-def test_groups_that_go_on_alike_after_a_trunk_share_a_tree_if_it_stays_small(body, tail, n_trees):
+def test_groups_that_go_on_alike_after_a_prefix_share_a_tree_if_it_stays_small(body, tail, n_trees):
     shots = tuple(range(100, 200))
 
     def side(pair, word):
@@ -146,7 +151,7 @@ def test_groups_that_go_on_alike_after_a_trunk_share_a_tree_if_it_stays_small(bo
 
     groups = [side(pair, word) for pair in range(10) for word in (8, 9)]
     (one,) = group_by_prefix(groups)
-    assert one.trunk == shots and len(one.trees) == n_trees
+    assert one.prefix == shots and len(one.trees) == n_trees
     for tree, asked in zip(one.trees, one.asked, strict=True):
         assert len(tree) == 1 + body + (20 // n_trees) * (1 + tail)
         for node, token, number in asked.T.tolist():

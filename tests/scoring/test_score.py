@@ -10,9 +10,11 @@ import pytest
 from hand_worked_model import by_hand
 from small_models import byte_tokenizer, make_hf, plain_logprobs
 
+from isp_mech.inference.batches import plan_batches
 from isp_mech.inference.tokenization import encode_both
 from isp_mech.models import wrap_model
 from isp_mech.scoring import Reader, cases_of, class_logprobs, score
+from isp_mech.scoring.completion_logprobs import logprobs_of
 from isp_mech.tasks import Item, Pair, PairSet, Task, compose, read_task
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "prize"
@@ -69,7 +71,7 @@ def test_log_probabilities_are_the_plain_models(model, pairs):
         assert got == pytest.approx(want, abs=1e-4)
 
 
-def test_a_model_without_a_mask_of_ours_scores_alike(tokenizer, pairs):
+def test_a_model_that_does_not_accept_custom_masks_scores_alike(tokenizer, pairs):
     model = wrap_model(make_hf("gpt-neo"), tokenizer, name="neo")
     cases = cases_of(pairs)
     for got, want in zip(class_logprobs(model, cases).logprobs, plain_scores(model, cases), strict=True):
@@ -90,7 +92,7 @@ def test_models_that_share_a_tokenizer_are_read_for_once(make_model, pairs, monk
     read.clear()
     reader = Reader(cases, "strict", False)
     for model, want in zip((one, other, started), alone, strict=True):
-        found = class_logprobs(model, cases, reader=reader)
+        found = logprobs_of(reader, plan_batches(model))
         assert found.tokens == want.tokens
         assert all(np.array_equal(a, b) for a, b in zip(found.logprobs, want.logprobs, strict=True))
     assert read == [one.name, started.name]

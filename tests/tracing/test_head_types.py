@@ -15,11 +15,19 @@ from small_models import HEAD_ORDER, byte_tokenizer, heads_permuted, make_hf
 import isp_mech as im
 from isp_mech.causal.locate import locate
 from isp_mech.errors import InputError
+from isp_mech.inference.batches import plan_batches
 from isp_mech.ladder.planted_models import FOLLOW, Plant, Wire, null_model, plant_model, planted, planted_pairs
 from isp_mech.models import wrap_model
 from isp_mech.tables import make_run, table
 from isp_mech.tracing import head_types as module
-from isp_mech.tracing.head_types import CLASSES, behave, class_of, class_shares, head_classes, repeats
+from isp_mech.tracing.head_types import (
+    CLASSES,
+    class_of,
+    class_shares,
+    head_classes,
+    head_scores,
+    repeated_random_tokens,
+)
 
 
 def classes_of(found) -> dict[str, str]:
@@ -52,8 +60,8 @@ def test_heads_of_induction_of_copying_and_of_suppression_made_by_hand(tokenizer
 def test_a_start_token_is_no_part_of_what_is_repeated(tokenizer):
     plain = inducing(tokenizer)
     started = dataclasses.replace(plain, tokenizer=byte_tokenizer(start_token=True))
-    assert repeats(started).sequences.shape[1] == repeats(plain).sequences.shape[1] + 1
-    found = behave(started)
+    assert repeated_random_tokens(started).sequences.shape[1] == repeated_random_tokens(plain).sequences.shape[1] + 1
+    found = head_scores(plan_batches(started))
     assert found.induction[:, 1, 0].min() > 0.99 and found.copying[:, 1, 0].min() > 0.95
 
 
@@ -82,8 +90,8 @@ def test_planted_heads_are_what_they_were_planted_as(plant, tmp_path):
 
 def test_in_random_weights_hardly_a_head_has_a_class(tmp_path, monkeypatch):
     models = [im.load_model(str(null_model(tmp_path / f"null-{seed}", seed=seed))) for seed in range(3)]
-    behaviours = {model.name: behave(model) for model in models}  # the same whatever the pairs are
-    monkeypatch.setattr(module, "behave", lambda model, **_: behaviours[model.name])
+    scores = {model.name: head_scores(plan_batches(model)) for model in models}  # the same whatever the pairs are
+    monkeypatch.setattr(module, "head_scores", lambda plan, **_: scores[plan.model.name])
     found = [head_classes(planted_pairs(60, seed=seed), models).frame for seed in range(4, 9)]
     assert all(len(frame) == 3 * 3 * 6 for frame in found)
     # over several sets of pairs: within one the heads' errors go together, since they see the same prompts
@@ -96,7 +104,7 @@ def test_the_scores_are_those_of_cached_activations(tokenizer, monkeypatch, arch
     """Patterns and head outputs of a TransformerBridge, token by token."""
     monkeypatch.setattr(module, "SEQUENCES", 3)
     model = wrap_model(make_hf(architecture), tokenizer, name=architecture)
-    asked, found = repeats(model, seed=3), behave(model, seed=3)
+    asked, found = repeated_random_tokens(model, seed=3), head_scores(plan_batches(model), seed=3)
     centred = architecture != "llama"
     half = asked.half
     for s, ids in enumerate(asked.sequences):
@@ -136,12 +144,12 @@ def test_permuting_heads_permutes_the_table(tokenizer, pairs):
 def test_sequences_hold_plain_tokens_alone_behind_a_start_token():
     for start_token in (False, True):
         model = wrap_model(make_hf("gpt2", length=31), byte_tokenizer(start_token=start_token), name="m")
-        asked = repeats(model)
+        asked = repeated_random_tokens(model)
         assert asked.half == 15 and asked.sequences.shape == (module.SEQUENCES, 30 + start_token)
         assert 0 not in asked.alphabets and all(len(set(tokens.tolist())) == 256 for tokens in asked.alphabets)
         assert ((asked.sequences == 0).sum(1) == start_token).all()
-        assert torch.equal(asked.sequences, repeats(model).sequences)
-        assert not torch.equal(asked.sequences, repeats(model, seed=1).sequences)
+        assert torch.equal(asked.sequences, repeated_random_tokens(model).sequences)
+        assert not torch.equal(asked.sequences, repeated_random_tokens(model, seed=1).sequences)
 
 
 def test_q_is_taken_over_heads_models_and_sides_together(make_model, pairs):
@@ -236,9 +244,9 @@ def test_shares_of_a_planted_override(tmp_path):
 
 
 def test_what_cannot_be_done_is_said(tokenizer, pairs):
-    with pytest.raises(InputError, match="attention patterns need an attention that takes a mask of ours"):
+    with pytest.raises(InputError, match="attention patterns need an attention that accepts custom masks"):
         head_classes(pairs, wrap_model(make_hf("gpt-neo"), tokenizer, name="alone"))
     short = wrap_model(make_hf("gpt2", length=16), tokenizer, name="short")
     short.hf.config.n_positions = 3
     with pytest.raises(InputError, match="room for 1: expected two each"):
-        repeats(short)
+        repeated_random_tokens(short)

@@ -117,7 +117,7 @@ def test_tables_have_a_row_for_everything(make_model, pairs):
     assert lens["layer"].tolist() == [-1, 0, 0, 1, 1, 2, 2]
 
 
-def test_without_a_mask_of_ours_one_token_completions_are_traced(tokenizer):
+def test_without_custom_masks_one_token_completions_are_traced(tokenizer):
     model = wrap_model(make_hf("gpt-neo"), tokenizer, name="neo")
     question = [("Q: What is it? A:", "question")]
     conflict = compose([("Redefine pi as x. ", "definition"), *question])
@@ -128,7 +128,5 @@ def test_without_a_mask_of_ours_one_token_completions_are_traced(tokenizer):
     assert (total - margin[total.index]).abs().max() < 1e-4
     assert len(found.attention) == 0 and "prompts were run one by one" in found.lens.run.notes[0]
     several = PairSet("t", (Pair("p0", compose(question), conflict, " zq", " qz", "definition"),))
-    with pytest.raises(
-        InputError, match=r"p0 \(conflict\): completions of several tokens need an attention that takes a mask"
-    ):
+    with pytest.raises(InputError, match=r"p0 \(conflict\): completions of several tokens need custom attention masks"):
         trace(several, model)

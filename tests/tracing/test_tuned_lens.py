@@ -126,7 +126,7 @@ def test_a_lens_that_does_not_fit_is_refused(make_model):
     with pytest.raises(InputError, match="expected one for neox, found 2"):
         lens_of([lens, lens], model)
     with pytest.raises(InputError, match="made for a stream of 16 dimensions"):
-        lens_of(identity(model, matrices=torch.zeros(6, 16, 16)), model)
+        lens_of(identity(model, matrices=torch.zeros(6, 16, 16), biases=torch.zeros(6, 16)), model)
     with pytest.raises(InputError, match="expected 32 and fewer than 6"):
         lens_of(identity(model, sublayers=(0, 1, 2, 3, 4, 6)), model)
 
