@@ -157,7 +157,7 @@ def _readers(
                 yield v, layer + 0.5, by_attention
                 continue
         if layer > first_layer:
-            yield v, float(layer), _product(output, captured.before[layer], alone)
+            yield v, float(layer), _product(output, captured.resid[layer], alone)
     yield len(sites), float(model.architecture.n_layers), final
 
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from isp_mech.models.architecture import Architecture
-from isp_mech.models.hooks import observing
+from isp_mech.models.hooks import Kind, observing
 
 
 @dataclass
 class GradientCapture:
-    """Of one forward, by layer, the tensors themselves, shaped as the modules have them: ``before`` the residual
+    """Of one forward, by layer, the tensors themselves, shaped as the modules have them: ``resid`` the residual
     stream that goes in, ``heads`` each head's output before the projection, ``attn`` and ``mlp`` what the sublayers
     write; and ``final``, what goes into the final norm. Layers that are not run are not there."""
 
-    before: dict[int, Tensor] = field(default_factory=dict)
+    resid: dict[int, Tensor] = field(default_factory=dict)
     heads: dict[int, Tensor] = field(default_factory=dict)
     attn: dict[int, Tensor] = field(default_factory=dict)
     mlp: dict[int, Tensor] = field(default_factory=dict)
@@ -31,20 +31,13 @@ def capture_gradients(architecture: Architecture) -> Iterator[GradientCapture]:
     come after what is captured, so that a gradient by it is one by what is edited too."""
     captured = GradientCapture()
 
-    def before(layer: int, x: Tensor) -> None:
-        captured.before[layer] = x if x.requires_grad else x.requires_grad_()
-
-    def final(x: Tensor) -> None:
-        captured.final = x
+    def see(kind: Kind, layer: int, x: Tensor) -> None:
+        if kind == "final":
+            captured.final = x
+        else:
+            getattr(captured, kind)[layer] = x if kind != "resid" or x.requires_grad else x.requires_grad_()
 
     with ExitStack() as stack:
-        for handle in observing(
-            architecture,
-            before=before,
-            heads=captured.heads.__setitem__,
-            attn=captured.attn.__setitem__,
-            mlp=captured.mlp.__setitem__,
-            final=final,
-        ):
+        for handle in observing(architecture, see):
             stack.callback(handle.remove)
         yield captured

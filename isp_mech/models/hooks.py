@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -34,32 +34,27 @@ def on_output(change: Callable[[Tensor], Tensor], out: Any) -> Any:
     return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
 
 
-def observing(
-    architecture: Architecture,
-    *,
-    before: Callable[[int, Tensor], None],
-    heads: Callable[[int, Tensor], None],
-    attn: Callable[[int, Tensor], None],
-    mlp: Callable[[int, Tensor], None],
-    final: Callable[[Tensor], None],
-) -> Iterator[RemovableHandle]:
-    """Hooks that hand over, layer by layer, the stream before the block, its heads' outputs, and what attention and MLP
-    write; and at last what goes into the final norm."""
+Kind = Literal["resid", "heads", "attn", "mlp", "final"]
 
-    def given(see: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
-        return lambda module, args, kwargs: see(layer, first_input(args, kwargs))
 
-    def gives(see: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
-        return lambda module, args, out: see(layer, first_output(out))
+def observing(architecture: Architecture, see: Callable[[Kind, int, Tensor], None]) -> Iterator[RemovableHandle]:
+    """Hooks that hand over, layer by layer, the stream before the block, its heads' outputs, what attention and MLP
+    write, and at last what goes into the final norm."""
+
+    def given(kind: Kind, layer: int) -> Callable[..., None]:
+        return lambda module, args, kwargs: see(kind, layer, first_input(args, kwargs))
+
+    def gives(kind: Kind, layer: int) -> Callable[..., None]:
+        return lambda module, args, out: see(kind, layer, first_output(out))
 
     for layer, block in enumerate(architecture.blocks):
         # before all other hooks: the last block's input is narrowed by one of them
-        yield block.block.register_forward_pre_hook(given(before, layer), with_kwargs=True, prepend=True)
-        yield block.attn_out.register_forward_pre_hook(given(heads, layer), with_kwargs=True)
-        yield block.attn_write.register_forward_hook(gives(attn, layer))
-        yield block.mlp_write.register_forward_hook(gives(mlp, layer))
+        yield block.block.register_forward_pre_hook(given("resid", layer), with_kwargs=True, prepend=True)
+        yield block.attn_out.register_forward_pre_hook(given("heads", layer), with_kwargs=True)
+        yield block.attn_write.register_forward_hook(gives("attn", layer))
+        yield block.mlp_write.register_forward_hook(gives("mlp", layer))
     if architecture.ln_final is not None:
-        yield architecture.ln_final.register_forward_pre_hook(lambda module, args: final(args[0]))
+        yield architecture.ln_final.register_forward_pre_hook(given("final", architecture.n_layers), with_kwargs=True)
 
 
 def recording(architecture: Architecture, context: ForwardContext) -> Iterator[RemovableHandle]:
@@ -74,20 +69,13 @@ def recording(architecture: Architecture, context: ForwardContext) -> Iterator[R
             return x[spec.rows, selection.column[spec.rows, spec.nodes]]
         return _grid(context.batch, x)[spec.rows, spec.nodes]
 
-    def into(kept: list[Tensor]) -> Callable[[int, Tensor], None]:
-        return lambda layer, x: kept.append(at_tokens(x))
+    def see(kind: Kind, layer: int, x: Tensor) -> None:
+        if kind == "final":
+            record.final = at_tokens(x)
+        else:
+            getattr(record, kind).append(at_tokens(x))
 
-    def final(x: Tensor) -> None:
-        record.final = at_tokens(x)
-
-    yield from observing(
-        architecture,
-        before=into(record.resid),
-        heads=into(record.heads),
-        attn=into(record.attn),
-        mlp=into(record.mlp),
-        final=final,
-    )
+    yield from observing(architecture, see)
 
 
 def editing(architecture: Architecture, edits: Sequence[ActivationEdit], batch: Batch) -> Iterator[RemovableHandle]:
