@@ -9,14 +9,26 @@ from isp_mech.contrasts.heavier_object import TASK as HEAVIER_OBJECT
 from isp_mech.contrasts.hindsight_neglect import TASK as HINDSIGHT_NEGLECT
 from isp_mech.contrasts.linear_expressions import TASK as LINEAR_EXPRESSIONS
 from isp_mech.contrasts.memo_trap import TASK as MEMO_TRAP
+from isp_mech.contrasts.modus_tollens import TASK as MODUS_TOLLENS
 from isp_mech.contrasts.neqa import TASK as NEQA
+from isp_mech.contrasts.pattern_matching_suppression import TASK as PATTERN_MATCHING_SUPPRESSION
 from isp_mech.contrasts.quote_repetition import TASK as QUOTE_REPETITION
 from isp_mech.contrasts.redefine_math import TASK as REDEFINE_MATH
 from isp_mech.contrasts.sampling import ContrastTask
 from isp_mech.errors import InputError
 from isp_mech.tasks import PairSet
 
-TASKS = (NEQA, QUOTE_REPETITION, REDEFINE_MATH, HINDSIGHT_NEGLECT, HEAVIER_OBJECT, LINEAR_EXPRESSIONS, MEMO_TRAP)
+TASKS = (
+    NEQA,
+    QUOTE_REPETITION,
+    REDEFINE_MATH,
+    HINDSIGHT_NEGLECT,
+    HEAVIER_OBJECT,
+    LINEAR_EXPRESSIONS,
+    MEMO_TRAP,
+    MODUS_TOLLENS,
+    PATTERN_MATCHING_SUPPRESSION,
+)
 
 
 def contrast_names() -> tuple[str, ...]:
