@@ -48,19 +48,19 @@ def observed(model, pairs, kind="mean", batch_size="auto") -> Observed:
 
 
 def test_all_edges_from_a_site_sum_to_its_attribution(model, pairs):
-    seen = observed(model, pairs)
+    seen = observed(model, pairs.take([0, 1, 2, 3]))
     want = approximate_effects(*seen.both, seen.plan, steps=1)
     found = edge_effects(*seen.both, SITES, seen.plan, steps=1)
     assert np.abs(want).max() > 0.05
     for ours in (np.nansum(found.edges, 2), found.whole):
         assert np.abs(ours - want).max() < 1e-4 * np.abs(want).max()
-    assert found.edges.shape == (len(pairs), 15, 16)
+    assert found.edges.shape == (4, 15, 16)
 
 
 @pytest.mark.parametrize("architecture", ["neox", "neox-serial", "gemma2"])
 def test_integrated_they_sum_to_its_exact_effect(make_model, pairs, architecture):
     model = make_model(architecture)
-    seen = observed(model, pairs, "resample")
+    seen = observed(model, pairs.take([0, 1, 2, 3]), "resample")
     patched = patched_margins(seen.conflict.prompts, seen.values, [frozenset({site}) for site in SITES], seen.plan)
     exact = seen.conflict.observed.margins[:, None] - patched
     found, one = (edge_effects(*seen.both, SITES, seen.plan, steps=steps) for steps in (24, 1))

@@ -30,6 +30,7 @@ def alone(model, prompt, values: SiteOutputs, sets, pair: int) -> np.ndarray:
 
 
 def test_every_effect_is_that_of_a_forward_of_its_own(model, pairs):
+    pairs = pairs.take([0, 1, 2, 3])
     found = locate(pairs, model, replacement=REPLACEMENTS).effects.frame
     conflict = observe_conflict(pairs, plan_batches(model), REPLACEMENTS)
     for kind in REPLACEMENTS:

@@ -27,6 +27,7 @@ from isp_mech.tasks import Pair, PairSet, compose
 
 @pytest.mark.parametrize("role", ["definition", "question"])
 def test_every_effect_is_that_of_a_forward_of_its_own(some_model, pairs, role):
+    pairs = pairs.take([0, 1, 2, 3])
     plan, sites = plan_batches(some_model), all_sites(3, 4, stream=True)
     conflict = observe_conflict(pairs, plan, ["mean", "resample"], positions=role, seed=2)
     margins = observe(conflict.placed, plan).margins

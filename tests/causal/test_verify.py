@@ -18,6 +18,12 @@ from isp_mech.inference.batches import plan_batches
 from isp_mech.sites import Site
 
 
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    """Few neutral texts: enough to tell a loss that is the same from one that is not."""
+    monkeypatch.setattr(import_module("isp_mech.causal.verify"), "N_NEUTRAL", 6)
+
+
 @pytest.fixture(scope="module")
 def family(tokenizer):
     """A model that follows its prompt, and the same with one head that writes the lure over it."""

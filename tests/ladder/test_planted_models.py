@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("planted")
 
 
-def located(plant, model, n=40):
+def located(plant, model, n=24):
     pairs = planted_pairs(n, seed=4, ends_with_word=plant.ends_with_word)
     frame = im.locate(pairs, model).sites.frame
     return [str(site) for site in all_sites(model.architecture.n_layers, model.architecture.n_heads)], frame

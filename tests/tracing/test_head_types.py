@@ -30,6 +30,12 @@ from isp_mech.tracing.head_types import (
 )
 
 
+@pytest.fixture(autouse=True)
+def few_sequences(monkeypatch):
+    """A quarter of the random sequences: scores are means over them."""
+    monkeypatch.setattr(module, "SEQUENCES", 16)
+
+
 def classes_of(found) -> dict[str, str]:
     """The class of every head that has one, by the head's name."""
     named = found.frame[found.frame["class"] != "none"]
@@ -92,7 +98,7 @@ def test_in_random_weights_hardly_a_head_has_a_class(tmp_path, monkeypatch):
     models = [im.load_model(str(null_model(tmp_path / f"null-{seed}", seed=seed))) for seed in range(3)]
     scores = {model.name: head_scores(plan_batches(model)) for model in models}  # the same whatever the pairs are
     monkeypatch.setattr(module, "head_scores", lambda plan, **_: scores[plan.model.name])
-    found = [head_classes(planted_pairs(60, seed=seed), models).frame for seed in range(4, 9)]
+    found = [head_classes(planted_pairs(40, seed=seed), models).frame for seed in range(4, 9)]
     assert all(len(frame) == 3 * 3 * 6 for frame in found)
     # over several sets of pairs: within one the heads' errors go together, since they see the same prompts
     assert np.mean([(frame["class"] != "none").mean() for frame in found]) <= 0.05
