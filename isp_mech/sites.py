@@ -17,7 +17,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 DECISION = "decision"  # positions of sites: the last token that both completions have in common, or a role's name
 Replacement = Literal["mean", "resample", "plain", "zero"]  # what replaces the output of a site
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
-Method = Literal["exact", "attribution", "integrated"]  # by which the total effect of a site is measured
+Tokens = Literal["first", "all"]  # of the completions: which of them a margin is of
+Method = Literal["exact", "exhaustive", "attribution", "integrated"]  # by which the total effect of a site is measured
 METHODS: tuple[Method, ...] = get_args(Method)
 _PATTERN = re.compile(r"a(\d+)\.h(\d+)|m(\d+)|r(\d+)")
 

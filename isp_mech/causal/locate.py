@@ -7,6 +7,7 @@ override is the sum of those. See ``replacements.py`` for what replaces a site.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,7 +20,8 @@ from isp_mech.causal.replacements import ConflictSide, check_replacements, direc
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, run_of
-from isp_mech.models import Models
+from isp_mech.inference.margin import ContrastPrompt, at_first_token
+from isp_mech.models import Model, Models
 from isp_mech.scaling.summaries import join_sites
 from isp_mech.sites import DECISION, METHODS, Method, Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, spearman
@@ -28,6 +30,11 @@ from isp_mech.tables.columns import crossed, flip_p, mean_columns, site_axis
 from isp_mech.tasks import PairSet
 from isp_mech.tracing.trace import Head
 
+EXACT, FIRST_TOKEN = "exact", "first token"  # how an effect was measured
+COSTLY = 4.0  # times that the whole margin costs beside the first token's, from which on sites are screened
+STRONG, MIN_STRONG = 0.03, 24  # sites that are measured on all tokens: of the largest effect at the first, at least
+SAMPLED = 0.1  # share of the other sites that are, too
+MATTERS = 0.1  # share of the largest effect over which a site matters
 CHECKED = 16  # pairs whose effects are computed exactly beside an approximation
 
 
@@ -58,9 +65,12 @@ def locate(
     ``sites`` table, with 95 % bootstrap intervals over pairs, a two-sided sign-flip p, and q by
     Benjamini-Hochberg over all sites of all models together. ``direct_effect`` is the part of the same
     difference that goes by the site's own write, the final norm's scale frozen. ``method`` exact: each
-    effect is the one that a forward of its own would give. For very large models, attribution (one gradient)
-    or integrated (five for each layer), see ``attribution_patching.py``: there the table ``stability`` and the Run
-    have the rank correlation with the exact effects over the sites, on 16 pairs.
+    effect is the one that a forward of its own would give; for every site (exhaustive) or, where completions have
+    several tokens and the vocabulary is large, for those that matter at the first token at which the completions
+    differ, and for a random tenth of the others: the column ``measured`` says which, the Run what that tenth missed.
+    For very large models, attribution (one gradient) or integrated (five for each layer), see
+    ``attribution_patching.py``: there the table ``stability`` and the Run have the rank correlation with the exact
+    effects over the sites, on 16 pairs.
 
     ``positions`` decision: a site is what it writes where the completion is decided. With a role of the conflict
     prompts ("negation", "definition", ...) a site is what it writes at all of the role's tokens, and the residual
@@ -97,6 +107,8 @@ class _Measured:
     effects: Mapping[str, np.ndarray]
     direct: Mapping[str, np.ndarray]
     agreement: Mapping[str, float]
+    how: np.ndarray  # of each site: how its effect was measured
+    notes: Sequence[str] = ()
 
 
 def join_located(parts: Sequence[Sites]) -> Sites:
@@ -108,8 +120,13 @@ def join_located(parts: Sequence[Sites]) -> Sites:
 def _locate_model(asked: _Asked, plan: BatchPlan) -> Sites:
     model, pairs = plan.model, asked.pairs
     conflict = observe_conflict(pairs, plan, asked.kinds, positions=asked.positions, seed=asked.seed)
-    measured = _exact(conflict, plan) if asked.method == "exact" else _approximate(conflict, plan, asked.method)
-    by = "exact replacement" if asked.method == "exact" else f"gradients ({asked.method})"
+    if asked.method == "exact" and is_costly(conflict.prompts, model):
+        measured = _screened(conflict, plan, asked.seed)
+    elif asked.method in ("exact", "exhaustive"):
+        measured = _exact(conflict, plan)
+    else:
+        measured = _approximate(conflict, plan, asked.method)
+    by = f"gradients ({asked.method})" if asked.method in GRADIENT_STEPS else "exact replacement"
     at_decision = asked.positions == DECISION
     where = "at the decision position" if at_decision else f"at the tokens of role {asked.positions}"
     run = run_of(
@@ -129,6 +146,7 @@ def _locate_model(asked: _Asked, plan: BatchPlan) -> Sites:
                 f"over all sites, on {min(CHECKED, len(pairs))} pairs"
                 for kind, rho in measured.agreement.items()
             ),
+            *measured.notes,
             *plan.notes(),
         ],
     )
@@ -140,11 +158,10 @@ def _locate_model(asked: _Asked, plan: BatchPlan) -> Sites:
     )
 
 
-def _exact(conflict: ConflictSide, plan: BatchPlan, most: int | None = None) -> _Measured:
-    """Every site replaced, on all pairs or on the first ``most``; all replacements in the same forwards."""
-    prompts = conflict.prompts[:most]
-    shape, observed = plan.model.architecture, conflict.observed
-    sites = all_sites(shape.n_layers, shape.n_heads, stream=observed is None)
+def _effects(
+    conflict: ConflictSide, prompts: Sequence[ContrastPrompt], sites: Sequence[Site], plan: BatchPlan
+) -> np.ndarray:
+    """(replacement, prompt, site): what replacing each site takes from the margin, all in the same forwards."""
     changes = [
         Patch(these, values)
         for values in conflict.replacements.values()
@@ -152,9 +169,62 @@ def _exact(conflict: ConflictSide, plan: BatchPlan, most: int | None = None) -> 
     ]
     margins = changed_margins(prompts, changes, plan, tokens=conflict.tokens)
     by_kind = margins.reshape(len(prompts), len(conflict.replacements), 1 + len(sites))
-    effects = by_kind[:, :, :1] - by_kind[:, :, 1:]
-    direct = {kind: direct_parts(observed, v) for kind, v in conflict.replacements.items()} if observed else {}
-    return _Measured(sites, {kind: effects[:, k] for k, kind in enumerate(conflict.replacements)}, direct, {})
+    return (by_kind[:, :, :1] - by_kind[:, :, 1:]).transpose(1, 0, 2)
+
+
+def _sites_of(conflict: ConflictSide, plan: BatchPlan) -> tuple[Site, ...]:
+    shape = plan.model.architecture
+    return all_sites(shape.n_layers, shape.n_heads, stream=conflict.observed is None)
+
+
+def _direct(conflict: ConflictSide) -> dict[str, np.ndarray]:
+    observed = conflict.observed
+    return {kind: direct_parts(observed, v) for kind, v in conflict.replacements.items()} if observed else {}
+
+
+def _exact(conflict: ConflictSide, plan: BatchPlan, most: int | None = None) -> _Measured:
+    """Every site replaced, on all pairs or on the first ``most``."""
+    sites = _sites_of(conflict, plan)
+    effects = _effects(conflict, conflict.prompts[:most], sites, plan)
+    how = np.full(len(sites), EXACT, dtype=object)
+    return _Measured(sites, dict(zip(conflict.replacements, effects, strict=True)), _direct(conflict), {}, how)
+
+
+def _screened(conflict: ConflictSide, plan: BatchPlan, seed: int) -> _Measured:
+    """Every site at the first token that differs; those that matter there, and a random tenth of the others, on the
+    whole margin too."""
+    sites = _sites_of(conflict, plan)
+    effects = _effects(conflict, [at_first_token(p) for p in conflict.prompts], sites, plan)
+    size = np.abs(effects.mean(1)).max(0)
+    strong = np.argsort(-size, kind="stable")[: max(MIN_STRONG, int((size >= STRONG * size.max()).sum()))]
+    rest = np.setdiff1d(np.arange(len(sites)), strong)
+    checked = np.random.default_rng(seed).permutation(rest)[: math.ceil(SAMPLED * len(rest))]
+    chosen = np.sort(np.concatenate([strong, checked]))
+    whole = _effects(conflict, conflict.prompts, [sites[i] for i in chosen], plan)
+    rho = spearman(effects[0][:, chosen].mean(0), whole[0].mean(0))
+    of_rest = np.abs(whole.mean(1)).max(0)[np.isin(chosen, checked)]
+    missed = int((of_rest > MATTERS * np.abs(whole.mean(1)).max()).sum())
+    effects[:, :, chosen] = whole
+    how = np.full(len(sites), FIRST_TOKEN, dtype=object)
+    how[chosen] = EXACT
+    note = (
+        f"{plan.model.name}: all {len(sites)} sites were measured at the first token at which the completions differ, "
+        f"the {len(strong)} strongest and {len(checked)} of the other {len(rest)}, drawn at random, on all tokens too: "
+        f"{missed} of those {len(checked)} have an effect over a tenth of the largest; rank correlation of the two "
+        f"effects {rho:.2f}"
+    )
+    return _Measured(sites, dict(zip(conflict.replacements, effects, strict=True)), _direct(conflict), {}, how, (note,))
+
+
+def is_costly(prompts: Sequence[ContrastPrompt], model: Model) -> bool:
+    """Whether the whole margin costs several times what it costs at the first token that differs: where later tokens
+    need the softmax's constant, over a vocabulary that is large beside the model's body."""
+    later = np.mean(
+        [len({*p.answer.tokens[p.shared :], *(p.lure.tokens[p.shared :] if p.lure else ())}) for p in prompts]
+    )
+    body = model.n_params / 2  # of the parameters, what a copy passes through on average
+    vocabulary = model.architecture.unembed.weight.numel()
+    return bool(later > 0 and (later * (body + vocabulary) + body) / body >= COSTLY and len(prompts) > 1)
 
 
 def _approximate(conflict: ConflictSide, plan: BatchPlan, method: str) -> _Measured:
@@ -165,7 +235,8 @@ def _approximate(conflict: ConflictSide, plan: BatchPlan, method: str) -> _Measu
         for kind, values in conflict.replacements.items()
     }
     agreement = {k: spearman(exact.effects[k].mean(0), effects[k][:CHECKED].mean(0)) for k in effects}
-    return _Measured(exact.sites, effects, exact.direct, agreement)
+    how = np.full(len(exact.sites), "gradients", dtype=object)
+    return _Measured(exact.sites, effects, exact.direct, agreement, how)
 
 
 def _effects_table(head: Head, ids: Sequence[str], measured: _Measured, run: Run) -> Table:
@@ -175,13 +246,14 @@ def _effects_table(head: Head, ids: Sequence[str], measured: _Measured, run: Run
     columns |= {
         "effect": np.stack([measured.effects[k] for k in kinds]).ravel().astype(np.float32),
         "direct_effect": np.stack([measured.direct.get(k, nothing) for k in kinds]).ravel().astype(np.float32),
+        "measured": np.tile(measured.how, len(kinds) * len(ids)),
     }
     return table("effects", columns, run)
 
 
 def _sites_table(head: Head, measured: _Measured, asked: _Asked, run: Run) -> Table:
     effects, direct = measured.effects[asked.kinds[0]], measured.direct.get(asked.kinds[0])
-    p = flip_p(effects, asked.seed)
+    p = np.where(measured.how == FIRST_TOKEN, np.nan, flip_p(effects, asked.seed))
     q = benjamini_hochberg(p)
     columns = crossed(head, site_axis(measured.sites)) | mean_columns("effect", effects, asked.seed)
     columns |= {
@@ -189,6 +261,7 @@ def _sites_table(head: Head, measured: _Measured, asked: _Asked, run: Run) -> Ta
         "p": p,
         "q": q,
         "significant": q <= LEVEL,
+        "measured": measured.how,
     }
     return table("sites", columns, run)
 

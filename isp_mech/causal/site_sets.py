@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isp_mech.causal.locate import Sites
+from isp_mech.causal.locate import FIRST_TOKEN, Sites
 from isp_mech.errors import InputError
 from isp_mech.models import Model
 from isp_mech.sites import Site
@@ -25,8 +25,11 @@ def sites_for(sites: AnySites, model: Model, *, strongest: int | None = None) ->
     return tuple(sorted(chosen, key=lambda site: (site.layer, site.kind, site.head or 0)))
 
 
-def effects_by_pair(effects: EffectsGiven, model: Model, pairs: PairSet, replacement: str) -> np.ndarray:
-    """(pair, site): one model's effects, pairs in their order and sites in that of ``all_sites``.
+def effects_by_pair(
+    effects: EffectsGiven, model: Model, pairs: PairSet, replacement: str, *, exact: bool = False
+) -> np.ndarray:
+    """(pair, site): one model's effects, pairs in their order and sites in that of ``all_sites``. With ``exact`` they
+    are NaN where they were measured at the first token alone.
 
     ``InputError`` where the effects have no rows for a pair with the replacement.
     """
@@ -38,6 +41,8 @@ def effects_by_pair(effects: EffectsGiven, model: Model, pairs: PairSet, replace
         found = f"{here['pair'].nunique()} of {len(ids)} pairs with replacement {replacement!r}"
         expected = f"expected effects of every pair on all {n_sites} heads and MLPs"
         raise InputError("effects", [f"{model.name}: {found}: {expected}"])
+    if exact:
+        here = here.assign(effect=here["effect"].where(here["measured"] != FIRST_TOKEN))
     number = here["head"].fillna(shape.n_heads).astype(int)
     wide = here.assign(site=here["layer"] * (shape.n_heads + 1) + number)
     return wide.pivot(index="pair", columns="site", values="effect").loc[ids].to_numpy(dtype=float)

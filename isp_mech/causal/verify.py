@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from isp_mech.causal.activation_patching import patched_margins
-from isp_mech.causal.locate import Sites
+from isp_mech.causal.locate import Sites, is_costly
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
 from isp_mech.causal.site_sets import Half, effects_by_pair, halves, sites_for
@@ -22,7 +22,7 @@ from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
-from isp_mech.inference.margin import ContrastPrompt, answer_prompts
+from isp_mech.inference.margin import ContrastPrompt, answer_prompts, at_first_token
 from isp_mech.models import Model, Models, free_bytes
 from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import Replacement, Site, all_sites
@@ -36,6 +36,10 @@ N_NEUTRAL = 60
 N_COST = 20  # random sets whose cost on plain prompts and neutral text is measured
 CHUNKS = (25, 55, 120)  # random sets judged at a time, the prompts running once each time; the last one is repeated
 RANDOM = "random"
+QUICK = (
+    "sets are chosen and compared with random ones by the first token at which the completions differ; accuracy and "
+    "margin of the chosen set, before and after, are of all tokens"
+)
 
 
 def verify(
@@ -104,6 +108,12 @@ class _Side:
     cache: RunCache
     parts: dict[tuple[int, ...], _Side] = field(default_factory=dict)
 
+    def at_first_token(self) -> _Side:
+        """The same prompts, their margins at the first token at which the completions differ."""
+        return replace(
+            self, prompts=[at_first_token(p) for p in self.prompts], cache=RunCache(self.cache.budget), parts={}
+        )
+
     def take(self, index: Sequence[int]) -> _Side:
         """Some of the prompts: the same part each time, which keeps what it ran."""
         key = tuple(index)
@@ -125,18 +135,23 @@ class _Sides:
     conflict: _Side
     plain: _Side
     neutral: _Side
+    quick_conflict: _Side  # at the first token that differs, where the whole margin is costly: for comparisons alone
+    quick_plain: _Side
 
 
 def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
     model, pairs = plan.model, asked.pairs
     conflict = observe_conflict(pairs, plan, asked.kinds, seed=asked.seed)
     plain, neutral = place_prompts(model, pairs, ("plain",)).prompts, _neutral_prompts(model, asked.seed)
+    costly = is_costly(conflict.prompts, model)
     rows: list[Row] = []
     for kind, values in conflict.replacements.items():
         everywhere = values.map(lambda x: x.mean(0, keepdim=True).expand(len(neutral), *x.shape[1:]))
-        by_side = ((conflict.prompts, values), (plain, values), (neutral, everywhere))
         kept = free_bytes(model.device) // 16
-        sides = _Sides(model, *(_Side(prompts, of_side, plan, RunCache(kept)) for prompts, of_side in by_side))
+        whole = [_Side(prompts, values, plan, RunCache(kept)) for prompts in (conflict.prompts, plain)]
+        quick = [side.at_first_token() for side in whole] if costly else whole
+        on_neutral = _Side(neutral, everywhere, plan, RunCache(kept))
+        sides = _Sides(model, whole[0], whole[1], on_neutral, quick[0], quick[1])
         for half in _splits(asked):
             chosen = _choose(asked, sides, kind, half.choose)
             rows += [{"replacement": kind, "split": half.judged, **row} for row in _judge(asked, sides, chosen, half)]
@@ -151,7 +166,7 @@ def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
             "n_random": asked.n_random,
             "n_pairs": len(pairs),
         },
-        notes=plan.notes(),
+        notes=[*plan.notes(), *([f"{model.name}: {QUICK}"] if costly else [])],
     )
     return table("verification", [{**head_of(model, pairs.name), **row} for row in rows], run)
 
@@ -179,16 +194,19 @@ def _choose(asked: _Asked, sides: _Sides, kind: str, choose: Sequence[int]) -> t
     if asked.effects is None:
         return sites_for(asked.sites, sides.model)
     shape = sides.model.architecture
-    values = effects_by_pair(asked.effects, sides.model, asked.pairs.take(choose), kind)
+    values = effects_by_pair(asked.effects, sides.model, asked.pairs.take(choose), kind, exact=True)
     ranked = ranked_sites(values, all_sites(shape.n_layers, shape.n_heads), asked.share, asked.seed)
     return _best_prefix(sides, ranked, choose)
 
 
 def ranked_sites(values: np.ndarray, sites: Sequence[Site], share: float, seed: int) -> tuple[Site, ...]:
-    """Sites that push towards the lure by their effects (pair, site), significantly, strongest first, at most
-    ``share`` of all."""
+    """Sites that push towards the lure by their effects (pair, site; NaN where not measured), significantly,
+    strongest first, at most ``share`` of all."""
     mean = values.mean(0)
-    significant = benjamini_hochberg(sign_flip_p(values, seed=seed)) <= LEVEL
+    measured = ~np.isnan(mean)
+    p = np.full(len(mean), np.nan)
+    p[measured] = sign_flip_p(values[:, measured], seed=seed)
+    significant = benjamini_hochberg(p) <= LEVEL
     most = max(1, int(share * len(sites)))
     order = [i for i in np.argsort(mean, kind="stable") if mean[i] < 0 and significant[i]][:most]
     return tuple(sites[i] for i in order)
@@ -198,8 +216,8 @@ def _best_prefix(sides: _Sides, ranked: Sequence[Site], choose: Sequence[int]) -
     if not ranked:
         return ()
     prefixes = [frozenset(ranked[:k]) for k in range(len(ranked) + 1)]
-    conflict = sides.conflict.take(choose).margins(prefixes)
-    plain = sides.plain.take(choose).margins(prefixes)
+    conflict = sides.quick_conflict.take(choose).margins(prefixes)
+    plain = sides.quick_plain.take(choose).margins(prefixes)
     accuracy, kept = (conflict > 0).mean(0), (plain < 0).mean(0)
     allowed = [k for k in range(1, len(prefixes)) if kept[k] >= kept[0] - PLAIN_COST]
     if not allowed:
@@ -250,22 +268,24 @@ def _qualities(side: _Side, sets: Sequence[frozenset[Site]]) -> list[_Quality]:
 
 
 def _judge(asked: _Asked, sides: _Sides, sites: tuple[Site, ...], half: Half) -> list[Row]:
-    conflict = sides.conflict.take(half.judge)
+    conflict = sides.quick_conflict.take(half.judge)
     drawn = matched_sets(sites, sides.model, asked.n_random, asked.seed) if sites else []
-    before, after, *seen = _qualities(conflict, [frozenset(), frozenset(sites), *drawn[: CHUNKS[0]]])
+    set_itself, *seen = _qualities(conflict, [frozenset(sites), *drawn[: CHUNKS[0]]])
 
     def at_least_as_good() -> Iterator[bool]:
-        yield from (quality >= after for quality in list(seen))
+        yield from (quality >= set_itself for quality in list(seen))
         sizes = iter(CHUNKS[1:])
         while len(seen) < len(drawn):
             more = _qualities(conflict, drawn[len(seen) :][: next(sizes, CHUNKS[-1])])
             seen.extend(more)
-            yield from (quality >= after for quality in more)
+            yield from (quality >= set_itself for quality in more)
 
     test = sequential_random_p(at_least_as_good(), n_max=len(drawn)) if drawn else None
     seen = seen[: test.drawn] if test else []
     few = [frozenset(), frozenset(sites), *drawn[: min(N_COST, len(seen))]]
-    kept = (sides.plain.take(half.judge).margins(few) < 0).mean(0)
+    before, after = _qualities(sides.conflict.take(half.judge), few[:2])
+    plain, quick_plain = sides.plain.take(half.judge), sides.quick_plain.take(half.judge)
+    kept = (np.concatenate([plain.margins(few[:2]), quick_plain.margins(few[2:])], 1) < 0).mean(0)
     lengths = sum(len(prompt.answer.targets) for prompt in sides.neutral.prompts)
     loss = -sides.neutral.margins(few).sum(0) / lengths
 

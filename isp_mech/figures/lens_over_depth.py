@@ -82,11 +82,12 @@ def lens_over_depth(lens: Table, *, onset: Table | None = None, width: float = s
     lines = [line for ax in axes.flat for line in ax.get_lines() if line.get_label() in LENS_SIDES]
     means = np.abs(np.concatenate([line.get_ydata() for line in lines])) if lines else np.zeros(1)
     stretched = means.max() > 30 * max(float(np.median(means)), 1e-9)
+    what = "margin, first token" if lens.run.settings.get("tokens") == "first" else "margin"
     for ax in axes.flat:
         if stretched:
             ax.set_yscale("symlog", linthresh=1.0)
         panels.number_axis(ax.yaxis)
-        ax.set_ylabel("margin (nats, log beyond ±1)" if stretched else "margin (nats)")
+        ax.set_ylabel(f"{what} (nats, log beyond ±1)" if stretched else f"{what} (nats)")
     panels.label_outside(figure, x="relative depth", legend=4)
     return figure
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from isp_mech.errors import InputError
-from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, contrast_prompts, make_terms
+from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, at_first_token, contrast_prompts, make_terms
 from isp_mech.inference.prefix_tree import PrefixTree, TreePath, build_trees
 from isp_mech.inference.tokenization import token_roles
 from isp_mech.models import ActivationRecord, Batch, Model, RecordSpec
+from isp_mech.sites import Tokens
 from isp_mech.tables import Run, Setting, make_run
 from isp_mech.tasks import PairSet
 
@@ -67,15 +68,21 @@ class BatchTerms:
 
 
 def batch_terms(
-    model: Model, placed: PlacedPrompts, rows: Sequence[int], batch: Batch, roles: Sequence[str] | None = None
+    model: Model,
+    placed: PlacedPrompts,
+    rows: Sequence[int],
+    batch: Batch,
+    roles: Sequence[str] | None = None,
+    *,
+    tokens: Tokens = "all",
 ) -> BatchTerms:
-    """Terms of the prompts in the trees ``rows``; recorded are their predicting tokens and, with the names of
-    ``roles``, attention from the decision position."""
+    """Terms of the prompts in the trees ``rows``, of all of their completions' tokens or of the first that differs;
+    recorded are their predicting tokens and, with the names of ``roles``, attention from the decision position."""
     owners, at, queries = [], [], []
     for row, t in enumerate(rows):
         for i in placed.owners[t]:
             answer, lure = placed.paths[i]
-            prompt = placed.prompts[i]
+            prompt = at_first_token(placed.prompts[i]) if tokens == "first" else placed.prompts[i]
             owners.append(i)
             at.append((row, answer.path, prompt, lure.path))
             queries.append((row, answer.path[prompt.shared - 1]))

@@ -9,7 +9,7 @@ begin alike). Lens, attention, direct and total effects are all taken there and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -59,6 +59,21 @@ def contrast_prompts(
     return out
 
 
+def at_first_token(prompt: ContrastPrompt) -> ContrastPrompt:
+    """The prompt with its completions cut after the first token at which they differ.
+
+    Its margin is the difference of two logits: the whole vocabulary is needed nowhere. Where one completion begins
+    with all of the other there is no such token, and the prompt stays as it is.
+    """
+    lure, cut = prompt.lure, prompt.shared + 1
+    if lure is None or min(len(prompt.answer.tokens), len(lure.tokens)) < cut:
+        return prompt
+    answer, lure = (
+        CompletionTokens(tokens.tokens[:cut], min(tokens.start, prompt.shared)) for tokens in (prompt.answer, lure)
+    )
+    return replace(prompt, answer=answer, lure=lure)
+
+
 @dataclass(frozen=True)
 class LogprobTerms:
     """The margin of ``n_owners`` prompts as a signed sum of log-probabilities.
@@ -103,6 +118,10 @@ class LogprobTerms:
             n_owners=copies * self.n_owners,
         )
 
+    def repeated(self, times: int) -> LogprobTerms:
+        """The same terms for each of several readings of the predicting tokens, one after the other."""
+        return self.copied(times, 0)
+
     def sum_by_owner(self, values: Float[Tensor, " n *rest"]) -> Float[Tensor, owner * rest]:
         """Values at the predicting tokens, added up for each owner."""
         out = torch.zeros(self.n_owners, *values.shape[1:], dtype=values.dtype, device=values.device)
@@ -112,7 +131,7 @@ class LogprobTerms:
 def answer_prompts(
     model: Model, owners: Sequence[str], prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> list[ContrastPrompt]:
-    """Forks without a lure: log p(answer) after each prompt."""
+    """Prompts without a lure: log p(answer) after each."""
     asked = encode_all(model, [p.text for p in prompts], [(a,) for a in answers], owners)
     return [
         ContrastPrompt(owner, prompt, a.encodings[0], a.queries[0], None, a.queries[0].start)
@@ -124,17 +143,17 @@ Placed = tuple[int, Sequence[int], ContrastPrompt, Sequence[int]]
 
 
 def make_terms(placed: Sequence[Placed], device: str = "cpu") -> LogprobTerms:
-    """LogprobTerms of the forks at ``(row, path of the answer, fork, path of the lure)``, in that order."""
+    """The terms of the prompts at ``(row, path of the answer, prompt, path of the lure)``, in that order."""
     nodes: dict[tuple[int, int, int], int] = {}
     at: list[int] = []
     token: list[int] = []
     sign: list[float] = []
     owner: list[int] = []
-    for n, (row, answer_path, fork, lure_path) in enumerate(placed):
-        for s, query, path in ((1.0, fork.answer, answer_path), (-1.0, fork.lure, lure_path)):
+    for n, (row, answer_path, prompt, lure_path) in enumerate(placed):
+        for s, query, path in ((1.0, prompt.answer, answer_path), (-1.0, prompt.lure, lure_path)):
             if query is None:
                 continue
-            for depth in range(max(fork.shared, query.start), len(query.tokens)):
+            for depth in range(max(prompt.shared, query.start), len(query.tokens)):
                 at.append(nodes.setdefault((row, path[depth - 1], n), len(nodes)))
                 token.append(query.tokens[depth])
                 sign.append(s)

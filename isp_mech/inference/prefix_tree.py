@@ -116,7 +116,8 @@ def build_trees(
 
     The queries of a group (an item's completions) share a tree, and groups share one with others where at least
     half of their tokens are in common and the tree stays small; with ``across=False`` they do not. With
-    ``share=False`` each query has a tree, a plain chain, of its own. What a token sees, and so every result, is the same either way.
+    ``share=False`` each query has a tree, a plain chain, of its own. What a token sees, and so every result, is the
+    same either way.
     """
     trees: list[PrefixTree] = []
     places: list[list[TreePath]] = [[] for _ in groups]

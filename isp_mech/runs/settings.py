@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from isp_mech.errors import InputError
-from isp_mech.sites import DECISION, METHODS, REPLACEMENTS, Method, Replacement
+from isp_mech.sites import DECISION, METHODS, REPLACEMENTS, Method, Replacement, Tokens
 from isp_mech.tasks.rows import show
 
 Step = Literal["score", "trace", "locate", "verify"]
@@ -99,7 +99,7 @@ class Settings:
     method: Method = _one_of(
         METHODS,
         "method",
-        "exact, or for very large models attribution or integrated gradients",
+        "exact where it counts (exhaustive: of every site), or gradients: attribution, integrated",
         verbs=("locate", "verify"),
     )
     positions: str = _declared(
@@ -121,6 +121,12 @@ class Settings:
         verbs=("explain", "verify"),
         parse=float,
         metavar="X",
+    )
+    tokens: Tokens = _one_of(
+        get_args(Tokens),
+        "tokens",
+        "lens and direct effects are of the first token at which the completions differ, or of all of them",
+        verbs=("explain", "trace"),
     )
     device: str = _declared(
         "cpu",
@@ -170,6 +176,8 @@ class Settings:
     def key(self, step: Step) -> dict[str, Any]:
         """Those that the tables of ``step`` depend on, as they stand in the keys of units."""
         key = {name: getattr(self, name) for name, told in DECLARED.items() if told.in_key and step in told.verbs}
+        if key.get("tokens") == "all":  # keys of tables made before there was a choice say nothing of it
+            del key["tokens"]
         return {**key, "device": self.device.split(":")[0]}
 
     def words(self, step: Step) -> list[str]:

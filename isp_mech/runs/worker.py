@@ -55,12 +55,12 @@ class Worker:
                 if job.steps[0] == "score":
                     from isp_mech.scoring.score import score
 
-                    scores = score(job.subject, model, rule=s.rule, trace="trace" in job.steps, **more)
+                    scores = score(job.subject, model, rule=s.rule, trace="trace" in job.steps, tokens=s.tokens, **more)
                     tables = {name: getattr(scores, name) for name in TABLES["score"]} | _of_traces(scores.traces)
                 elif job.steps[0] == "trace":
                     from isp_mech.tracing.trace import trace
 
-                    tables = _of_traces(trace(job.pairs, model, **more))
+                    tables = _of_traces(trace(job.pairs, model, tokens=s.tokens, **more))
                 elif job.steps[0] == "locate":
                     from isp_mech.causal.locate import locate
 
@@ -70,7 +70,7 @@ class Worker:
                 else:
                     from isp_mech.causal.verify import verify
 
-                    more |= {"n_random": s.n_random, "share": s.share, "replacement": s.replacement[0]}
+                    more |= {"n_random": s.n_random, "share": s.share, "replacement": s.replacement}
                     tables = {"verification": verify(self._needed(job, "effects"), job.pairs, model, **more)}
                 self._keep(job, {name: tables[name] for name in missing}, began)
                 return "done"

@@ -33,6 +33,7 @@ from isp_mech.scoring.completion_logprobs import (
 )
 from isp_mech.scoring.metrics import Scores
 from isp_mech.scoring.numeric import estimates
+from isp_mech.sites import Tokens
 from isp_mech.tables import Run, Setting, table
 from isp_mech.tasks import PairSet, Task
 from isp_mech.tracing.trace import trace_model
@@ -47,6 +48,7 @@ def score(
     *,
     rule: Rule = "strict",
     trace: bool = False,
+    tokens: Tokens = "first",
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -59,7 +61,8 @@ def score(
     bootstrap intervals over items, the same resamples for every model; they come from ``seed``.
     A model in half precision is compared with float32 on a few prompts, and its Run says how far they are
     apart. With ``trace``, for pairs and the rule strict, the forwards that score also trace: ``traces`` is what
-    the function of that name gives. Raises ``InputError`` that lists the items to which ``rule`` does not apply.
+    the function of that name gives for ``tokens``. Raises ``InputError`` that lists the items to which ``rule`` does
+    not apply.
     """
     if trace and (rule != "strict" or isinstance(pairs_or_task, Task)):
         raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
@@ -68,7 +71,7 @@ def score(
         return metrics.join([_numeric(pairs_or_task, plan, rule, seed) for plan in plans])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
     asked = _Asked(pairs_or_task, metric, Reader(cases_of(pairs_or_task), rule, metric in LOGODDS), seed)
-    return metrics.join([_score_model(asked, plan, trace) for plan in plans])
+    return metrics.join([_score_model(asked, plan, tokens if trace else None) for plan in plans])
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ class _Asked:
         return self.reader.cases
 
 
-def _score_model(asked: _Asked, plan: BatchPlan, trace: bool) -> Scores:
+def _score_model(asked: _Asked, plan: BatchPlan, tokens: Tokens | None) -> Scores:
     traces, known = None, NOTHING_KNOWN
-    if trace and isinstance(asked.source, PairSet):
-        traced = trace_model(asked.source, plan, scored=True, seed=asked.seed)
+    if tokens is not None and isinstance(asked.source, PairSet):
+        traced = trace_model(asked.source, plan, tokens=tokens, scored=True, seed=asked.seed)
         traces, known = traced.traces, traced.logprobs
     measured = logprobs_of(asked.reader, plan, known)
     return replace(_tables(asked, plan, measured, _precision(asked, plan.model, measured)), traces=traces)
@@ -135,11 +138,7 @@ def _run(
 ) -> Run:
     start = start_token(model)
     packing = (
-        "trees after shared trunks"
-        if model.uses_prefix_caches
-        else "trees"
-        if model.shares_trees
-        else "plain batches"
+        "trees after shared trunks" if model.uses_prefix_caches else "trees" if model.shares_trees else "plain batches"
     )
     if not model.accepts_trees:
         notes = [*notes, f"{model.name}: its attention does not accept custom masks, so prompts ran as plain batches"]

@@ -11,6 +11,7 @@ import pandas as pd
 from isp_mech.sites import Site
 from isp_mech.stats import bootstrap_interval, sign_flip_p
 
+ROUNDING = 1e-5  # nats: a smaller effect is none
 Values = Sequence[Any] | np.ndarray | pd.api.extensions.ExtensionArray
 Axis = Mapping[str, Values]
 Columns = dict[str, Any]
@@ -62,6 +63,7 @@ def mean_columns(name: str, values: np.ndarray, seed: int) -> Columns:
 
 
 def flip_p(values: np.ndarray, seed: int) -> np.ndarray:
-    """The two-sided sign-flip p of each column's mean; NaN of a single row."""
-    some = len(values) > 1 and values.shape[1]
-    return np.asarray(sign_flip_p(values, seed=seed)) if some else np.full(values.shape[1], np.nan)
+    """The two-sided sign-flip p of each column's mean, values within rounding being none; NaN of a single row."""
+    if len(values) < 2 or not values.shape[1]:
+        return np.full(values.shape[1], np.nan)
+    return np.asarray(sign_flip_p(np.where(np.abs(values) < ROUNDING, 0.0, values), seed=seed))

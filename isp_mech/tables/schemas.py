@@ -2,7 +2,8 @@
 
 One row declares one column. A row of the table ``every`` stands at the head of every table. A row that gives
 no more than a column's name takes the rest from the row of that name under ``shared``. A type that ends in ``?`` may be
-missing; ``with interval`` declares the ends of the 95 % interval too, as NAME_lo and NAME_hi.
+missing; ``with interval`` declares the ends of the 95 % interval too, as NAME_lo and NAME_hi. ``string = WORD`` is a
+column that came later: a table without it has WORD in every row.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Column:
     unit: str
     meaning: str
     nullable: bool = False
+    default: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):
@@ -36,9 +38,10 @@ class Column:
 
 def _columns(name: str, kind: str, unit: str, meaning: str) -> Iterator[Column]:
     """The column of a row, and the ends of its interval where it has one."""
+    kind, _, default = kind.partition(" = ")
     bare = kind.removesuffix(" with interval")
     dtype = cast(Dtype, bare.rstrip("?"))
-    yield Column(name, dtype, unit, meaning, nullable=bare.endswith("?") or dtype == "Int64")
+    yield Column(name, dtype, unit, meaning, bare.endswith("?") or dtype == "Int64", default or None)
     if bare != kind:
         for ending, end in (("lo", "lower"), ("hi", "upper")):
             yield Column(f"{name}_{ending}", dtype, unit, f"{end} end of the 95 % interval of {name}", nullable=True)

@@ -18,6 +18,8 @@ from isp_mech.tables.schemas import SCHEMAS, Column
 def conform(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     schema = SCHEMAS[name]
     declared = [column.name for column in schema]
+    later = {c.name: c.default for c in schema if c.default is not None and c.name not in frame.columns}
+    frame = frame.assign(**later) if later else frame
     given = [str(c) for c in frame.columns]
     if given == declared and _fits(frame, schema):
         return frame.copy(deep=False) if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(drop=True)

@@ -46,7 +46,6 @@ CLASSES = ("copying", "induction", "recall", "suppression", "opposing", "none")
 INDUCTION = 0.1  # four times what even attention has; in small models heads that do it have 0.2 to 0.5, others 0.02
 SEQUENCES, HALF = 64, 25  # random sequences, and tokens before the repeat
 ALPHABET = 256  # tokens at most of a sequence's own draw, among which the percentiles are taken
-ROUNDING = 1e-5  # nats: a smaller direct effect is none
 
 
 def head_classes(
@@ -149,7 +148,6 @@ def _heads_of(plan: BatchPlan, pairs: PairSet, seed: int) -> Table:
     for side in SIDES:
         here = effects[(effects["side"] == side) & (effects["kind"] == "head")]
         direct = here["direct_effect"].to_numpy(dtype=float).reshape(len(pairs), -1)
-        direct = np.where(np.abs(direct) < ROUNDING, 0.0, direct)
         columns |= mean_columns(f"{side}_direct", direct, seed)
         columns |= {f"{side}_p": flip_p(direct, seed), f"{side}_q": np.full(n, np.nan)}
     run = run_of(

@@ -29,7 +29,7 @@ from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
 from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, TokenPlaces
 from isp_mech.scaling.summaries import onset
-from isp_mech.sites import all_sites
+from isp_mech.sites import Tokens, all_sites
 from isp_mech.tables import Run, Table, concat, table
 from isp_mech.tables.columns import Axis, crossed, site_axis, site_matrix
 from isp_mech.tasks import PairSet
@@ -53,6 +53,7 @@ def trace(
     models: Models,
     *,
     lens: Lens | Sequence[Lens] | None = None,
+    tokens: Tokens = "first",
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -60,14 +61,16 @@ def trace(
     """Lens, attention by role, direct effects and override onset of every model, on both sides.
 
     ``margin`` is log p(answer) - log p(lure) in nats on either side: positive follows the conflict
-    prompt, so on the plain side a negative margin is right. The last lens row equals the output's
+    prompt, so on the plain side a negative margin is right. It is taken at the first token at which the two
+    differ (``tokens`` first: the difference of two logits), or over all of their tokens (all), for which the
+    whole vocabulary is needed after every sublayer. The last lens row equals the output's
     margin and the direct effects sum to it; a remainder over 1 % of the margin's size is reported in the
     Run's notes. ``lens`` reads the stream in place of the plain lens (``train_lens``, ``load_lens``): one
     for each model; only sublayers that it reads, and the last, are in the table. Onset intervals (95 %,
     bootstrap over pairs) come from ``seed``.
     """
     plans = each_model(models, batch_size, progress=progress)
-    return join_traces([trace_model(pairs, plan, lens=lens, seed=seed).traces for plan in plans])
+    return join_traces([trace_model(pairs, plan, lens=lens, tokens=tokens, seed=seed).traces for plan in plans])
 
 
 def join_traces(parts: Sequence[Traces]) -> Traces:
@@ -92,12 +95,13 @@ def trace_model(
     plan: BatchPlan,
     *,
     lens: Lens | Sequence[Lens] | None = None,
+    tokens: Tokens = "first",
     scored: bool = False,
     seed: int = 0,
 ) -> TracedModel:
     """One model's traces and, with ``scored``, its log-probabilities from the same forwards."""
     model = plan.model
-    tracer = _tracer(model, place_prompts(model, pairs), lens_of(lens, model), scored)
+    tracer = _tracer(model, place_prompts(model, pairs), lens_of(lens, model), tokens, scored)
     plan.run_trees(tracer.placed.trees, tracer.run, "trace")
     seen, placed, lens_kind = tracer.kept, tracer.placed, tracer.lens.kind if tracer.lens else "plain"
     run = run_of(
@@ -105,7 +109,7 @@ def trace_model(
         task=pairs.name,
         method="trace: lens, attention by role, direct effect",
         seed=seed,
-        settings={"packed": model.uses_prefix_caches, "n_pairs": len(pairs), "lens": lens_kind},
+        settings={"packed": model.uses_prefix_caches, "n_pairs": len(pairs), "lens": lens_kind, "tokens": tokens},
         notes=[*_notes(model, seen), *plan.notes()],
     )
     head = head_of(model, pairs.name)
@@ -146,13 +150,14 @@ class _Tracer:
     lens: Lens | None
     placed: PlacedPrompts
     roles: Sequence[str]
+    tokens: Tokens
     scored: bool
     kept: _Kept
 
     def run(self, rows: Sequence[int], batch: Batch) -> None:
         """One forward, and what is kept of its prompts."""
         model, kept = self.model, self.kept
-        asked = batch_terms(model, self.placed, rows, batch, self.roles)
+        asked = batch_terms(model, self.placed, rows, batch, self.roles, tokens=self.tokens)
         terms, owners = asked.terms, asked.owners
         n = len(terms.rows)
         alone = completion_terms(self.placed, rows, model.device) if self.scored else terms
@@ -176,16 +181,17 @@ class _Tracer:
         stream, lens = residual_stream(record), self.lens
         last = len(stream) - 1
         read = [stream[i] if lens is None or i == last else lens(i, stream[i]) for i in self.kept.sublayers]
-        return torch.stack([margin_of(self.model, self.norm(x), terms) for x in read], 1)
+        every = self.norm(torch.cat(read))  # one product with the unembedding for all sublayers
+        return margin_of(self.model, every, terms.repeated(len(read))).view(len(read), -1).T
 
 
-def _tracer(model: Model, placed: PlacedPrompts, lens: Lens | None, scored: bool) -> _Tracer:
+def _tracer(model: Model, placed: PlacedPrompts, lens: Lens | None, tokens: Tokens, scored: bool) -> _Tracer:
     layers, heads, n = model.architecture.n_layers, model.architecture.n_heads, len(placed.prompts)
     roles = role_names([prompt.prompt for prompt in placed.prompts])
     sublayers = (*(range(2 * layers) if lens is None else sorted(lens.sublayers)), 2 * layers)
     shapes = ((), (len(sublayers),), (layers, heads, len(roles)), (layers, heads), (layers,), (len(PARTS),), (2,))
     kept = _Kept(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
-    return _Tracer(model, model.architecture.norm(), lens, placed, roles, scored, kept)
+    return _Tracer(model, model.architecture.norm(), lens, placed, roles, tokens, scored, kept)
 
 
 def _notes(model: Model, seen: _Kept) -> list[str]:
