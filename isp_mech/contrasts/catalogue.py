@@ -14,6 +14,7 @@ from isp_mech.contrasts.neqa import TASK as NEQA
 from isp_mech.contrasts.pattern_matching_suppression import TASK as PATTERN_MATCHING_SUPPRESSION
 from isp_mech.contrasts.quote_repetition import TASK as QUOTE_REPETITION
 from isp_mech.contrasts.redefine_math import TASK as REDEFINE_MATH
+from isp_mech.contrasts.resisting_correction import TASK as RESISTING_CORRECTION
 from isp_mech.contrasts.sampling import ContrastTask
 from isp_mech.errors import InputError
 from isp_mech.tasks import PairSet
@@ -28,6 +29,7 @@ TASKS = (
     MEMO_TRAP,
     MODUS_TOLLENS,
     PATTERN_MATCHING_SUPPRESSION,
+    RESISTING_CORRECTION,
 )
 
 
