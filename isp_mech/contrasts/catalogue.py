@@ -7,15 +7,19 @@ from pathlib import Path
 
 from isp_mech.contrasts.heavier_object import TASK as HEAVIER_OBJECT
 from isp_mech.contrasts.hindsight_neglect import TASK as HINDSIGHT_NEGLECT
+from isp_mech.contrasts.into_the_unknown import TASK as INTO_THE_UNKNOWN
 from isp_mech.contrasts.linear_expressions import TASK as LINEAR_EXPRESSIONS
 from isp_mech.contrasts.memo_trap import TASK as MEMO_TRAP
 from isp_mech.contrasts.modus_tollens import TASK as MODUS_TOLLENS
 from isp_mech.contrasts.neqa import TASK as NEQA
 from isp_mech.contrasts.pattern_matching_suppression import TASK as PATTERN_MATCHING_SUPPRESSION
+from isp_mech.contrasts.prompt_injection import TASK as PROMPT_INJECTION
 from isp_mech.contrasts.quote_repetition import TASK as QUOTE_REPETITION
 from isp_mech.contrasts.redefine_math import TASK as REDEFINE_MATH
+from isp_mech.contrasts.repetitive_algebra import TASK as REPETITIVE_ALGEBRA
 from isp_mech.contrasts.resisting_correction import TASK as RESISTING_CORRECTION
 from isp_mech.contrasts.sampling import ContrastTask
+from isp_mech.contrasts.sig_figs import TASK as SIG_FIGS
 from isp_mech.errors import InputError
 from isp_mech.tasks import PairSet
 
@@ -30,6 +34,10 @@ TASKS = (
     MODUS_TOLLENS,
     PATTERN_MATCHING_SUPPRESSION,
     RESISTING_CORRECTION,
+    REPETITIVE_ALGEBRA,
+    INTO_THE_UNKNOWN,
+    SIG_FIGS,
+    PROMPT_INJECTION,
 )
 
 
