@@ -1,6 +1,7 @@
 """What the effects of all sites cost: packed, a forward for each site, and by gradients.
 
     python experiments/bench_locating.py            # 128 and 900 tokens; writes runs/bench-locating/time.csv
+    python experiments/bench_locating.py --quick    # one prompt of 128 tokens, two repeats
 
 One process and one thread, paths in turn, medians of ratios to one plain forward of the conflict prompts in the same
 turn, in processor time. The model has Pythia 160m's shape (156 sites) and random weights. A forward for each site is
@@ -9,6 +10,7 @@ timed on ``SAMPLED`` sites, a twelfth of all, and multiplied; those effects must
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gc
 import statistics
@@ -21,10 +23,11 @@ import numpy as np
 import torch
 from bench_tracing import bridge_of, byte_model, byte_pairs
 
-from isp_mech.causal.activation_patching import replaced_margins
-from isp_mech.causal.attribution_patching import STEPS, approximate_effects
-from isp_mech.causal.replacements import Outputs, observe
-from isp_mech.inference.contrast_prompts import prepare
+from isp_mech.causal.activation_patching import patched_margins
+from isp_mech.causal.attribution_patching import GRADIENT_STEPS, approximate_effects
+from isp_mech.causal.replacements import SiteOutputs, observe
+from isp_mech.inference.batches import plan_batches
+from isp_mech.inference.contrast_prompts import place_prompts
 from isp_mech.sites import Site, all_sites
 from isp_mech.stats import spearman
 
@@ -49,13 +52,13 @@ def put_mlp(module: object, args: tuple, out: torch.Tensor, value: torch.Tensor)
     return out
 
 
-def forward_with(plain, ids: torch.Tensor, site: Site, stand_in: Outputs) -> torch.Tensor:
+def forward_with(plain, ids: torch.Tensor, site: Site, values: SiteOutputs) -> torch.Tensor:
     """The last logits with one site replaced, by a hook of our own."""
     layer = plain.gpt_neox.layers[site.layer]
     if site.head is None:
-        handle = layer.mlp.register_forward_hook(partial(put_mlp, value=stand_in.mlps[:, site.layer]))
+        handle = layer.mlp.register_forward_hook(partial(put_mlp, value=values.mlps[:, site.layer]))
     else:
-        value = stand_in.heads[:, site.layer, site.head]
+        value = values.heads[:, site.layer, site.head]
         handle = layer.attention.dense.register_forward_pre_hook(partial(put_head, site=site, value=value))
     with torch.no_grad():
         logits = plain(ids, logits_to_keep=1).logits[:, -1]
@@ -63,16 +66,16 @@ def forward_with(plain, ids: torch.Tensor, site: Site, stand_in: Outputs) -> tor
     return logits
 
 
-def by_bridge(bridge, ids: torch.Tensor, site: Site, stand_in: Outputs) -> torch.Tensor:
+def by_bridge(bridge, ids: torch.Tensor, site: Site, values: SiteOutputs) -> torch.Tensor:
     """The same by TransformerLens."""
 
     def put(x: torch.Tensor, hook: object) -> torch.Tensor:
         if site.head is None:
-            x[:, -1] = stand_in.mlps[:, site.layer]
+            x[:, -1] = values.mlps[:, site.layer]
         elif x.dim() == 4:
-            x[:, -1, site.head] = stand_in.heads[:, site.layer, site.head]
+            x[:, -1, site.head] = values.heads[:, site.layer, site.head]
         else:
-            x.unflatten(-1, (HEADS, -1))[:, -1, site.head] = stand_in.heads[:, site.layer, site.head]
+            x.unflatten(-1, (HEADS, -1))[:, -1, site.head] = values.heads[:, site.layer, site.head]
         return x
 
     name = f"blocks.{site.layer}." + ("hook_mlp_out" if site.head is None else "attn.hook_z")
@@ -80,16 +83,16 @@ def by_bridge(bridge, ids: torch.Tensor, site: Site, stand_in: Outputs) -> torch
         return bridge.run_with_hooks(ids, fwd_hooks=[(name, put)])[:, -1]
 
 
-def measure(tokens: int, n: int) -> list[tuple[int, int, str, float, float]]:
+def measure(tokens: int, n: int, repeats: int) -> list[tuple[int, int, str, float, float]]:
     """Rows: tokens, prompts, path, seconds, plain forwards."""
     model, plain = byte_model()
     bridge = bridge_of(plain, model)
     pairs = byte_pairs(tokens, n + 1)  # one more, so that resampling has another
-    both = prepare(model, pairs, ("conflict",))
-    seen = observe(model, both)
-    other = Outputs(seen.outputs.heads.roll(1, 0)[:n], seen.outputs.mlps.roll(1, 0)[:n])
-    forks, own = both.forks[:n], seen.outputs.of(range(n), "cpu")
-    ids = torch.tensor([model.tokenizer(fork.prompt.text).input_ids for fork in forks])
+    plan, placed = plan_batches(model), place_prompts(model, pairs, ("conflict",))
+    observed = observe(placed, plan)
+    other, own = observed.outputs.map(lambda x: x.roll(1, 0)[:n]), observed.outputs.of(range(n), "cpu")
+    prompts = placed.prompts[:n]
+    ids = torch.tensor([model.tokenizer(prompt.prompt.text).input_ids for prompt in prompts])
     sites = all_sites(LAYERS, HEADS)
     sets = [frozenset({site}) for site in sites]
     answer, lure = (model.tokenizer(c).input_ids[0] for c in "43")
@@ -103,23 +106,23 @@ def measure(tokens: int, n: int) -> list[tuple[int, int, str, float, float]]:
         return torch.stack([x[:, answer] - x[:, lure] for x in logits], 1).numpy()
 
     def gradients(steps: int) -> np.ndarray:
-        return approximate_effects(model, forks, own, other, steps=steps)
+        return approximate_effects(prompts, own, other, plan, steps=steps)
 
     paths: dict[str, Callable[[], np.ndarray | object]] = {
         PLAIN: forward,
-        SWEEP: lambda: replaced_margins(model, forks, other, sets),
+        SWEEP: lambda: patched_margins(prompts, other, sets, plan),
         EACH: lambda: each(forward_with, plain),
         LENS: lambda: each(by_bridge, bridge),
-        **{f"gradients, {name}": partial(gradients, steps) for name, steps in STEPS.items()},
+        **{f"gradients, {name}": partial(gradients, steps) for name, steps in GRADIENT_STEPS.items()},
     }
     share = {name: len(sites) / len(SAMPLED) if name in (EACH, LENS) else 1.0 for name in paths}
-    exact = replaced_margins(model, forks, other, sets)
+    exact = patched_margins(prompts, other, sets, plan)
     check(exact[:, [sites.index(site) for site in SAMPLED]], {name: paths[name]() for name in (EACH, LENS)})
-    for name, steps in STEPS.items():
-        rho = spearman((seen.margins[:n, None] - exact).mean(0), gradients(steps).mean(0))
+    for name, steps in GRADIENT_STEPS.items():
+        rho = spearman((observed.margins[:n, None] - exact).mean(0), gradients(steps).mean(0))
         print(f"{tokens} tokens, {n} prompts: rank correlation of {name} with exact effects {rho:.3f}")
     times: dict[str, list[float]] = {name: [] for name in paths}
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for name, run in paths.items():
             gc.collect()
             began = time.process_time()
@@ -149,11 +152,14 @@ def save(rows: Sequence[tuple]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one prompt of 128 tokens, two repeats")
+    quick = parser.parse_args().quick
     torch.set_num_threads(THREADS)
     rows: list[tuple] = []
-    for tokens, prompts in PROMPTS.items():
+    for tokens, prompts in ({128: (1,)} if quick else PROMPTS).items():
         for n in prompts:
-            rows += measure(tokens, n)
+            rows += measure(tokens, n, 2 if quick else REPEATS)
             save(rows)
 
 

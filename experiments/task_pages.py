@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 import isp_mech as im
-from isp_mech.causal.attention_knockout import knock_out
+from isp_mech.causal import knock_out
 from isp_mech.scaling import summaries
 
 TASKS = ("quote-repetition", "redefine-math", "neqa", "hindsight-neglect")
