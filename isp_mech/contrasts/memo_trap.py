@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,15 +166,8 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
 
     longer = 0  # answers so far that are longer than their lures, less those that are shorter
 
-    def balanced_lengths(words: list[str], own: str) -> Iterator[str]:
+    def options(proverb: Proverb, rng: random.Random) -> Iterator[str]:
         nonlocal longer
-        while words:
-            word = next((w for w in words if _longer(w, own) * longer < 0), words[0])
-            longer += _longer(word, own)
-            words.remove(word)
-            yield word
-
-    def options(proverb: Proverb, rng: random.Random) -> Iterable[str]:
         used, own = words_of(f"{proverb.before} {proverb.ending}"), proverb.ending
         kind = "" if variant == "any-kind" else proverb.kind
         left = [
@@ -185,7 +178,11 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
             and _article_fits(proverb.before, word)
             and not one_begins_the_other(word.lower(), own.lower())
         ]
-        return balanced_lengths(left, own)
+        while left:
+            word = next((other for other in left if _longer(other, own) * longer < 0), left[0])
+            longer += _longer(word, own)
+            left.remove(word)
+            yield word
 
     def pair(proverb: Proverb, word: str, i: int) -> Pair:
         own = None if variant == "unknown" else request.random(pair=i)  # it is neutral itself
