@@ -1,4 +1,4 @@
-"""Tasks as contrasting pairs, one file for each: four of the prize's first round, two that readers asked for."""
+"""Tasks as contrasting pairs, one file for each: those of the Inverse Scaling Prize, and two that readers asked for."""
 
 from __future__ import annotations
 
