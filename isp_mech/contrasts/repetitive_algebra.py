@@ -108,7 +108,7 @@ def algebra_prompt(shots: Sequence[Equation], question: Equation, *, odd: int = 
     (the factor) and ``question``.
     """
     parts = [(INSTRUCTION, "instruction")]
-    odd_shot = range(len(shots))[odd]
+    odd_shot = odd % max(len(shots), 1)
     for place, shot in enumerate(shots):
         parts += [(f"Q: Suppose {shot}. What is the value of {shot.letter}? A: ", "shots")]
         parts += [(str(shot.answer), "odd_answer" if place == odd_shot else "answers"), ("\n", "shots")]
