@@ -8,7 +8,7 @@ from many_queries import short_of_memory, sizes_of_forwards
 from small_models import make_hf
 
 from isp_mech.causal.activation_patching import Block, Patch, Scale, changed_margins, patched_margins
-from isp_mech.causal.replacements import observe_conflict, role_tokens
+from isp_mech.causal.replacements import observe_conflict
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import plan_batches
 from isp_mech.models import wrap_model
@@ -21,7 +21,7 @@ EVERY_LAYER = frozenset(range(3))
 def test_what_changes_nothing_gives_every_bit_of_the_margins_as_they_are(some_model, pairs):
     plan = plan_batches(some_model)
     conflict = observe_conflict(pairs, plan, ["zero"])
-    values, tokens = conflict.replacements["zero"], role_tokens(conflict.prompts, "definition")
+    values, tokens = conflict.replacements["zero"], [[p.shared - 3, p.shared - 2] for p in conflict.prompts]
     nothing = [Patch(frozenset(), values), Scale(SITES, 1.0), Scale(frozenset(), 2.0), Block(tokens, frozenset())]
     something = [Patch(SITES, values), Scale(SITES, 0.0), Block(tokens, EVERY_LAYER)]
     margins = changed_margins(conflict.prompts, [*nothing, *something], plan)
