@@ -23,10 +23,15 @@ def measure(arguments: Namespace) -> None:
     from isp_mech.runs.explain import default_folder, make_report, part_in, read_tables, steps_for
     from isp_mech.runs.plans import origin_of, read_subject
     from isp_mech.runs.run_directory import RunDirectory
+    from isp_mech.tasks import Task
+    from isp_mech.tasks.released_files import release_of
 
     settings, progress = _settings(arguments), _progress(arguments)
     subject = read_subject(arguments.task, n=arguments.n, seed=settings.seed, source=arguments.source)
     origin = origin_of(arguments.task, n=arguments.n, seed=settings.seed, source=arguments.source)
+    release = release_of(arguments.task, subject) if isinstance(subject, Task) else None
+    if release is not None:
+        print(release.sentence)
     given = arguments.family or ["ladder"]
     sizes = [size.strip() for size in arguments.sizes.split(",")] if arguments.sizes else None
     chosen = family(given[0] if len(given) == 1 else given, sizes=sizes, revision=arguments.revision)

@@ -18,7 +18,7 @@ from isp_mech.tasks.text_files import Row, Rows, is_there, json_rows, read_text,
 
 SUFFIXES = (".csv", ".jsonl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_METRIC_ENDING = re.compile(rf"[_-]({'|'.join(METRICS)})$")
+_METRIC_ENDING = re.compile(rf"[_-]({'|'.join(METRICS)}|sequence-probability)$")
 
 
 def read_task(path_or_id: str | os.PathLike[str], *, metric: Metric | None = None, name: str | None = None) -> Task:
