@@ -219,9 +219,7 @@ def _screened(conflict: ConflictSide, plan: BatchPlan, seed: int) -> _Measured:
 def is_costly(prompts: Sequence[ContrastPrompt], model: Model) -> bool:
     """Whether the whole margin costs several times what it costs at the first token that differs: where later tokens
     need the softmax's constant, over a vocabulary that is large beside the model's body."""
-    later = np.mean(
-        [len({*p.answer.tokens[p.shared :], *(p.lure.tokens[p.shared :] if p.lure else ())}) for p in prompts]
-    )
+    later = np.mean([sum(max(0, len(c.tokens) - 1 - p.shared) for c in p.completions) for p in prompts])
     body = model.n_params / 2  # of the parameters, what a copy passes through on average
     vocabulary = model.architecture.unembed.weight.numel()
     return bool(later > 0 and (later * (body + vocabulary) + body) / body >= COSTLY and len(prompts) > 1)

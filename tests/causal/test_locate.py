@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,12 @@ from planted_models import letter_pairs, overridden
 from small_models import make_hf
 
 from isp_mech.causal.activation_patching import patched_margins
-from isp_mech.causal.locate import locate
+from isp_mech.causal.locate import is_costly, locate
 from isp_mech.causal.prompt_copies import WholePrompts, run_prompts
 from isp_mech.causal.replacements import SiteOutputs, derangement, observe_conflict, replacement_outputs
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import plan_batches
+from isp_mech.inference.contrast_prompts import place_prompts
 from isp_mech.models import wrap_model
 from isp_mech.sites import REPLACEMENTS, Site, all_sites
 from isp_mech.tables import Table
@@ -118,6 +121,20 @@ def test_a_planted_override_ranks_first_and_its_rivals_have_their_signs(tokenize
     assert (zero["effect"] < 0).all()
     # nothing stands after the last layer's head but the norm, whose scale it changes: near, not equal
     assert zero["direct_effect"].to_numpy() == pytest.approx(zero["effect"].to_numpy(), rel=0.35)
+
+
+def test_sites_are_screened_only_where_completions_have_later_tokens(make_model, pairs):
+    """Those models have a vocabulary as large as their body: what is after the first token that differs is costly."""
+    model = make_model("neox")
+    several = place_prompts(model, pairs, ("conflict",)).prompts
+    single = place_prompts(model, letter_pairs(6), ("conflict",)).prompts
+    assert all(len(c.tokens) == prompt.shared + 1 for prompt in single for c in prompt.completions)
+    assert is_costly(several, small_body(model)) and not is_costly(single, small_body(model))
+    assert locate(letter_pairs(6), model).sites.frame["p"].notna().all()
+
+
+def small_body(model):
+    return dataclasses.replace(model, n_params=1000)
 
 
 def test_error_control_runs_over_all_models_together(make_model, pairs):

@@ -107,8 +107,9 @@ def test_where_no_answer_is_soon_clear_p_is_the_plain_one(family):
     assert row["p_random"] == pytest.approx((1 + good.sum()) / 41)
 
 
-def test_a_useless_set_stops_early(make_model, pairs, monkeypatch):
-    model, sites = make_model("neox"), (Site(0, "head", 1), Site(1, "head", 2))
+def test_a_useless_set_stops_early(make_model, monkeypatch):
+    """Completions of one token, whose sets are judged on the margin itself."""
+    model, pairs, sites = make_model("neox"), letter_pairs(12), (Site(0, "head", 1), Site(1, "head", 2))
     good = at_least_as_good(model, pairs, sites, 200)
     last = int(np.flatnonzero(good)[9]) + 1  # the tenth that is at least as good
     run: list[int] = []

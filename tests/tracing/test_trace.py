@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_models import make_hf
+from small_models import make_hf, plain_logprobs
 
 from isp_mech.errors import InputError
+from isp_mech.inference.contrast_prompts import place_prompts
 from isp_mech.models import load_model, wrap_model
 from isp_mech.scaling.summaries import onsets
 from isp_mech.scoring import score
@@ -25,7 +26,7 @@ def margins_of(pairs, model):
 
 
 def test_direct_effects_sum_to_the_margin_and_the_last_lens_row_is_it(model, pairs):
-    found, margin = trace(pairs, model), margins_of(pairs, model)
+    found, margin = trace(pairs, model, tokens="all"), margins_of(pairs, model)
     total = found.effects.frame.groupby(KEY)["direct_effect"].sum()
     assert ((total - margin[total.index]).abs() / margin[total.index].abs().clip(lower=0.1)).max() < 1e-4
     last = found.lens.frame.groupby(KEY)["margin"].last()
@@ -35,6 +36,19 @@ def test_direct_effects_sum_to_the_margin_and_the_last_lens_row_is_it(model, pai
         assert remainder > 1e-4
     else:
         assert remainder < 1e-4 and not found.effects.run.notes
+
+
+def test_at_the_first_token_that_differs_they_sum_to_the_difference_of_two_logits(some_model, pairs):
+    found = trace(pairs, some_model)
+    total = found.effects.frame.groupby(KEY)["direct_effect"].sum()
+    last = found.lens.frame.groupby(KEY)["margin"].last()
+    assert ((total - last).abs() / last.abs().clip(lower=0.1)).max() < 1e-4
+    for prompt in place_prompts(some_model, pairs.take([0, 1, 2])).prompts:
+        at = prompt.shared
+        logits = plain_logprobs(some_model.hf, list(prompt.answer.tokens[:at]))[-1]
+        want = float(logits[prompt.answer.tokens[at]] - logits[prompt.lure.tokens[at]])
+        pair, side = prompt.owner.removesuffix(")").split(" (")
+        assert last[pair, side] == pytest.approx(want, abs=1e-4)
 
 
 def test_attention_sums_to_one_and_lies_where_the_text_is(model, pairs):
