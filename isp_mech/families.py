@@ -7,40 +7,36 @@
 
 ``n_params`` counts parameters without the embeddings of tokens and positions and without the
 unembedding: for named families as it follows from the shape of the model (for Pythia these are the
-published numbers), for a folder from the headers of its safetensors files.
+published numbers), for a folder or a GGUF file from the headers of its weight files. Where those do not tell (packed
+weights, a model inside another) it is None, and counted when the model is loaded.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Literal, get_args
 
 from isp_mech.errors import InputError
+from isp_mech.weight_files import count_in_headers, is_gguf
 
 Kind = Literal["embedded", "hub", "list"]
 HUB_FAMILIES = Path(__file__).with_name("families.tsv")
 LADDER_WEIGHTS = Path(__file__).parent / "ladder" / "weights"
 _EMBEDDED = ("ladder", "ladder-null")
-_NOT_COUNTED = re.compile(  # embeddings, and buffers of old checkpoints
-    r"(^|\.)(embed_in|embed_out|wte|wpe|embed_tokens|embed_positions|word_embeddings|lm_head|shared)\."
-    r"|\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$|(^|\.)position_ids$"
-)
 PYTHIA_STEPS = (0, *(2**k for k in range(10)), *range(1000, 144000, 1000))
 
 
 @dataclass(frozen=True)
 class Size:
-    """One model: its name, the folder or hub id it is loaded from, and its parameters without embeddings.
+    """One model: its name, the folder, GGUF file or hub id it is loaded from, and its parameters without embeddings.
 
-    ``n_params`` is None for a hub id the project does not know: it is counted when the model is loaded.
+    ``n_params`` is None where it is not known before the model is loaded, and counted then.
     """
 
     name: str
@@ -84,7 +80,10 @@ class Family:
 
 # --- families by name ---------------------------------------------------------------------------------
 
-_ALIASES = {"qwen": "qwen2.5", "llama": "llama3", "gpt_neo": "gpt-neo", "gptneo": "gpt-neo"}
+_ALIASES = {
+    "qwen": "qwen2.5", "llama": "llama3", "gpt_neo": "gpt-neo", "gptneo": "gpt-neo", "smollm": "smollm2",
+    "gemma": "gemma3", "olmo": "olmo2",
+}  # fmt: skip
 
 
 @cache
@@ -116,19 +115,22 @@ def family(
     sizes: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> Family:
-    """The family of that name, or the models of a list of checkpoint folders and hub ids.
+    """The family of that name, or the models of a list of checkpoint folders, GGUF files and hub ids.
 
-    ``sizes`` keeps the members so named (``pythia-70m`` or just ``70m``); ``revision`` is a branch, tag or
-    training step for every member from a hub. One folder or hub id alone is a family of one. Raises
-    ``InputError`` for an unknown name, size or step, and for every folder that holds no checkpoint.
+    Folders of one last name are told apart by what differs: ``runs/small/final`` and ``runs/large/final`` are
+    ``small/final`` and ``large/final``. ``sizes`` keeps the members so named (``pythia-70m`` or just ``70m``);
+    ``revision`` is a branch, tag or training step for every member from a hub. One folder or hub id alone is a family
+    of one. Raises ``InputError`` for an unknown name, size or step, and for every folder that holds no checkpoint.
     """
     given = name_or_list
     name = _ALIASES.get(str(given).lower(), str(given).lower())
     if isinstance(given, str) and name in family_names():
         chosen = _embedded(name) if name in _EMBEDDED else _hub_families()[name]
     elif isinstance(given, str | Path):
-        if "/" not in str(given) and not is_folder(given):
-            expected = f"expected one of {', '.join(family_names())}, a checkpoint folder, a hub id owner/name"
+        if "/" not in str(given) and not is_folder(given) and not is_file(given):
+            expected = (
+                f"expected one of {', '.join(family_names())}, a checkpoint folder, a hub id owner/name, a GGUF file"
+            )
             raise InputError("family", [f"{given!r}: {expected}"])
         chosen = _listed([given])
     else:
@@ -179,22 +181,64 @@ def _listed(given: Sequence[str | Path]) -> Family:
     sizes, problems = [], []
     for one in given:
         try:
-            if is_folder(one):
-                folder = Path(one).expanduser()
-                sizes.append(Size(folder.resolve().name, str(one), count_parameters(folder)))
-            elif isinstance(one, Path) or not one or one[0] in "./~" or one[-1] == "/":
-                raise InputError(str(one), ["no such folder, expected a transformers checkpoint"])
-            else:
-                sizes.append(hub_size(str(one)))
+            sizes.append(size_of(one))
         except InputError as error:
             problems += [f"{error.subject}: {problem}" for problem in error.problems]
-    times = Counter(size.name for size in sizes)
-    problems += [f"{name}: given {n} times, expected each once" for name, n in times.items() if n > 1]
+    times = Counter(place_of(size.path_or_id) for size in sizes)
+    problems += [f"{parts[-1]}: given {n} times, expected each once" for parts, n in times.items() if n > 1]
     if not given:
         problems.append("an empty list, expected at least one folder or hub id")
     if problems:
         raise InputError("family", problems)
-    return Family(", ".join(times), tuple(sizes), kind="list")
+    names = _told_apart([size.name for size in sizes], [place_of(size.path_or_id) for size in sizes])
+    told = tuple(replace(size, name=name) for size, name in zip(sizes, names, strict=True))
+    return Family(", ".join(names), told, kind="list")
+
+
+def size_of(path_or_id: str | Path) -> Size:
+    """The size of one folder, GGUF file or hub id; ``InputError`` where there is no such folder or file."""
+    where = str(path_or_id)
+    if is_folder(where):
+        folder = Path(where).expanduser()
+        return Size(folder.resolve().name, where, count_parameters(folder))
+    if is_file(where):
+        file = Path(where).expanduser()
+        return Size(file.stem, where, count_parameters(file))
+    if isinstance(path_or_id, Path) or not where or where[0] in "./~" or where[-1] == "/":
+        what = "file" if where.lower().endswith(".gguf") else "folder, expected a transformers checkpoint"
+        raise InputError(where, [f"no such {what}"])
+    return hub_size(where)
+
+
+def place_of(path_or_id: str) -> tuple[str, ...]:
+    """Where a model is, in parts, the same however it is spelt."""
+    if is_folder(path_or_id) or is_file(path_or_id):
+        return Path(path_or_id).expanduser().resolve().parts
+    return tuple(path_or_id.strip("/").split("/"))
+
+
+def _told_apart(names: Sequence[str], places: Sequence[tuple[str, ...]]) -> list[str]:
+    """The names, those that several places share with the parts before it in which these differ.
+
+    >>> _told_apart(["final", "final", "x"], [("runs", "a", "s1", "final"), ("runs", "b", "s1", "final"), ("x",)])
+    ['a/final', 'b/final', 'x']
+    """
+    told = list(names)
+    for name, times in Counter(names).items():
+        same = [i for i, other in enumerate(names) if other == name]
+        if times == 1:
+            continue
+        length = 2
+        while len({places[i][-length:] for i in same}) < times:
+            length += 1
+        tails = [places[i][-length:-1] for i in same]
+        differ = [k for k in range(-min(map(len, tails)), 0) if len({tail[k] for tail in tails}) > 1]
+        short = ["/".join([*(tail[k] for k in differ), name]) for tail in tails]
+        if len({*short}) < times or {*short} & {*names}:
+            short = ["/".join([*tail, name]) for tail in tails]
+        for i, new in zip(same, short, strict=True):
+            told[i] = new
+    return told
 
 
 def _only(family: Family, sizes: Sequence[str]) -> Family:
@@ -230,38 +274,22 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
-def count_parameters(folder: str | Path) -> int:
-    """Parameters of a checkpoint folder without embeddings, from the headers of its safetensors files.
+def is_file(path: str | Path) -> bool:
+    """Whether there is a GGUF file of that name; False too for what no file can be called."""
+    try:
+        return is_gguf(Path(path).expanduser())
+    except RuntimeError:  # a user that does not exist
+        return False
 
-    Reads a few kilobytes, no weights. Raises ``InputError`` where there is no such checkpoint.
+
+def count_parameters(path: str | Path) -> int | None:
+    """Parameters of a checkpoint folder or GGUF file without embeddings, from the headers of its weight files.
+
+    Reads a few kilobytes, no weights. None where the headers do not tell: weights are packed (4 and 8 bits), the
+    model is one part of several (a vision tower), or an embedding may go by a name that is not known. Raises
+    ``InputError`` where there is no such checkpoint.
     """
-    folder = Path(folder).expanduser()
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    problems = [] if (folder / "config.json").is_file() else ["no config.json, expected a transformers checkpoint"]
-    if not files:
-        problems.append("no *.safetensors, expected weights in that format")
-    count = 0
-    for path in files:
-        try:
-            shapes = _header(path)
-        except (OSError, ValueError) as error:
-            problems.append(f"{path.name}: {error}")
-            continue
-        count += sum(prod(shape) for name, shape in shapes.items() if not _NOT_COUNTED.search(name))
-    if not problems and count == 0:
-        problems.append("the weights hold embeddings only, expected a model's")
-    if problems:
-        raise InputError(str(folder), problems)
-    return count
-
-
-def _header(path: Path) -> dict[str, list[int]]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= path.stat().st_size - 8:
-            raise ValueError(f"a header of {length} bytes in a file of {path.stat().st_size}, expected safetensors")
-        try:
-            header = json.loads(file.read(length))
-            return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, AttributeError):
-            raise ValueError("a header that is not JSON of tensors, expected safetensors") from None
+    counted = count_in_headers(Path(path).expanduser())
+    if counted.problems:
+        raise InputError(str(Path(path).expanduser()), counted.problems)
+    return counted.n_params

@@ -26,6 +26,20 @@ def test_pythia_has_the_published_counts():
     assert [size.n_params for size in deduped] == list(PYTHIA.values())
 
 
+# published parameters without embeddings, billions: Gemma 3 report, table 1; Qwen3 model cards
+PUBLISHED = {
+    "gemma3": {"gemma-3-1b-pt": 0.698, "gemma-3-4b-pt": 3.209, "gemma-3-12b-pt": 10.759, "gemma-3-27b-pt": 25.6},
+    "qwen3": {"Qwen3-0.6B-Base": 0.44, "Qwen3-1.7B-Base": 1.4, "Qwen3-4B-Base": 3.6, "Qwen3-14B-Base": 13.2},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_others_have_the_published_counts_too(name):
+    counts = {size.name: size.n_params / 1e9 for size in family(name).members}
+    for model, published in PUBLISHED[name].items():
+        assert counts[model] == pytest.approx(published, rel=0.01)
+
+
 def _config(hub_id):
     """The public shape of a few hub models, typed from their config.json: a second way to the same count."""
     import transformers as hf
@@ -65,6 +79,15 @@ def _config(hub_id):
             num_key_value_heads=8,
             intermediate_size=14336,
         ),
+        "HuggingFaceTB/SmolLM2-1.7B": lambda: hf.LlamaConfig(
+            hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, intermediate_size=8192, vocab_size=49152
+        ),
+        "allenai/OLMo-2-0425-1B": lambda: hf.Olmo2Config(
+            hidden_size=2048, num_hidden_layers=16, num_attention_heads=16, intermediate_size=8192, vocab_size=100352
+        ),
+        "microsoft/phi-2": lambda: hf.PhiConfig(
+            hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, intermediate_size=10240
+        ),
     }[hub_id]()
 
 
@@ -79,6 +102,9 @@ def _config(hub_id):
         "Qwen/Qwen2.5-7B",
         "meta-llama/Llama-3.2-1B",
         "meta-llama/Llama-3.1-8B",
+        "HuggingFaceTB/SmolLM2-1.7B",
+        "allenai/OLMo-2-0425-1B",
+        "microsoft/phi-2",
     ],
 )
 def test_counts_of_named_families_are_those_of_the_models(hub_id):
@@ -87,7 +113,8 @@ def test_counts_of_named_families_are_those_of_the_models(hub_id):
 
     with torch.device("meta"):
         model = hf.AutoModelForCausalLM.from_config(_config(hub_id))
-    apart = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    apart = {id(parameter) for module in ends for parameter in module.parameters()}
     apart |= {id(p) for name, p in model.named_parameters() if "wpe" in name or "embed_positions" in name}
     count = sum(p.numel() for p in model.parameters() if id(p) not in apart)
     (size,) = [s for name in family_names()[2:] for s in family(name).members if s.path_or_id == hub_id]
@@ -166,6 +193,90 @@ def test_a_sharded_folder_and_old_buffers(tmp_path):
     }
     save_file(rest, tmp_path / "model-00002-of-00002.safetensors")
     assert count_parameters(tmp_path) == 3 + 2
+
+
+def checkpoint(folder, tensors, config=None, *, file="model.safetensors"):
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config or {}))
+    save_file(tensors, folder / file)
+    return folder
+
+
+def zeros(*shape, dtype="float32"):
+    import torch
+
+    return torch.zeros(*shape, dtype=getattr(torch, dtype))
+
+
+BLOCK = {"model.layers.0.mlp.up_proj.weight": (6, 2), "model.norm.weight": (2,)}  # 14 parameters
+
+
+def block():
+    return {name: zeros(*shape) for name, shape in BLOCK.items()} | {"model.embed_tokens.weight": zeros(5, 2)}
+
+
+def test_only_what_is_loaded_is_counted(tmp_path):
+    """Old shards beside a new file, adapters, an optimizer's state; of shards, those that the index lists."""
+    folder = checkpoint(tmp_path / "m", block())
+    more = {"model.layers.1.mlp.up_proj.weight": zeros(6, 2)}
+    for file in ("model-00001-of-00002.safetensors", "adapter_model.safetensors", "optimizer.safetensors"):
+        checkpoint(folder, more, file=file)
+    assert count_parameters(folder) == 14
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-00001-of-00002"}}))
+    assert count_parameters(folder) == 14  # the single file goes first, as it does when loading
+    (folder / "model.safetensors").unlink()
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00003-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(InputError, match="model-00003-of-00002.safetensors: not there, though model.safetensors.index"):
+        count_parameters(folder)
+    del shards["b"]
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert count_parameters(folder) == 12
+    for file in (*folder.glob("model-*"), *folder.glob("*.index.json")):
+        file.unlink()
+    with pytest.raises(InputError, match=r"no model.safetensors \(found adapter_model.safetensors, optimizer.safete"):
+        count_parameters(folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "config"),
+    [
+        ({"model.layers.0.mlp.down_proj.weight": ((2, 3), "uint8")}, {}),
+        ({"model.layers.0.mlp.down_proj.qweight": ((2, 3), "int32")}, {}),
+        ({"model.layers.0.mlp.down_proj.weight": ((2, 6), "float8_e4m3fn")}, {}),
+        ({}, {"quantization_config": {"quant_method": "awq"}}),
+        ({"vision_tower.patch.weight": ((2, 6), "float32")}, {"text_config": {}, "vision_config": {"d": 1}}),
+        ({"tok_embeddings.weight": ((5, 2), "float32")}, {}),
+        ({"model.words.weight": ((5, 2), "float32")}, {"vocab_size": 5}),
+        ({"output.dense.weight": ((5, 2), "float32")}, {}),
+    ],
+)
+def test_what_headers_do_not_tell_is_left_to_the_loaded_model(tmp_path, more, config):
+    tensors = block() | {name: zeros(*shape, dtype=kind) for name, (shape, kind) in more.items()}
+    folder = checkpoint(tmp_path / "m", tensors, config)
+    assert count_parameters(folder) is None
+    assert family([folder]).members == (Size("m", str(folder), None),)
+
+
+def test_folders_of_one_last_name_are_told_apart(tmp_path):
+    from itertools import product
+
+    places = [tmp_path / "runs" / size / f"s{seed}" / "final" for size, seed in product(("small", "large"), (1, 2))]
+    for i, place in enumerate(places):
+        place.parent.mkdir(parents=True)
+        checkpoint(place, block() | {"model.layers.1.w.weight": zeros(i + 1, 3)})
+
+    def names(*chosen):
+        return [size.name for size in family(chosen).members]
+
+    assert names(places[0], places[2]) == ["small/final", "large/final"]
+    assert names(places[0], places[1]) == ["s1/final", "s2/final"]
+    assert names(*places) == [f"{a}/{b}/final" for a, b in product(("small", "large"), ("s1", "s2"))]
+    assert names(places[0], "a/final", "b/final") == ["s1/final", "a/final", "b/final"]
+    with pytest.raises(InputError, match="final: given 2 times, expected each once"):
+        family([places[0], places[0] / ".." / "final"])
 
 
 def test_a_list_of_folders_and_hub_ids(tmp_path):

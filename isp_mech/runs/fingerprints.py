@@ -1,7 +1,7 @@
 """What tells one set of weights, or one task's content, from another; no model is loaded, no torch imported.
 
-A checkpoint folder is known by the sha256 of its files, which is computed once and remembered for as long as
-their sizes and times stay. A hub id is known by the commit its revision stands for, which is asked for once and
+A checkpoint folder is known by the sha256 of its files, a GGUF file by its own: computed once, and remembered for as
+long as sizes and times stay. A hub id is known by the commit its revision stands for, which is asked for once and
 then pinned in the run directory: a branch that moves on cannot bring two sets of weights into one plan.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isp_mech.errors import InputError
-from isp_mech.families import Size, is_folder
+from isp_mech.families import Size, is_file, is_folder
 from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.tasks import PairSet, Task
 
@@ -25,7 +25,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def weights_of(sizes: Mapping[str, Size], directory: RunDirectory) -> dict[str, str]:
-    """For each of ``sizes`` (by any names), ``sha256:...`` of a folder's files or ``commit:...`` of a hub id.
+    """For each of ``sizes`` (by any names), ``sha256:...`` of a folder's files or a file, ``commit:...`` of a hub id.
 
     ``InputError`` names every hub id whose commit is not to be had: offline, and not in the cache either.
     """
@@ -36,7 +36,8 @@ def weights_of(sizes: Mapping[str, Size], directory: RunDirectory) -> dict[str, 
     for name, size in sizes.items():
         try:
             where = size.path_or_id
-            found[name] = _of_folder(Path(where).expanduser(), known) if is_folder(where) else _of_hub(size, known)
+            local = is_folder(where) or is_file(where)
+            found[name] = _of_files(Path(where).expanduser(), known) if local else _of_hub(size, known)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -64,18 +65,19 @@ def _remembered(directory: RunDirectory) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _of_folder(folder: Path, known: dict[str, Any]) -> str:
-    files = sorted({file for pattern in OF_MODELS for file in folder.glob(pattern)})
+def _of_files(path: Path, known: dict[str, Any]) -> str:
+    files = [path] if path.is_file() else sorted({file for pattern in OF_MODELS for file in path.glob(pattern)})
     stats = [(file.name, file.stat()) for file in files]
     stamp = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats]
-    place = str(folder.resolve())
+    place = str(path.resolve())
     before = known.get(place)
     if not isinstance(before, dict) or before.get("files") != stamp or not isinstance(before.get("sha256"), str):
-        whole = hashlib.sha256()
+        digests = []
         for file in files:
             with file.open("rb") as opened:
-                whole.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-        known[place] = {"files": stamp, "sha256": whole.hexdigest()}
+                digests.append(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n")
+        of_all = hashlib.sha256("".join(digests).encode()).hexdigest()
+        known[place] = {"files": stamp, "sha256": digests[0].split()[-1] if path.is_file() else of_all}
     return f"sha256:{known[place]['sha256']}"
 
 

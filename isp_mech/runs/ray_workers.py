@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isp_mech.errors import InputError, NotKept
+from isp_mech.families import is_file
 from isp_mech.runs.jobs import Job
 from isp_mech.runs.worker import Outcome, Worker
 
@@ -126,5 +127,7 @@ def _needs(jobs: Sequence[Job], gpus: float | None) -> dict[str, float]:
 
 
 def _bytes_on_disk(path: str) -> int:
-    folder = Path(path).expanduser()
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    place = Path(path).expanduser()
+    if is_file(place):
+        return 8 * place.stat().st_size  # of 4-bit weights, as float32
+    return sum(file.stat().st_size for file in place.glob("*.safetensors")) if place.is_dir() else 0
