@@ -99,9 +99,7 @@ def test_no_gradient_is_kept_and_no_weight_is_touched(make_model, pairs):
 
 def test_what_cannot_be_done_is_said(make_model, tokenizer, pairs):
     model = make_model("neox")
-    with pytest.raises(
-        InputError, match=r"method 'gradient': expected one of exact, exhaustive, attribution"
-    ):
+    with pytest.raises(InputError, match=r"method 'gradient': expected one of exact, exhaustive, attribution"):
         locate(pairs, model, method="gradient")
     seen = observed(model, pairs)
     with pytest.raises(InputError, match="0: expected 1 or more"):
