@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, make_batch
 from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, make_terms, margin_of
 from isp_mech.inference.prefix_tree import PrefixTree, build_trees
-from isp_mech.models import ActivationEdit, Batch, Model, PrefixCache, RecordSpec
+from isp_mech.models import ActivationEdit, ActivationRecord, Batch, Model, PrefixCache, RecordSpec
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ def run_prompts(
     """Calls ``run`` with the numbers of some prompts and those prompts in a batch, until all were run.
 
     The prompts of a batch have copies of equally many tokens, so that none are padded: copies begin at the
-    decision position, or at the token ``firsts`` of each prompt. ``InputError`` names the prompts that the model
-    cannot take.
+    decision position, or at the token ``firsts`` of each prompt.
     """
     sizes = _node_counts(plan.model, prompts)
     firsts = firsts if firsts is not None else decision_tokens(prompts)
@@ -88,17 +86,12 @@ def run_prompts(
 
 
 def _node_counts(model: Model, prompts: Sequence[ContrastPrompt]) -> list[int]:
-    """How many nodes each prompt with its completions has. ``InputError`` names those whose completions are no chain,
-    for a model that takes chains alone."""
-    sizes, apart = [], []
+    """How many nodes each prompt with its completions has."""
+    sizes = []
     for prompt in prompts:
         lengths = [len(tokens.tokens) - 1 for tokens in prompt.completions]
         common = min(prompt.shared, *lengths) if len(lengths) > 1 else 0
         sizes.append(sum(lengths) - common)
-        if not model.accepts_trees and sizes[-1] > max(lengths):
-            apart.append(f"{prompt.owner}: completions of several tokens need custom attention masks")
-    if apart:
-        raise InputError(model.name, apart)
     return sizes
 
 
@@ -116,7 +109,8 @@ def _whole(model: Model, prompts: Sequence[ContrastPrompt]) -> WholePrompts:
 class PromptCopies:
     """Prompts that were run once, and one copy of each one's last tokens, which further copies are made from.
 
-    ``terms`` are those of one copy; ``margins`` (prompt,) those of the prompts as they are, nats.
+    ``terms`` are those of one copy; ``margins`` (prompt,) those of the prompts as they are, nats. ``written`` is what
+    heads and MLPs write at the copy's tokens (prompt, t, ..).
     """
 
     model: Model
@@ -124,11 +118,12 @@ class PromptCopies:
     copy: Batch
     terms: LogprobTerms
     margins: np.ndarray
+    written: ActivationRecord
 
     @property
     def n_bytes(self) -> int:
         """Memory that the prefix takes."""
-        kept = (*self.prefix.keys, *self.prefix.values, *self.prefix.resid)
+        kept = (*self.prefix.keys, *self.prefix.values, *self.prefix.resid, *self.written.heads, *self.written.mlp)
         return sum(x.numel() * x.element_size() for x in kept)
 
     @property
@@ -191,9 +186,12 @@ def run_once(whole: WholePrompts, firsts: Sequence[int] | None = None) -> Prompt
     visible = index[:, :, None] >= index[:, None, :]  # in a chain
     if batch.visible is not None:
         visible &= batch.visible[rows[:, None, None], index[:, :, None], index[:, None, :]]
-    resid = [x.unflatten(0, (n, t)) for x in forward.record.resid]
+    recorded = forward.record
+    resid, heads, mlp = (
+        [x.unflatten(0, (n, t)) for x in kept] for kept in (recorded.resid, recorded.heads, recorded.mlp)
+    )
     before = [path.answer[:at] for at, path in zip(first, whole.paths, strict=True)]
-    prefix = PrefixCache.along(rows, before, forward.record, batch, visible[:, None], resid)
+    prefix = PrefixCache.along(rows, before, recorded, batch, visible[:, None], resid)
     place = [{node: i for i, node in enumerate(mine)} for mine in index.tolist()]
     placed = [
         (r, [place[r].get(i, 0) for i in path.answer], prompt, [place[r].get(i, 0) for i in path.lure])
@@ -202,20 +200,21 @@ def run_once(whole: WholePrompts, firsts: Sequence[int] | None = None) -> Prompt
     terms = make_terms(placed, model.device)
     own, at_nodes = (x.to(model.device)[terms.rows, terms.nodes] for x in (row, index))
     margins = margin_of(model, forward.hidden[own, at_nodes], terms).cpu().numpy()
-    return PromptCopies(model, prefix, Batch(batch.ids[row, index], batch.depth[row, index]), terms, margins)
+    copy, written = Batch(batch.ids[row, index], batch.depth[row, index]), ActivationRecord(heads=heads, mlp=mlp)
+    return PromptCopies(model, prefix, copy, terms, margins, written)
 
 
 @dataclass
 class RunCache:
-    """Prompts that were run, by their numbers among those of one ``changed_margins`` after the other, kept for the
-    next changes while ``budget`` bytes hold them."""
+    """Prompts that were run, by their numbers among those of one ``changed_margins`` after the other and by the tokens
+    at which their copies begin, kept for the next changes while ``budget`` bytes hold them."""
 
     budget: int
-    kept: dict[tuple[int, ...], PromptCopies] = field(default_factory=dict)
+    kept: dict[tuple[tuple[int, ...], tuple[int, ...]], PromptCopies] = field(default_factory=dict)
 
     def run_once(self, rows: Sequence[int], whole: WholePrompts, firsts: Sequence[int]) -> PromptCopies:
         """What ``run_once`` gives, run only if it is not kept."""
-        key = tuple(rows)
+        key = tuple(rows), tuple(firsts)
         if key in self.kept:
             return self.kept[key]
         made = run_once(whole, firsts)

@@ -25,7 +25,7 @@ from isp_mech.models.loading import (
 )
 from isp_mech.models.memory import free_bytes, is_out_of_memory, let_go
 from isp_mech.models.model import Model
-from isp_mech.models.prefix_cache import PrefixCache
+from isp_mech.models.prefix_cache import PrefixCache, ScoreBias
 
 __all__ = [
     "Architecture",
@@ -39,6 +39,7 @@ __all__ = [
     "ActivationRecord",
     "PrefixCache",
     "RecordSpec",
+    "ScoreBias",
     "TokenPlaces",
     "GradientCapture",
     "check_device",

@@ -28,7 +28,7 @@ class ActivationRecord:
 
     ``resid`` is the residual stream before the block, ``heads`` each head's output before the output
     projection, ``attn`` and ``mlp`` what the two sublayers wrote (after a post-norm where there is
-    one), ``attention`` the weights by role, ``keys`` and ``values`` those of all tokens (row, kv head,
+    one), ``attention`` the weights by role in the layers that ``attention_layers`` names, ``keys`` and ``values`` those of all tokens (row, kv head,
     pos, d_head), after rotary embedding, ``final`` what went into the final norm.
     """
 
@@ -37,6 +37,7 @@ class ActivationRecord:
     attn: list[Tensor] = field(default_factory=list)
     mlp: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+    attention_layers: list[int] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     final: Tensor | None = None
@@ -55,10 +56,11 @@ class Forward:
 class ActivationEdit:
     """At the ``k`` tokens ``(rows, nodes)``, a layer's head outputs, MLP write or, with ``stream``, the residual
     stream after it become ``values``; with ``add`` they have ``values`` added to them, with ``scale`` they are
-    multiplied with them.
+    multiplied with them. With a ``basis`` of orthonormal rows the part of it in their span becomes the one whose
+    coordinates are ``values``.
 
     ``heads`` (k,) names the head at each token; it is None for the MLP and the stream. ``values`` is (k, d_head)
-    for heads and (k, d_model) for the others, or (k, 1) for ``scale``.
+    for heads and (k, d_model) for the others, or (k, 1) for ``scale``, (k, r) for a ``basis``.
     """
 
     layer: int
@@ -69,10 +71,14 @@ class ActivationEdit:
     add: bool = False
     stream: bool = False
     scale: bool = False
+    basis: Float[Tensor, "r d_model"] | None = None
 
     def apply(self, outputs: Tensor, at: tuple[Tensor, ...]) -> None:
         """Makes the edit in place, ``at`` being the index of the tokens."""
         values = self.values.to(outputs.dtype)
         if self.scale:
             values = values * outputs[at]
+        if self.basis is not None:
+            old, basis = outputs[at], self.basis.to(outputs)
+            values = old + (values - old @ basis.T) @ basis
         outputs.index_put_(at, values, accumulate=self.add)

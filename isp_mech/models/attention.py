@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -22,11 +22,29 @@ ATTENTION = "isp_mech"
 
 @dataclass(frozen=True)
 class ScoreForm:
-    """How a layer's scores are made: times ``scale``, capped; a query looks back less than ``window`` tokens."""
+    """How a layer's scores are made: times ``scale``, capped; a query looks back less than ``window`` tokens, and not
+    beyond the beginning of its ``chunk`` of so many. Each head's ``sinks`` is a score that takes its share of the
+    weight to nowhere."""
 
     scale: float
     window: int | None = None
     cap: float | None = None
+    chunk: int | None = None
+    sinks: Float[Tensor, " head"] | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a token does not see all before it."""
+        return self.window is not None or self.chunk is not None
+
+    def near(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether tokens at depths ``key`` are within reach of those at depths ``query`` (broadcast)."""
+        reached = torch.ones(torch.broadcast_shapes(query.shape, key.shape), dtype=torch.bool, device=key.device)
+        if self.window is not None:
+            reached &= query - key < self.window
+        if self.chunk is not None:
+            reached &= query // self.chunk == key // self.chunk
+        return reached
 
 
 def attention_function(
@@ -51,19 +69,23 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> Float[Tensor, "row asked head d_value"]:
     """Heads' outputs at all tokens, or at the selected ones, while the last layer runs."""
     context = CONTEXT.get()
-    form = ScoreForm(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    form = ScoreForm(scale, _window_of(module, sliding_window), softcap, _chunk_of(module), s_aux)
+    if context is not None:
+        query = _scaled_by_depth(module, query, context.batch.depth)
     if context is not None and context.prefix is not None:
         return _over_prefix(context, context.prefix, module.layer_idx, query, key, value, form)
     if context is not None:
-        _record(context, query, key, value, form)
+        _record(context, module.layer_idx, query, key, value, form)
         if context.selected is not None:
             return _from_selected(context.batch, context.selected, query, key, value, form)
-        mask = _in_window(context.batch, mask, sliding_window)
-    if softcap is not None:
+        mask = _in_reach(context.batch, mask, form)
+    if softcap is not None or s_aux is not None:
         if mask is None:
             mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
         seen = mask if mask.dtype == torch.bool else mask == 0
@@ -72,21 +94,53 @@ def attend(
     return out
 
 
-def _in_window(batch: Batch, mask: Tensor | None, window: int | None) -> Tensor | None:
+def _scaled_by_depth(module: Any, query: Tensor, depth: Int[Tensor, "row pos"]) -> Tensor:
+    """Llama 4 scales queries of layers without rotary embedding by their place in the row: here by their depth."""
+    if not getattr(module, "attn_temperature_tuning", False) or module.use_rope:
+        return query
+
+    def scale(positions: Tensor) -> Tensor:
+        return torch.log1p(torch.floor((positions + 1.0) / module.floor_scale)) * module.attn_scale + 1.0
+
+    ratio = scale(depth) / scale(torch.arange(depth.shape[1], device=depth.device))
+    return (query * ratio[:, None, :, None].to(query.device)).to(query.dtype)
+
+
+def _layer_type(module: Any) -> str:
+    types = getattr(getattr(module, "config", None), "layer_types", None)
+    layer = getattr(module, "layer_idx", None)
+    return types[layer] if types and layer is not None and layer < len(types) else ""
+
+
+def _window_of(module: Any, given: int | None) -> int | None:
+    """The window of a layer, which some hand over and others have in their masks alone."""
+    if given is None and _layer_type(module) == "sliding_attention":
+        return getattr(module.config, "sliding_window", None)
+    return given
+
+
+def _chunk_of(module: Any) -> int | None:
+    return module.config.attention_chunk_size if _layer_type(module) == "chunked_attention" else None
+
+
+def _in_reach(batch: Batch, mask: Tensor | None, form: ScoreForm) -> Tensor | None:
     """A tree's mask comes from us: the window, counted in ancestors, is ours to keep."""
-    if batch.visible is None or window is None or mask is None:
+    if batch.visible is None or not form.is_local or mask is None:
         return mask
-    outside = batch.depth[:, None, :, None] - batch.depth[:, None, None, :] >= window
+    outside = ~form.near(batch.depth[:, None, :, None], batch.depth[:, None, None, :])
     lowest = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     return mask.masked_fill(outside.to(mask.device), lowest)
 
 
-def _record(context: ForwardContext, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> None:
+def _record(
+    context: ForwardContext, layer: int, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm
+) -> None:
     if context.spec is not None and context.spec.keys:
         context.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
         context.record.values.append(value.contiguous())
     if context.spec is not None and context.spec.query_rows is not None:
         context.record.attention.append(_attention_by_role(context, query, key, form))
+        context.record.attention_layers.append(layer)
 
 
 def _attention_by_role(
@@ -100,8 +154,8 @@ def _attention_by_role(
         here = (spec.query_rows == row).nonzero()[:, 0]
         nodes = spec.query_nodes[here]
         seen = batch.seen_from(spec.query_rows[here], nodes)
-        if form.window is not None:
-            seen = seen & (batch.depth[row, nodes][:, None] - batch.depth[row] < form.window)
+        if form.is_local:
+            seen = seen & form.near(batch.depth[row, nodes][:, None], batch.depth[row])
         weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], form)[0]
         out[here] = torch.einsum("h q k, q k r -> q h r", weights, spec.roles[here])
     return out
@@ -114,8 +168,8 @@ def _from_selected(
     nodes = selected.nodes
     rows = torch.arange(len(nodes), device=nodes.device).repeat_interleave(nodes.shape[1])
     seen = batch.seen_from(rows, nodes.flatten()).view(*nodes.shape, -1)
-    if form.window is not None:
-        seen = seen & (selected.narrow(batch.depth)[:, :, None] - batch.depth[:, None] < form.window)
+    if form.is_local:
+        seen = seen & form.near(selected.narrow(batch.depth)[:, :, None], batch.depth[:, None])
     query = selected.narrow(query.transpose(1, 2)).transpose(1, 2)
     return _written_out(query, key, value, seen, form)
 
@@ -140,7 +194,11 @@ def _weights(
     scores = (query.reshape(row, kv, head // kv * q, d) @ key.mT).view(row, head, q, -1).float() * form.scale
     if form.cap is not None:
         scores = form.cap * torch.tanh(scores / form.cap)
-    return scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(-1)
+    scores = scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min)
+    if form.sinks is None:
+        return scores.softmax(-1)
+    sinks = form.sinks.float().view(1, -1, 1, 1).expand(row, head, q, 1)
+    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
 
 
 def _over_prefix(
@@ -155,14 +213,16 @@ def _over_prefix(
         nodes = context.selected.nodes.unflatten(1, (depth.shape[1], -1)) % t  # row copy s
         asking = depth.gather(2, nodes)
         near = near.expand(-1, depth.shape[1], -1, -1).gather(2, nodes[..., None].expand(-1, -1, -1, t).to(near.device))
-    if prefix.blocked is not None and layer in prefix.blocked_layers:
-        far = far & ~prefix.blocked[:, None]
-    if form.window is not None:
-        far = far & (asking.flatten(1)[:, :, None] - prefix.depth[:, None, :] < form.window)
-        near = near & (asking[..., :, None] - depth[..., None, :] < form.window)
+    if form.is_local:
+        far = far & form.near(asking.flatten(1)[:, :, None], prefix.depth[:, None, :])
+        near = near & form.near(asking[..., :, None], depth[..., None, :])
     cached = (prefix.keys[layer], prefix.values[layer])
     far, near = far.to(query.device), near.to(query.device)
-    return attend_over_prefix(query, key, value, cached, far, near, form.scale, form.cap).contiguous()
+    bias = prefix.score_bias.get(layer)
+    if bias is not None and context.selected is not None:
+        raise ValueError("with a score bias the last layer is computed at all tokens: expected no selection")
+    out = attend_over_prefix(query, key, value, cached, far, near, form.scale, form.cap, bias, form.sinks)
+    return out.contiguous()
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_function)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from isp_mech.models.fast_paths import fast_paths
+from isp_mech.models.prefix_cache import ScoreBias
 
 FUSED: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
@@ -20,17 +21,20 @@ FUSED: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cp
 def attend_over_prefix(
     query: Float[Tensor, "row head n d"],
     key: Float[Tensor, "row kv m d"],
-    value: Float[Tensor, "row kv m d"],
-    cached: tuple[Float[Tensor, "row kv pos d"], Float[Tensor, "row kv pos d"]],
+    value: Float[Tensor, "row kv m d_value"],
+    cached: tuple[Float[Tensor, "row kv pos d"], Float[Tensor, "row kv pos d_value"]],
     far: Bool[Tensor, "row q pos"],
     near: Bool[Tensor, "row copies_or_one s t"],
     scale: float,
     softcap: float | None,
-) -> Float[Tensor, "row n head d"]:
+    bias: ScoreBias | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
+) -> Float[Tensor, "row n head d_value"]:
     """Head outputs at ``s`` tokens of each of ``copies`` of ``t``, one after the other in every row.
 
     ``far[row, q, j]`` says whether the prefix's token j is seen, by all queries (q = 1) or by each of a
-    row's n; ``near[row, c, i, j]`` whether query i of copy c sees token j of it (one copy stands for all).
+    row's n; ``near[row, c, i, j]`` whether query i of copy c sees token j of it (one copy stands for all). ``bias`` is
+    added to the scores.
     """
     rows, heads, n, d = query.shape
     kv, s = key.shape[1], near.shape[-2]
@@ -38,17 +42,26 @@ def attend_over_prefix(
     by_kv = query.reshape(rows, kv, group, n, d)
     if far.shape[1] > 1:  # the same for every query head of a group
         far = far[:, None].expand(-1, group, -1, -1).flatten(1, 2)
-    out, total = _attend(by_kv.flatten(2, 3), *cached, far[:, None], scale, softcap)
-    out = out.view(rows, heads, n, d).transpose(1, 2)
+    added = None if bias is None else _for_queries(bias.prefix, kv, group, copies, s)
+    out, total = _attend(by_kv.flatten(2, 3), *cached, far[:, None], scale, softcap, added)
+    out = out.reshape(rows, heads, n, -1).transpose(1, 2)
     total = total.reshape(rows, heads, n, 1).transpose(1, 2)
     by_copy = by_kv.unflatten(3, (copies, s)).permute(0, 3, 1, 2, 4, 5).reshape(rows * copies, heads, s, d)
     keys, values = _of_copies(key, copies, group), _of_copies(value, copies, group)
     own = near.expand(-1, copies, -1, -1).flatten(0, 1)[:, None]  # (row copy) 1 s t
-    own_out, own_total = _attend(by_copy, keys, values, own, scale, softcap)
-    own_out = own_out.view(rows, copies, heads, s, d).permute(0, 1, 3, 2, 4).reshape(rows, n, heads, d)
+    if bias is None or bias.within is None:
+        within = None
+    else:
+        within = bias.within.expand(-1, copies, -1, -1, -1).flatten(0, 1).to(query.device)
+    own_out, own_total = _attend(by_copy, keys, values, own, scale, softcap, within)
+    own_out = own_out.view(rows, copies, heads, s, -1).permute(0, 1, 3, 2, 4).reshape(rows, n, heads, -1)
     own_total = own_total.view(rows, copies, heads, s).permute(0, 1, 3, 2).reshape(rows, n, heads, 1)
     share = torch.sigmoid(total - own_total).to(out.dtype)  # of the weight, how much goes to the prefix
-    return torch.lerp(own_out, out, share)
+    out = torch.lerp(own_out, out, share)
+    if sinks is None:
+        return out
+    left = torch.sigmoid(torch.logaddexp(total.float(), own_total.float()) - sinks.float().view(1, 1, -1, 1))
+    return out * left.to(out.dtype)
 
 
 def _of_copies(x: Float[Tensor, "row kv m d"], copies: int, group: int) -> Float[Tensor, "row_copy head t d"]:
@@ -58,31 +71,69 @@ def _of_copies(x: Float[Tensor, "row kv m d"], copies: int, group: int) -> Float
     return by_copy if group == 1 else by_copy.repeat_interleave(group, 1)
 
 
+def _for_queries(
+    bias: Float[Tensor, "row copies_or_one head_or_one t_or_one pos"], kv: int, group: int, copies: int, s: int
+) -> Float[Tensor, "row kv_or_one query pos"]:
+    """The bias of the prefix's tokens for every query, in the order in which all queries of a kv head stand."""
+    heads, pos = bias.shape[2], bias.shape[-1]
+    if bias.shape[1:4] == (1, 1, 1):
+        return bias[:, 0]
+    by_head = bias.expand(-1, copies, -1, s, -1).transpose(1, 2).reshape(len(bias), heads, copies * s, pos)
+    if group == 1:
+        return by_head
+    by_kv = by_head.expand(-1, group, -1, -1)[:, None] if heads == 1 else by_head.unflatten(1, (kv, group))
+    return by_kv.flatten(2, 3)
+
+
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor,
+    scale: float,
+    softcap: float | None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention and the log-sum-exp of its scores, (.., query); a query that sees nothing gets -inf there."""
-    everything = bool(seen.all())
+    if bias is not None:
+        bias = bias.to(query.device)
+        seen = seen & (bias > -torch.inf)
+    everything = bias is None and bool(seen.all())
     plain = torch.is_grad_enabled() or not fast_paths()  # the fused one gives no gradient of its log-sum-exps
     if FUSED is not None and not plain and softcap is None and query.device.type == "cpu":
-        mask = None if everything else _additive(seen, query)
+        mask = None if everything else _additive(seen, query, bias)
+        d_value, d = value.shape[-1], query.shape[-1]
+        if d_value < d:  # the kernel wants keys and values of one width
+            value = torch.nn.functional.pad(value, (0, d - d_value))
+        elif d_value > d:
+            query, key = (torch.nn.functional.pad(x, (0, d_value - d)) for x in (query, key))
         out, total = FUSED(query, key, value, attn_mask=mask, scale=scale)
+        out = out[..., :d_value]
     else:
-        out, total = _written_out(query, key, value, None if everything else seen, scale, softcap)
+        out, total = _written_out(query, key, value, None if everything else seen, scale, softcap, bias)
     return out, total if everything else total.masked_fill(~seen.any(-1), -torch.inf)
 
 
 def _written_out(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seen: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     scores = (query @ key.mT).float() * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
     if seen is not None:
         scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
     return scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1)
 
 
-def _additive(seen: Tensor, query: Tensor) -> Tensor:
-    mask = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, torch.finfo(query.dtype).min)
+def _additive(seen: Tensor, query: Tensor, bias: Tensor | None) -> Tensor:
+    added = torch.zeros(()) if bias is None else bias
+    mask = added.to(query.dtype).expand(seen.shape).masked_fill(~seen, torch.finfo(query.dtype).min)
     return mask.expand(-1, -1, query.shape[2], -1) if mask.shape[2] == 1 else mask

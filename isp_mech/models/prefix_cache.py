@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,14 +14,27 @@ from isp_mech.models.batch import Batch
 
 
 @dataclass(frozen=True)
+class ScoreBias:
+    """What is added to attention scores of copies in one layer, after scaling and a soft cap, before the softmax.
+
+    ``prefix`` is for the tokens that stand before the copies, by copy, head and the copy's own token (``t``) that
+    looks; any of these is 1 where it makes no difference. ``within`` is for a copy's own tokens as keys. Minus
+    infinity takes a token away; a copy's tokens always see themselves.
+    """
+
+    prefix: Float[Tensor, "row copies_or_one head_or_one t_or_one pos"]
+    within: Float[Tensor, "row copies_or_one head_or_one t t"] | None = None
+
+
+@dataclass(frozen=True)
 class PrefixCache:
     """What copies of a row's last tokens run over.
 
     Each copy has ``t`` tokens: ``visible_within[row, c, i, j]`` is True where token ``i`` of copy c sees its token
     ``j`` (one copy stands for all that are alike). All of them see the earlier tokens where ``visible_prefix`` is
     True, and nothing of other copies. ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's
-    input at the ``t`` tokens of the copy that nothing was changed in, so that a run may start at any layer. In the
-    layers of ``blocked_layers`` the earlier tokens where ``blocked`` is True are not seen.
+    input at the ``t`` tokens of the copy that nothing was changed in, so that a run may start at any layer.
+    ``score_bias`` has, by layer, what is added to the attention scores there.
     """
 
     keys: Sequence[Float[Tensor, "row kv pos d_head"]]
@@ -30,8 +43,7 @@ class PrefixCache:
     depth: Int[Tensor, "row pos"]
     visible_within: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
-    blocked: Bool[Tensor, "row pos"] | None = None
-    blocked_layers: frozenset[int] = frozenset()
+    score_bias: Mapping[int, ScoreBias] = field(default_factory=dict)
 
     @classmethod
     def before(
