@@ -45,9 +45,12 @@ def released_files() -> tuple[ReleasedFile, ...]:
         rows = list(csv.DictReader(lines, delimiter="\t"))
     return tuple(
         ReleasedFile(
-            *(row["task"], row["file"], cast(Metric, row["metric"])),
-            *(int(row[name]) if row[name] else None for name in ("rows", "bytes")),
-            row["sha256"] or None,
+            task=row["task"],
+            file=row["file"],
+            metric=cast(Metric, row["metric"]),
+            rows=int(row["rows"]) if row["rows"] else None,
+            bytes=int(row["bytes"]) if row["bytes"] else None,
+            sha256=row["sha256"] or None,
         )
         for row in rows
     )
