@@ -7,6 +7,9 @@ PIP    := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-ch
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 REPORT := reports/quote-repetition
 
+# what is imported is compiled once, wherever the environment says that nothing is to be kept
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-all coverage lint docs bench install
 demo: $(VENV)/.installed
 	$(BIN)/isp-mech explain quote-repetition --family ladder --out $(REPORT)
@@ -15,7 +18,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST)
 
 test-all: $(VENV)/.installed-dev
-	$(PYTEST) -m ""
+	HYPOTHESIS_PROFILE=long $(PYTEST) -m ""
 
 coverage: $(VENV)/.installed-dev
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
