@@ -37,6 +37,7 @@ from isp_mech.causal.copy_edits import CopyTokens, score_biases, site_edits
 from isp_mech.causal.prompt_copies import PromptCopies, RunCache, WholePrompts, decision_tokens, run_prompts
 from isp_mech.causal.replacements import SiteOutputs
 from isp_mech.inference.batches import BatchPlan
+from isp_mech.inference.finite import check_finite
 from isp_mech.inference.margin import ContrastPrompt, branches, margin_of
 from isp_mech.models import ActivationRecord, Model, RecordSpec
 from isp_mech.sites import Site
@@ -93,6 +94,7 @@ def changed_margins(
     run_prompts([chain.prompt for chain in chains], run, plan, doing, firsts=[firsts[chain.owner] for chain in chains])
     margins = np.zeros((len(prompts), len(changes)))
     np.add.at(margins, [chain.owner for chain in chains], out * [[chain.sign] for chain in chains])
+    check_finite(margins, [prompt.owner for prompt in prompts], model.name)
     return margins
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from isp_mech.inference.batches import BatchPlan, make_batch
+from isp_mech.inference.finite import check_finite
 from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, make_terms, margin_of
 from isp_mech.inference.prefix_tree import PrefixTree, build_trees
 from isp_mech.models import ActivationEdit, ActivationRecord, Batch, Model, PrefixCache, RecordSpec
@@ -200,6 +201,7 @@ def run_once(whole: WholePrompts, firsts: Sequence[int] | None = None) -> Prompt
     terms = make_terms(placed, model.device)
     own, at_nodes = (x.to(model.device)[terms.rows, terms.nodes] for x in (row, index))
     margins = margin_of(model, forward.hidden[own, at_nodes], terms).cpu().numpy()
+    check_finite(margins, [prompt.owner for prompt in whole.prompts], model.name)
     copy, written = Batch(batch.ids[row, index], batch.depth[row, index]), ActivationRecord(heads=heads, mlp=mlp)
     return PromptCopies(model, prefix, copy, terms, margins, written)
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from isp_mech.errors import InputError
 from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.inference.tokenization import encode_all
 from isp_mech.models import Encoding, Model
@@ -48,14 +49,18 @@ def contrast_prompts(
 ) -> list[ContrastPrompt]:
     """The token-level margin of every prompt; strict rule, errors as in ``encode_all``."""
     asked = encode_all(model, [p.text for p in prompts], list(zip(answers, lures, strict=True)), owners)
-    out = []
+    out, problems = [], []
     for owner, prompt, a in zip(owners, prompts, asked, strict=True):
         answer, lure = a.queries
         shared = next(
             (i for i, (x, y) in enumerate(zip(answer.tokens, lure.tokens, strict=False)) if x != y),
             min(len(answer.tokens), len(lure.tokens)),
         )
+        if shared < max(answer.start, lure.start):
+            problems.append(f"{owner}: before one completion the prompt has other tokens than before the other")
         out.append(ContrastPrompt(owner, prompt, a.encodings[0], answer, lure, shared))
+    if problems:
+        raise InputError(model.name, problems)
     return out
 
 

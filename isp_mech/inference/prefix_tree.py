@@ -13,7 +13,7 @@ hundred copies of one token, each to be edited in another place, share everythin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,7 +48,7 @@ class CompletionTokens:
 @dataclass(frozen=True)
 class TreePath:
     """Where a query went: ``path[i]`` is the node of its token i, in tree ``tree``, which predicts
-    token i + 1. The last token needs no node: nothing is asked after it."""
+    token i + 1. The last token needs no node, unless another completion of the prompt goes on after it."""
 
     tree: int
     path: tuple[int, ...]
@@ -130,12 +130,37 @@ def build_trees(
         room = bool(trees) and len(trees[-1]) + sum(len(q.tokens) - common for q in groups[g]) <= most
         if not (share and across and room and 2 * common >= len(first)):
             trees.append(PrefixTree())
-        for i, query in enumerate(groups[g]):
-            if not share and i and list(query.tokens[:-1]) != trees[-1].tokens:
+        of_query: dict[int, TreePath] = {}
+        lengths = [-len(query.tokens) for query in groups[g]]
+        for i in range(len(lengths)) if share else np.argsort(lengths, kind="stable").tolist():
+            tokens = groups[g][i].tokens[:-1]
+            tree = len(trees) - 1 if share or not of_query else _chain_of(groups[g][i], trees, of_query)
+            if tree == len(trees):
                 trees.append(PrefixTree())
-            places[g].append(TreePath(len(trees) - 1, trees[-1].extend(query.tokens[:-1])))
+            of_query[i] = TreePath(tree, trees[tree].extend(tokens))
+        places[g] = [_to_fork(groups[g], i, of_query[i], trees) for i in range(len(lengths))]
         before = first
     return trees, places
+
+
+def _chain_of(query: CompletionTokens, trees: Sequence[PrefixTree], of_query: Mapping[int, TreePath]) -> int:
+    """The first of the group's chains that goes on as the query does, or has its path; else the number of a new one."""
+    mine = dict.fromkeys(at.tree for at in of_query.values())
+    for tokens in (query.tokens, query.tokens[:-1]):
+        for tree in mine:
+            chain = trees[tree].tokens
+            if tuple(chain[: len(tokens)]) == tokens and (len(chain) == len(tokens) or tokens is query.tokens):
+                return tree
+    return len(trees)
+
+
+def _to_fork(group: Sequence[CompletionTokens], i: int, at: TreePath, trees: Sequence[PrefixTree]) -> TreePath:
+    """The path of query ``i``, with its last token's node too where another query of its group begins with all of it:
+    that token predicts what the other goes on with."""
+    tokens = group[i].tokens
+    if any(len(other.tokens) > len(tokens) == _common(other.tokens, tokens) for other in group):
+        return TreePath(at.tree, trees[at.tree].extend(tokens))
+    return at
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

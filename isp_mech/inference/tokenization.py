@@ -1,10 +1,11 @@
 """From texts to tokens: completions by two rules, roles by character spans.
 
-``strict``: prompt and completion are tokenised together; the completion's tokens are those that begin
-where it begins. A token that straddles the boundary, or a text too long for the model, is an error
-that names the item. ``prize``: the completion's tokens are the last n of the joint text, n being the
-number of tokens of the completion alone (less one where the tokenizer adds a start token), and the
-text is cut on the right at 1,023 tokens, as the prize's own evaluator does.
+``strict``: prompt and completion are tokenised together; the completion's tokens are those after the prompt's own
+(``completion_start``). A token that straddles the boundary, a text too long for the model, a token that it does not
+know, or completions that become the same tokens are an error that names the item. ``prize``: the completion's tokens
+are the last n of the joint text, n being the number of tokens of the completion alone, and the text is cut on the
+right at 1,023 tokens, as the prize's own evaluator does. What a tokenizer adds before a text is part of the prompt;
+what it adds after one is left out.
 
 For log-odds a class is one token after the prompt: by ``strict`` its only one, by ``prize`` the last one
 of the class tokenised alone.
@@ -12,13 +13,14 @@ of the class tokenised alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from isp_mech.errors import InputError
+from isp_mech.inference.completion_start import completion_start
 from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.models import Encoding, Model
 from isp_mech.tasks import Prompt
@@ -27,7 +29,6 @@ Rule = Literal["strict", "prize"]
 RULES: tuple[Rule, ...] = ("strict", "prize")
 PRIZE_LIMIT = 1023
 OTHER = "other"
-SPACES = tuple("Ġ▁ĊĉčĀ \n\t")  # how a token that begins with white space is spelt
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,51 @@ def _asked(
     problems: list[str] = []
     asked = []
     for item, cs, (encodings, readings) in zip(ids, completions, read, strict=True):
-        found = [reading[rule] for reading in readings]
+        by_rule = [reading[rule] for reading in readings]
         problems += [
-            f"item {item}, completion {c!r}: {error}"
-            for c, error in zip(cs, found, strict=True)
-            if isinstance(error, str)
+            f"item {item}, completion {c!r}: {query}"
+            for c, query in zip(cs, by_rule, strict=True)
+            if isinstance(query, str)
         ]
-        asked.append(Asked(tuple(q for q in found if isinstance(q, CompletionTokens)), tuple(encodings)))
+        queries = {c: query for c, query in zip(cs, by_rule, strict=True) if isinstance(query, CompletionTokens)}
+        if rule == "strict":
+            problems += _same_tokens(item, queries)
+        asked.append(Asked(tuple(queries.values()), tuple(encodings)))
     if problems:
         raise InputError(f"{model.name}, rule {rule}", problems)
     return asked
+
+
+def _same_tokens(item: str, queries: Mapping[str, CompletionTokens]) -> list[str]:
+    """What is wrong where two completions of an item cannot be told apart."""
+    first: dict[tuple[int, ...], str] = {}
+    return [
+        f"item {item}: completions {other!r} and {text!r} become the same tokens, expected different ones"
+        for text, query in queries.items()
+        for other in (first.setdefault(query.tokens, text),)
+        if other != text
+    ]
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Prompts and completions as the model's tokenizer makes them: each prompt by itself, each completion by itself
+    (by its text), and each completion after its prompt."""
+
+    prompts: list[Encoding]
+    alone: dict[str, tuple[int, ...]]
+    joint: list[list[Encoding]]
+
+
+def _encode(model: Model, prompts: Sequence[str], completions: Sequence[Sequence[str]], rules: Sequence[str]) -> _Texts:
+    both = iter(model.encode([prompt + c for prompt, cs in zip(prompts, completions, strict=True) for c in cs]))
+    own = dict(zip(dict.fromkeys(prompts), model.encode(list(dict.fromkeys(prompts))), strict=True))
+    alone: dict[str, tuple[int, ...]] = {}
+    if "prize" in rules:
+        distinct = list(dict.fromkeys(c for cs in completions for c in cs))
+        n_before = len(model.added.before)
+        alone = {c: e.ids[n_before:] for c, e in zip(distinct, model.encode(distinct), strict=True)}
+    return _Texts([own[prompt] for prompt in prompts], alone, [[next(both) for _ in cs] for cs in completions])
 
 
 def _read_all(
@@ -145,89 +181,55 @@ def _read_all(
     rules: Sequence[str],
     last_token: bool,
 ) -> list[tuple[list[Encoding], list[Reading]]]:
-    texts = [prompt + c for prompt, cs in zip(prompts, completions, strict=True) for c in cs]
-    joint = iter(model.encode(texts))
-    alone: dict[str, tuple[int, ...]] = {}
-    before: list[Encoding | None] = [None] * len(prompts)
-    if "prize" in rules:
-        starts = starts_with_special(model)
-        distinct = list(dict.fromkeys(c for cs in completions for c in cs))
-        alone = {c: e.ids[starts:] for c, e in zip(distinct, model.encode(distinct), strict=True)} if distinct else {}
-        before = list(model.encode(prompts)) if last_token else before
+    texts = _encode(model, prompts, completions, rules)
     out = []
-    for prompt, cs, prompt_alone in zip(prompts, completions, before, strict=True):
-        encodings = [next(joint) for _ in cs]
+    for prompt, own, cs, joint in zip(prompts, texts.prompts, completions, texts.joint, strict=True):
         readings: list[Reading] = []
-        for completion, encoding in zip(cs, encodings, strict=True):
+        for completion, both in zip(cs, joint, strict=True):
             reading: Reading = {}
-            for rule in rules:
-                try:
-                    if rule == "strict":
-                        reading[rule] = _strict_query(encoding, prompt, model, last_token)
-                    else:
-                        reading[rule] = _prize_query(encoding, alone[completion], model, prompt_alone)
-                except ValueError as error:
-                    reading[rule] = str(error)
+            if "strict" in rules:
+                reading["strict"] = _strict_query(model, prompt, own, completion, both, last_token)
+            if "prize" in rules:
+                alone = texts.alone[completion]
+                reading["prize"] = _prize_query(model, own if last_token else None, alone, both)
             readings.append(reading)
-        out.append((encodings, readings))
+        out.append((joint, readings))
     return out
 
 
-def _strict_query(encoding: Encoding, prompt: str, model: Model, last_token: bool) -> CompletionTokens:
-    boundary, limit = len(prompt), model.max_tokens
-    if limit is not None and len(encoding.ids) > limit:
-        raise ValueError(f"{len(encoding.ids)} tokens, expected at most the model's {limit}")
-    end = len(encoding.ids)
-    while end and encoding.spans[end - 1][1] <= encoding.spans[end - 1][0]:
-        end -= 1  # what a tokenizer adds after the text is no part of it
-    start = end
-    while start and encoding.spans[start - 1][0] >= boundary:
-        start -= 1
-    if start and encoding.spans[start - 1][1] > boundary:
-        raise ValueError(f"token {start - 1} straddles the end of the prompt, expected a token boundary there")
-    if start == end:
-        raise ValueError("the completion has no token of its own, expected at least one")
-    if start == 0:
-        raise ValueError("no token stands before the completion, expected a prompt of at least one token")
-    told_end = max(b for _, b in encoding.spans[max(0, start - 4) : start])
-    if prompt[told_end:].isspace() and _begins_with_space(model, encoding.ids[start]):
-        raise ValueError(f"token {start} holds white space of the prompt's end, expected a token boundary there")
-    if last_token and end - start != 1:
-        raise ValueError(f"{end - start} tokens, expected one: log-odds compare single tokens")
-    return CompletionTokens(encoding.ids[:end], start)
+def _strict_query(
+    model: Model, prompt: str, own: Encoding, completion: str, both: Encoding, last_token: bool
+) -> CompletionTokens | str:
+    """The completion as the tokens after the prompt's own; or what keeps it from being that."""
+    unfit = model.unfit(both.ids)
+    start = unfit or completion_start(model, prompt, own, completion, both)
+    if isinstance(start, str):
+        return start
+    targets, unknown = both.ids[start:], model.tokenizer.unk_token
+    if model.tokenizer.unk_token_id in targets and str(unknown) not in completion:
+        return f"holds {unknown}: the tokenizer has no token for something in it"
+    if last_token and len(targets) != 1:
+        return f"{len(targets)} tokens, expected one: log-odds compare single tokens"
+    return CompletionTokens(both.ids, start)
 
 
-def _begins_with_space(model: Model, token: int) -> bool:
-    """Offsets of some tokenizers leave out the white space that a token begins with; its spelling does not."""
-    return str(model.tokenizer.convert_ids_to_tokens(token)).startswith(SPACES)
-
-
-def _prize_query(encoding: Encoding, alone: tuple[int, ...], model: Model, prompt: Encoding | None) -> CompletionTokens:
-    """The completion as the last tokens of the joint text, or, given ``prompt``, its last token after that."""
+def _prize_query(
+    model: Model, prompt: Encoding | None, alone: tuple[int, ...], both: Encoding
+) -> CompletionTokens | str:
+    """The completion as the last tokens of the joint text, or, given ``prompt``, its last token after that; or what
+    keeps it from being that."""
     n_tokens = len(alone)
     if n_tokens == 0:
-        raise ValueError("the completion has no token of its own, expected at least one")
+        return "the completion has no token of its own, expected at least one"
     if prompt is not None:
         ids, n_tokens = (*prompt.ids[:PRIZE_LIMIT], alone[-1]), 1
     else:
-        ids = encoding.ids[:PRIZE_LIMIT]
-    if model.max_tokens is not None and len(ids) > model.max_tokens:
-        raise ValueError(f"{len(ids)} tokens, expected at most the model's {model.max_tokens}")
-    if not 1 <= n_tokens < len(ids):
-        raise ValueError(f"{n_tokens} tokens alone, {len(ids)} with the prompt: expected at least one in each")
+        ids = both.ids[:PRIZE_LIMIT]
+    if unfit := model.unfit(ids):
+        return unfit
+    if n_tokens >= len(ids):
+        return f"{n_tokens} tokens alone, {len(ids)} with the prompt: expected at least one in each"
     return CompletionTokens(ids, len(ids) - n_tokens)
-
-
-def starts_with_special(model: Model) -> int:
-    """1 where the model's tokenizer puts a start token before every text, else 0."""
-    return int(start_token(model) is not None)
-
-
-def start_token(model: Model) -> int | None:
-    """The token that the model's tokenizer puts before every text, if it does."""
-    found = model.encode(["a"])[0]
-    first, (begins, ends) = found.ids[0], found.spans[0]
-    return first if begins == ends and first in set(model.tokenizer.all_special_ids) else None
 
 
 def token_roles(encoding: Encoding, prompt: Prompt, names: Sequence[str]) -> np.ndarray:

@@ -19,6 +19,7 @@ from isp_mech.models.alibi import bloom_attention
 from isp_mech.models.architecture import Architecture, architecture_of
 from isp_mech.models.attention import ATTENTION
 from isp_mech.models.fast_linear import use_fast_products
+from isp_mech.models.finite_weights import check_logits, check_weights
 from isp_mech.models.last_layer import compute_at_selected, input_norm_of
 from isp_mech.models.memory import bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
@@ -112,8 +113,11 @@ def _model_over(
     if is_settled(hf):
         device = str(hf.get_input_embeddings().weight.device if hf.device.type == "meta" else hf.device)
     ids = probe_ids(hf, device)
+    if not is_settled(hf):
+        check_weights(hf, name)
     with torch.no_grad():
         plain = hf(ids).logits.to(device)
+    check_logits(plain, name, str(hf.dtype).removeprefix("torch."))
     shape = architecture_of(hf, name)
     if not is_settled(hf):
         use_fast_products(hf)

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from isp_mech.errors import InputError
 from isp_mech.models.activations import ActivationEdit, ActivationRecord, Forward, RecordSpec
 from isp_mech.models.architecture import Architecture
 from isp_mech.models.batch import Batch, Encoding, TokenPlaces, attention_mask
@@ -26,6 +25,7 @@ from isp_mech.models.hooks import editing, recording, starting_at
 from isp_mech.models.last_layer import select_tokens
 from isp_mech.models.prefix_cache import PrefixCache
 from isp_mech.models.skeleton import second_skeleton
+from isp_mech.models.texts import AddedTokens, added_tokens, encode_texts, end_tokens, token_limit
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -79,24 +79,47 @@ class Model:
         warnings.warn("Model.packs is accepts_custom_masks now", DeprecationWarning, stacklevel=2)
         return self.accepts_custom_masks
 
-    @property
+    @cached_property
     def max_tokens(self) -> int | None:
-        """The longest sequence the model was made for, None where its config names none."""
-        config = self.hf.config
-        found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        return int(found) if found else None
+        """The longest sequence the model was made for, None where neither its config nor its tokenizer says."""
+        return token_limit(self.hf.config, self.tokenizer, self.architecture.embeddings)
+
+    @cached_property
+    def added(self) -> AddedTokens:
+        """What the tokenizer adds before every text and after it."""
+        return added_tokens(self.tokenizer, self.name)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Tokens of each text as the model's own tokenizer makes them, its special tokens included."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise InputError(
-                self.name, ["its tokenizer gives no character offsets: a fast tokenizer (tokenizer.json) is needed"]
-            )
-        found = self.tokenizer(list(texts), return_offsets_mapping=True, return_attention_mask=False)
-        return [
-            Encoding(tuple(ids), tuple(spans))
-            for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
-        ]
+        """Tokens of each text as the model's own tokenizer makes them, behind what it adds before every text. What
+        it adds after one is left out."""
+        return encode_texts(self.tokenizer, texts, self.added, self.name)
+
+    def read(self, ids: Sequence[int]) -> str:
+        """The text that tokens read as, special ones included."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def spelling(self, token: int) -> str:
+        """How the tokenizer spells a token."""
+        return str(self.tokenizer.convert_ids_to_tokens(token))
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens with which the model ends what it says."""
+        return end_tokens(self.hf, self.tokenizer)
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """How many tokens the model knows: has an embedding and a logit of."""
+        return min(len(self.hf.get_input_embeddings().weight), len(self.architecture.unembed.weight))
+
+    def unfit(self, ids: Sequence[int]) -> str:
+        """What keeps the model from taking these tokens: too many, or one that it has no embedding of; else ""."""
+        limit, rows = self.max_tokens, self.n_tokens
+        if limit is not None and len(ids) > limit:
+            return f"{len(ids)} tokens, expected at most the model's {limit}"
+        if (last := max(ids, default=0)) >= rows:
+            return f"token {last} ({self.spelling(last)!r}), expected one of the model's {rows}: its tokenizer has more"
+        return ""
 
     @property
     def reads_alike(self) -> tuple[object, ...]:

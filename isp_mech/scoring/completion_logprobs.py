@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from isp_mech.inference.batches import BatchPlan, BatchSize, plan_batches
+from isp_mech.inference.finite import check_finite
 from isp_mech.inference.logprobs import completion_logprobs, groups_for
 from isp_mech.inference.prefix_tree import CompletionTokens, PrefixGroup
 from isp_mech.inference.tokenization import Asked, Difference, Rule, encode_both
@@ -162,6 +163,9 @@ def logprobs_of(reader: Reader, plan: BatchPlan, known: Logprobs = NOTHING_KNOWN
     packed = groups_for(plan.model, [group for group in left if group]) if known else tokens.packed_for(plan.model)
     measured = np.split(completion_logprobs(packed, plan), np.cumsum([len(group) for group in left])[:-1])
     by_group = [np.concatenate(both) for both in zip(given, measured, strict=True)]
+    check_finite(
+        np.array([values.sum() for values in by_group]), [f"item {c.name}" for c in reader.cases], plan.model.name
+    )
     differing = []
     for difference, place in zip(tokens.differences, tokens.other, strict=True):
         values = by_group[difference.case]

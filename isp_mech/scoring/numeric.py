@@ -1,7 +1,7 @@
 """The prize's numeric metric: the mean of what a model says when it is asked for a number.
 
-Ten samples at temperature 0.5, seven new tokens each, cut at the newline; commas, parentheses and final dots
-are stripped, and what then parses as a number is averaged.
+Ten samples at temperature 0.5, seven new tokens each, fewer where an end token comes; read without special tokens
+and cut at the newline; commas, parentheses and final dots are stripped, and what then parses as a number is averaged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan
+from isp_mech.inference.finite import check_finite
 from isp_mech.inference.logprobs import MAX_LOGITS, groups_for, run_groups
 from isp_mech.inference.prefix_tree import CompletionTokens
 from isp_mech.inference.tokenization import PRIZE_LIMIT, Rule
@@ -58,10 +59,10 @@ def estimates(items: Sequence[Item], plan: BatchPlan, *, rule: Rule = "strict", 
     model = plan.model
     samples = _begin(model, items, rule, seed)
     for _ in range(NEW_TOKENS):
-        going = [s for s in samples if "\n" not in _text(model, s)]
+        going = [s for s in samples if not model.end_tokens & {*s.new} and "\n" not in _text(model, s)]
         if not going:
             break
-        _sample_one_token(going, plan)
+        _sample_one_token(going, plan, [f"item {item.id}" for item in items])
     parsed: list[list[float]] = [[] for _ in items]
     texts: list[list[str]] = [[] for _ in items]
     for sample in samples:
@@ -81,16 +82,10 @@ def estimates(items: Sequence[Item], plan: BatchPlan, *, rule: Rule = "strict", 
 
 def _begin(model: Model, items: Sequence[Item], rule: Rule, seed: int) -> list[Sample]:
     prompts = [e.ids[:PRIZE_LIMIT] if rule == "prize" else e.ids for e in model.encode([i.prompt for i in items])]
-    limit = model.max_tokens
-    if limit is not None:
-        most = limit - NEW_TOKENS + 1
-        long = [
-            f"item {i.id}: {len(p)} tokens, expected at most {most}: the model takes {limit}, {NEW_TOKENS} are new"
-            for i, p in zip(items, prompts, strict=True)
-            if len(p) > most
-        ]
-        if long:
-            raise InputError(f"{model.name}, metric numeric", long)
+    named = [(item.id, prompt) for item, prompt in zip(items, prompts, strict=True)]
+    problems = [f"item {item}: {unfit}" for item, prompt in named if (unfit := _unfit(model, prompt))]
+    if problems:
+        raise InputError(f"{model.name}, metric numeric", problems)
     return [
         Sample(i, prompt, uniform)
         for i, prompt in enumerate(prompts)
@@ -98,7 +93,17 @@ def _begin(model: Model, items: Sequence[Item], rule: Rule, seed: int) -> list[S
     ]
 
 
-def _sample_one_token(samples: Sequence[Sample], plan: BatchPlan) -> None:
+def _unfit(model: Model, prompt: tuple[int, ...]) -> str:
+    """What keeps numbers from being sampled after a prompt, or ""."""
+    most = None if model.max_tokens is None else model.max_tokens - NEW_TOKENS + 1
+    if most is not None and len(prompt) > most:
+        return (
+            f"{len(prompt)} tokens, expected at most {most}: the model takes {model.max_tokens}, {NEW_TOKENS} are new"
+        )
+    return model.unfit(prompt) if prompt else "no token in the prompt, expected at least one"
+
+
+def _sample_one_token(samples: Sequence[Sample], plan: BatchPlan, ids: Sequence[str]) -> None:
     """Adds a token to every sample: the first one at which the summed probabilities pass the uniform number."""
     model = plan.model
     by_item: dict[int, list[int]] = {}
@@ -107,25 +112,29 @@ def _sample_one_token(samples: Sequence[Sample], plan: BatchPlan) -> None:
     numbers = [at for members in by_item.values() for at in members]
     asked = [[samples[at].next_token() for at in members] for members in by_item.values()]
     uniform = np.array([samples[at].uniform[len(samples[at].new)] for at in numbers])
-    chosen = np.zeros(len(numbers), dtype=np.int64)
+    chosen, bad = np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool)
 
     def use(normed: Tensor, which: np.ndarray, tokens: np.ndarray, completions: np.ndarray) -> None:
-        step = max(1, MAX_LOGITS // int(model.hf.config.vocab_size))
+        step = max(1, MAX_LOGITS // len(model.architecture.unembed.weight))
         for start in range(0, len(completions), step):
             here = completions[start : start + step]
             with torch.no_grad():
                 logits = model.unembed(normed[torch.from_numpy(which[start : start + step]).to(normed.device)])
             passed = (logits.double() / TEMPERATURE).softmax(-1).cumsum(-1).cpu()
+            bad[here] = ~passed[:, -1].isfinite().numpy()
             below = (passed < torch.from_numpy(uniform[here])[:, None]).sum(-1)
             chosen[here] = below.clamp(max=passed.shape[1] - 1).numpy()
 
     run_groups(groups_for(model, asked), plan, use)
+    check_finite(np.where(bad, np.nan, 0.0), [ids[samples[at].item] for at in numbers], model.name)
     for at, token in zip(numbers, chosen.tolist(), strict=True):
         samples[at].new.append(token)
 
 
 def _text(model: Model, sample: Sample) -> str:
-    return str(model.tokenizer.decode(sample.new)) if sample.new else ""
+    """What a sample says: without special tokens, and none of it behind an end token."""
+    end = next((i for i, token in enumerate(sample.new) if token in model.end_tokens), len(sample.new))
+    return str(model.tokenizer.decode(sample.new[:end], skip_special_tokens=True)) if end else ""
 
 
 def parse_number(text: str) -> float | None:

@@ -19,7 +19,7 @@ import numpy as np
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model, plan_batches
 from isp_mech.inference.contrast_prompts import head_of, run_of
-from isp_mech.inference.tokenization import Rule, start_token
+from isp_mech.inference.tokenization import Rule
 from isp_mech.models import Model, Models, in_float32
 from isp_mech.scoring import metrics
 from isp_mech.scoring.completion_logprobs import (
@@ -136,7 +136,6 @@ def _precision(asked: _Asked, model: Model, measured: ClassLogprobs) -> _Precisi
 def _run(
     model: Model, task: str, metric: str, rule: Rule, seed: int, settings: dict[str, Setting], notes: Sequence[str]
 ) -> Run:
-    start = start_token(model)
     packing = (
         "trees after shared trunks" if model.uses_prefix_caches else "trees" if model.shares_trees else "plain batches"
     )
@@ -149,7 +148,7 @@ def _run(
         seed=seed,
         settings={
             "rule": rule,
-            "start_token": "none" if start is None else str(model.tokenizer.convert_ids_to_tokens(start)),
+            "start_token": " ".join(map(model.spelling, model.added.before)) or "none",
             "packing": packing,
             **settings,
         },

@@ -34,7 +34,6 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import SIDES, head_of, run_of
 from isp_mech.inference.prefix_tree import PrefixTree
-from isp_mech.inference.tokenization import start_token
 from isp_mech.models import Batch, Model, Models, RecordSpec, norm_of
 from isp_mech.stats import LEVEL, benjamini_hochberg
 from isp_mech.tables import Table, concat, table
@@ -188,10 +187,9 @@ class HeadScores:
 def repeated_random_tokens(model: Model, *, seed: int = 0) -> RepeatedTokens:
     """The sequences that ``head_scores`` runs; the same seed and vocabulary give the same ones."""
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
-    n_logits = len(model.architecture.unembed.weight)
-    plain = sorted({i for i in model.tokenizer.get_vocab().values() if i < n_logits} - special)
-    start = start_token(model)
-    first = [] if start is None else [start]
+    n_known = model.n_tokens
+    plain = sorted({i for i in model.tokenizer.get_vocab().values() if i < n_known} - special)
+    first = model.added.before
     room = len(plain) if model.max_tokens is None else (model.max_tokens - len(first)) // 2
     half = min(HALF, len(plain), room)
     if half < 2:

@@ -25,6 +25,7 @@ from isp_mech.inference.contrast_prompts import (
     residual_stream,
     run_of,
 )
+from isp_mech.inference.finite import check_finite
 from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
 from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, TokenPlaces
@@ -104,6 +105,7 @@ def trace_model(
     tracer = _tracer(model, place_prompts(model, pairs), lens_of(lens, model), tokens, scored)
     plan.run_trees(tracer.placed.trees, tracer.run, "trace")
     seen, placed, lens_kind = tracer.kept, tracer.placed, tracer.lens.kind if tracer.lens else "plain"
+    check_finite(seen.margins, [prompt.owner for prompt in placed.prompts], model.name)
     run = run_of(
         model,
         task=pairs.name,

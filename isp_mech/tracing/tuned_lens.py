@@ -130,6 +130,9 @@ def train_lens(
         raise InputError("train_lens", [f"steps {steps}, tokens {tokens}: expected at least one of each"])
     longest = min(LONGEST, model.max_tokens or LONGEST)
     encoded = [e.ids[:longest] for e in model.encode(list(texts)) if len(e.ids) > 1]
+    unfit = [f"text {i}: {problem}" for i, ids in enumerate(encoded) if (problem := model.unfit(ids))]
+    if unfit:
+        raise InputError(f"train_lens, {model.name}", unfit)
     if len(encoded) < 2:
         raise InputError("train_lens", [f"{len(encoded)} texts of two tokens or more: expected at least two"])
     held_out = max(1, int(HELD_OUT * len(encoded)))

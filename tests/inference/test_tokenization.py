@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_models import byte_tokenizer, make_hf
 
 from isp_mech.errors import InputError
-from isp_mech.inference.tokenization import OTHER, Encoding, encode_all, role_names, starts_with_special, token_roles
+from isp_mech.inference.tokenization import OTHER, Encoding, encode_all, role_names, token_roles
 from isp_mech.models import wrap_model
 from isp_mech.tasks import Prompt, compose
 
@@ -52,7 +52,7 @@ def test_prize_takes_as_many_last_tokens_as_the_completion_has_alone(make_model)
 
 def test_prize_leaves_out_the_start_token_and_cuts_on_the_right():
     model = wrap_model(make_hf("neox", length=2048), byte_tokenizer(start_token=True), name="started")
-    assert starts_with_special(model) == 1
+    assert model.added.before == (0,) and model.added.after == ()
     asked = encode_all(model, ["A:", "x" * 1100], [(" 4",), (" 4",)], ["short", "long"], rule="prize")
     assert texts(model, asked) == [[" 4"], ["x"]]  # the completion itself was cut away, and is scored all the same
     assert [len(a.queries[0].tokens) for a in asked] == [len(model.tokenizer("A: 4").input_ids), 1023]

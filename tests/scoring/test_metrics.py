@@ -10,6 +10,7 @@ import torch
 from hand_worked_model import by_hand
 from prize_evaluator import logprob
 from small_models import byte_tokenizer, make_hf, plain_logprobs
+from tokenizers.processors import TemplateProcessing
 
 from isp_mech.errors import InputError
 from isp_mech.models import wrap_model
@@ -76,11 +77,20 @@ def test_logodds_of_a_class_of_several_tokens_by_both_rules(make_model, tokenize
     assert set(found.rule_differences.frame["class_text"]) == {" pango part"}
 
 
-def says(text: str):
-    """A model that says ``text`` over and over: each token's embedding points at the next one of ``text``."""
+def says(text: str | list[str]):
+    """A model that says ``text``, character by character or piece by piece, over and over."""
     tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    return wrap_model(make_plain(text), tokenizer, name="says")
+
+
+def make_plain(text: str | list[str]):
+    """Each token's embedding points at the next one of ``text``."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
     ids = [tokenizer(c).input_ids[0] for c in text]
     model = make_hf("neox", width=64, layers=1)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -89,7 +99,7 @@ def says(text: str):
             model.gpt_neox.embed_in.weight[token].zero_()
             model.gpt_neox.embed_in.weight[token, 2 * i + 2], model.gpt_neox.embed_in.weight[token, 2 * i + 3] = 1, -1
             model.lm_head.weight[token, 2 * i], model.lm_head.weight[token, 2 * i + 1] = 9, -9
-    return wrap_model(model, tokenizer, name="says")
+    return model
 
 
 def test_numeric_is_the_mean_of_the_samples_that_are_numbers():
@@ -98,6 +108,32 @@ def test_numeric_is_the_mean_of_the_samples_that_are_numbers():
     assert found.values.frame["value"].tolist() == [125, 125]
     assert found.values.frame["n_parsed"].tolist() == [SAMPLES] * 2
     assert found.value_curve.frame["value"].tolist() == [125] and len(found.scores) == 0
+
+
+@pytest.mark.parametrize(("pieces", "number"), [
+    (["1", "2", "<|endoftext|>", "3"], 12),  # nothing is sampled after an end token
+    (["1", "<|endoftext|>", "\n", "3"], 1),
+    (["1", "<pad>", "2", "\n"], 12),  # a special token is no part of what is said
+])  # fmt: skip
+def test_numeric_stops_at_an_end_token_and_skips_special_ones_as_generate_does(pieces, number):
+    model = says(pieces)
+    assert model.end_tokens == {0}
+    found = score(Task("t", (Item("0", "How many?", ()),), "numeric"), model)
+    assert found.values.frame["value"].tolist() == [number]
+    ids = torch.tensor([model.tokenizer("How many?").input_ids])
+    told = make_plain(pieces).generate(ids, do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=300)
+    text = model.tokenizer.batch_decode(told[:, ids.shape[1] :], skip_special_tokens=True)[0]
+    assert parse_number(text.split("\n")[0]) == number
+
+
+def test_numbers_are_sampled_after_the_prompt_not_after_its_end_token():
+    """Whatever follows the end token is "7"; after "?" comes "4"."""
+    model = says(["?", "4", "\n"])
+    backend = model.tokenizer.backend_tokenizer
+    backend.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)])
+    assert model.tokenizer("a?").input_ids[-1] == 0
+    found = score(Task("t", (Item("0", "How many?", ()),), "numeric"), model)
+    assert found.values.frame["value"].tolist() == [4]
 
 
 def test_numeric_without_a_number_names_the_items():
