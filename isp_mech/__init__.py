@@ -50,6 +50,8 @@ _HOME = {
     "Task": "tasks",
     "read_task": "tasks",
     "write_task": "tasks",
+    "released_files": "tasks.released_files",
+    "release_of": "tasks.released_files",
     "Pair": "tasks",
     "PairSet": "tasks",
     "Prompt": "tasks",
@@ -57,6 +59,7 @@ _HOME = {
     "contrast": "contrasts",
     "contrast_names": "contrasts",
     "neqa_from_files": "contrasts.neqa",
+    "pairs_from_task": "contrasts.from_task",
     "read_pairs": "contrasts.pair_files",
     "write_pairs": "contrasts.pair_files",
     "Family": "families",
@@ -64,6 +67,7 @@ _HOME = {
     "family": "families",
     "family_names": "families",
     "published": "scaling.published_results",
+    "read_results": "scaling.evaluator_files",
     "Model": "models",
     "load_model": "models",
     "score": "scoring",
@@ -109,11 +113,15 @@ __all__ = [
     "load_model",
     "locate",
     "neqa_from_files",
+    "pairs_from_task",
     "parse_site",
     "published",
     "read_pairs",
+    "read_results",
     "read_table",
     "read_task",
+    "release_of",
+    "released_files",
     "scaling",
     "score",
     "shape_of_curve",
@@ -146,6 +154,7 @@ if TYPE_CHECKING:
     from isp_mech import causal, figures, scaling, tracing
     from isp_mech.causal import locate, verify
     from isp_mech.contrasts import contrast, contrast_names
+    from isp_mech.contrasts.from_task import pairs_from_task
     from isp_mech.contrasts.neqa import neqa_from_files
     from isp_mech.contrasts.pair_files import read_pairs, write_pairs
     from isp_mech.errors import InputError
@@ -155,10 +164,12 @@ if TYPE_CHECKING:
     from isp_mech.runs.explain import explain
     from isp_mech.runs.run_directory import RunDirectory
     from isp_mech.scaling import shape_of_curve
+    from isp_mech.scaling.evaluator_files import read_results
     from isp_mech.scaling.item_flips import flips
     from isp_mech.scaling.published_results import published
     from isp_mech.scoring import score
     from isp_mech.sites import Site, parse_site
     from isp_mech.tables import Run, Table, concat, read_table
     from isp_mech.tasks import Item, Pair, PairSet, Prompt, Task, check_one_factor, read_task, write_task
+    from isp_mech.tasks.released_files import release_of, released_files
     from isp_mech.tracing import load_lens, trace, train_lens

@@ -77,7 +77,9 @@ class Published:
     curve: Table
 
 
-def published(path: str | Path, *, revision: str | None = None) -> Published:
+def published(
+    path: str | Path, *, revision: str | None = None, tasks: Mapping[str, str] = MappingProxyType({})
+) -> Published:
     """Published accuracies from a tidy TSV or CSV: one row for each model (and checkpoint) and task.
 
     Columns (by these or usual names): ``model``, ``task``, ``accuracy`` from 0 to 1; and where there are,
@@ -88,7 +90,8 @@ def published(path: str | Path, *, revision: str | None = None) -> Published:
     as those of right and wrong answers do, say the same number. There is a baseline only where the file gives
     one: whether guessing has a meaning depends on the classes, which a table of accuracies does not show.
     Rows of several revisions keep theirs in the curve's model names (``pythia-1b@step64000``), unless
-    ``revision`` picks one. Raises ``InputError`` with every bad cell.
+    ``revision`` picks one. ``tasks`` gives tasks other names, ``{"isp_memo_trap": "memo-trap"}``, so that they stand
+    beside one's own. Raises ``InputError`` with every bad cell.
     """
     problems: list[str] = []
     rows = [row for cells in _cells(path, problems) if (row := _observation(cells, problems)) is not None]
@@ -96,8 +99,10 @@ def published(path: str | Path, *, revision: str | None = None) -> Published:
     if not kept and not problems:
         there = ", ".join(sorted({str(row["revision"]) for row in rows}))
         problems.append(f"no row of revision {revision!r}, expected one of {there}")
+    problems += [f"tasks: no task {task!r} in the file" for task in tasks if task not in {row["task"] for row in rows}]
     seen: dict[str, int] = {}
     for row in kept:
+        row["task"] = tasks.get(row["task"], row["task"])
         what = f"{_name(row['model'], row['revision'])} on {row['task']}"
         first = seen.setdefault(what, row["line"])
         if first != row["line"]:

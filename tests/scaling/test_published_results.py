@@ -79,6 +79,14 @@ def test_published_revisions_stay_apart(tmp_path):
         published(_file(tmp_path, text), revision="step3")
 
 
+def test_tasks_by_ones_own_names(tmp_path):
+    path = _file(tmp_path, "model\ttask\taccuracy\ngpt2\tisp_neqa\t0.5\ngpt2\tother\t0.4\n")
+    read = published(path, tasks={"isp_neqa": "neqa"})
+    assert read.curve.frame["task"].tolist() == read.observations.frame["task"].tolist() == ["neqa", "other"]
+    with pytest.raises(InputError, match="tasks: no task 'neqa' in the file"):
+        published(path, tasks={"neqa": "x"})
+
+
 def test_published_tells_all_bad_cells(tmp_path):
     rows = [
         "pythia-70m\tt\t50\t",
