@@ -124,7 +124,20 @@ def plan_batches(model: Model, batch_size: BatchSize = "auto", *, progress: bool
 def each_model(models: Models, batch_size: BatchSize, *, progress: bool = False) -> Iterator[BatchPlan]:
     """A plan for each model, loaded one after the other, smallest first; a bad ``batch_size`` is refused before."""
     check_batch_size(batch_size)
-    return (plan_batches(model, batch_size, progress=progress) for model in members(models))
+    return _one_after_the_other(models, batch_size, progress)
+
+
+def _one_after_the_other(models: Models, batch_size: BatchSize, progress: bool) -> Iterator[BatchPlan]:
+    loaded = members(models)
+    while (plan := _next_plan(loaded, batch_size, progress)) is not None:
+        yield plan
+        del plan.model  # who asked may still hold the plan while the next model is loaded
+        let_go()
+
+
+def _next_plan(loaded: Iterator[Model], batch_size: BatchSize, progress: bool) -> BatchPlan | None:
+    model = next(loaded, None)
+    return None if model is None else plan_batches(model, batch_size, progress=progress)
 
 
 def check_batch_size(batch_size: BatchSize) -> None:

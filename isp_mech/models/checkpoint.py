@@ -31,10 +31,14 @@ def loading_problems(
         for name, found, expected in sorted((n, tuple(a), tuple(b)) for n, a, b in info["mismatched_keys"])
     ]
     wrong = {name for name, _, _ in info["mismatched_keys"]}
-    missing = sorted({*info["missing_keys"], *_missing_unsaid(hf, held)} - wrong)
-    problems += _listed(missing, [f"is missing, expected one of shape {_shown(shapes.get(n, ()))}" for n in missing])
-    more = sorted(n for n in info["unexpected_keys"] if not _is_old_buffer(n, held))
-    problems += _listed(more, [f"has no place in {type(hf).__name__}"] * len(more))
+    missing = {*info["missing_keys"], *_missing_unsaid(hf, held)} - wrong
+    again = {name for name, source in getattr(hf, "all_tied_weights_keys", {}).items() if source in missing}
+    texts = {n: f"is missing, expected one of shape {_shown(shapes.get(n, ()))}" for n in sorted(missing - again)}
+    problems += _listed(texts, "are missing")
+    more = {*info["unexpected_keys"], *_unexpected_unsaid(shapes, held)}
+    kind = type(hf).__name__
+    texts = {n: f"has no place in {kind}" for n in sorted(more) if not _is_old_buffer(n, held)}
+    problems += _listed(texts, f"have no place in {kind}")
     return problems + [str(message).strip().splitlines()[0] for message in info["error_msgs"]]
 
 
@@ -62,6 +66,12 @@ def _missing_unsaid(hf: PreTrainedModel, held: Mapping[str, TensorHeader] | None
     ]
 
 
+def _unexpected_unsaid(known: Collection[str], held: Mapping[str, TensorHeader] | None) -> list[str]:
+    """Tensors that are called like a buffer of old checkpoints, which transformers then passes over, and are none."""
+    called = [name for name in held or () if _OLD_BUFFERS.search(name)]
+    return [name for name in called if not _is_old_buffer(name, held) and not any(k.endswith(name) for k in known)]
+
+
 def _is_old_buffer(name: str, held: Mapping[str, TensorHeader] | None) -> bool:
     """By its name and, where that is known, a shape that no weight has."""
     if not _OLD_BUFFERS.search(name):
@@ -71,9 +81,9 @@ def _is_old_buffer(name: str, held: Mapping[str, TensorHeader] | None) -> bool:
     return tensor is None or not is_mask or len(tensor.shape) != 1
 
 
-def _listed(names: list[str], what: list[str]) -> list[str]:
-    told = [f"tensor {name}: {text}" for name, text in zip(names[:NAMED], what, strict=False)]
-    return told + ([f"... and {len(names) - NAMED} more: {what[-1]}"] if len(names) > NAMED else [])
+def _listed(texts: Mapping[str, str], of_the_rest: str) -> list[str]:
+    told = [f"tensor {name}: {text}" for name, text in texts.items()]
+    return [*told[:NAMED], f"and {len(told) - NAMED} more {of_the_rest}"] if len(told) > NAMED else told
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def let_go() -> None:
-    """Gives a GPU's cached blocks back, after an out-of-memory error."""
+    """Gives back what nothing holds any more: models, whose modules hold each other, and a GPU's cached blocks."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -21,6 +21,15 @@ def second_skeleton(
     return copy.deepcopy(hf, memo)
 
 
+def without_weights(hf: PreTrainedModel) -> PreTrainedModel:
+    """The modules that ``hf`` would have if it were not quantised, with shapes and no weights."""
+    config = copy.deepcopy(hf.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        return type(hf)(config)
+
+
 def _moved(tensor: Tensor, device: str | None, dtype: torch.dtype | None) -> Tensor:
     moved = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None)
     if moved.device == tensor.device and moved.dtype == tensor.dtype:
