@@ -9,8 +9,8 @@
     A. It is far.
     B. Ada has a bicycle.
     Answer:
-    >>> pair.classes, pair.answer, pair.conflict.spans("known"), pair.plain.spans("known")
-    ((' A', ' B'), ' B', ('It is far.',), ('Ada has a bicycle.',))
+    >>> pair.classes, pair.answer, pair.conflict.spans("asked"), pair.plain.spans("asked")
+    ((' A', ' B'), ' B', ('would help us more',), ('do we know already',))
 
 From Alexis Ross and Max Weiss, second round of the Inverse Scaling Prize: models are asked which of two pieces of
 information would help to answer a question, and the larger they are, the more they choose what the prompt has said.
@@ -18,9 +18,14 @@ McKenzie et al. 2023 count it among the tasks with an easier task beside the rea
 the prompt. The released file could not be read here: its questions have two classes of one length, as letters have,
 but the words of the prompt are the project's own (``unknowns.tsv``), and scores on them are not scores on its items.
 
-On the plain side the two facts change places: the one that was new is known. Every fact is as often the answer as the
-lure, and the letter is balanced, so neither is first, longer or earlier in the alphabet more often than the other.
-What form gives away is the task itself: the lure stands in the prompt twice. In the variant ``both-told`` both do.
+The plain side asks which of the two is known already: there the lure is right, and a model that chooses what the prompt
+has said is right there and wrong on the conflict side. In the variant ``exchanged`` the plain side asks the same, and
+the two facts change places: the one that was new is known. Such a model is then wrong on both sides, so that it counts
+as lost, not as overridden.
+
+Every fact is as often the answer as the lure, and the letter is balanced, so neither is first, longer or earlier in
+the alphabet more often than the other. What form gives away is the task itself: the lure stands in the prompt twice. In
+the variant ``both-told`` both do.
 """
 
 from __future__ import annotations
@@ -41,8 +46,8 @@ CLEAR = "A fact that we know already does not help us to find out more.\n\n"
 KNOWN = "<setting>We know: {setting}</> <known>{known}</>\n"
 TOLD = "<other>We do not know whether this is true:</> <known>{new}</>\n"
 ASKED = "<question>We want to find out: {question}</>\n"
-WHICH = "<instruction>{which}</>"
-HELPS, IS_KNOWN = "Which of these two facts would help us more?", "Which of these two facts do we know already?"
+WHICH = "<instruction>Which of these two facts </><asked>{asked}</><instruction>?</>"
+HELPS, IS_KNOWN = "would help us more", "do we know already"
 OPTIONS = (  # by the place of the answer
     "\n<answer_option>A. {answer}</>\n<lure_option>B. {lure}</>\nAnswer:",
     "\n<lure_option>A. {lure}</>\n<answer_option>B. {answer}</>\nAnswer:",
@@ -91,13 +96,14 @@ def unknown_pair(
     variant: str = "",
     neutral: tuple[str, str] | None = None,
 ) -> Pair:
-    """One pair: ``known`` is among what is known, and on the plain side ``new`` is in its place.
+    """One pair: ``known`` is known; which of it and ``new`` would help more, and (the plain side) which is known?
 
     ``neutral`` are a third fact of the scenario and one from elsewhere: with the third known, the question between the
-    new fact and the one from elsewhere is a neutral prompt. Roles: ``setting``, ``known`` (the factor), ``question``,
-    ``instruction``, ``answer_option``, ``lure_option``, and in the variant ``both-told`` ``other``.
+    new fact and the one from elsewhere is a neutral prompt. Roles: ``setting``, ``known`` (the factor of ``exchanged``),
+    ``question``, ``instruction``, ``asked`` (the factor of all others), ``answer_option``, ``lure_option``, and in the
+    variant ``both-told`` ``other``.
     """
-    asks_known, lettered = variant == "which-known", variant != "sentence"
+    exchanged, lettered = variant == "exchanged", variant != "sentence"
     told = KNOWN + (TOLD if variant == "both-told" else "")
     parts = (ASKED, told) if variant == "known-after" else (told, ASKED)
     template = "".join(parts) + WHICH + (OPTIONS[answer_index] if lettered else "\nAnswer:")
@@ -107,21 +113,21 @@ def unknown_pair(
     def named(text: str) -> str:
         return text.replace("{name}", name)
 
-    def prompt(known: str, new: str, answer: str, lure: str) -> Prompt:
-        texts = {"setting": scenario.setting, "question": scenario.question, "known": known, "new": new}
-        texts |= {"answer": answer, "lure": lure}
-        return fill(template, which=IS_KNOWN if asks_known else HELPS, **{key: named(t) for key, t in texts.items()})
+    def prompt(told: str, other: str, lure: str = known, asked: str = HELPS) -> Prompt:
+        texts = {"setting": scenario.setting, "question": scenario.question, "known": told, "new": other}
+        texts |= {"answer": new, "lure": lure, "asked": asked}
+        return fill(template, **{key: named(text) for key, text in texts.items()})
 
-    answer, lure = (known, new) if asks_known else (new, known)
     right, wrong = LETTERS[answer_index], LETTERS[1 - answer_index]
-    classes = (right, wrong) if lettered else (f" {named(answer)}", f" {named(lure)}")
-    conflict, plain = prompt(known, new, answer, lure), prompt(new, known, answer, lure)
-    pair = Pair(id, plain, conflict, *classes, factor="known", answer_index=answer_index)
+    classes = (right, wrong) if lettered else (f" {named(new)}", f" {named(known)}")
+    plain = prompt(new, known) if exchanged else prompt(known, new, asked=IS_KNOWN)
+    factor = "known" if exchanged else "asked"
+    pair = Pair(id, plain, prompt(known, new), *classes, factor=factor, answer_index=answer_index)
     if neutral is None:
         return pair
     third, foreign = neutral
     wrong = wrong if lettered else f" {named(foreign)}"
-    return pair.with_neutral(prompt(third, new, answer, foreign), pair.answer, wrong)
+    return pair.with_neutral(prompt(third, new, lure=foreign), pair.answer, wrong)
 
 
 def draw(request: PairRequest) -> Iterator[MakePair]:
@@ -129,7 +135,7 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
 
     The letter of the answer is balanced exactly for an even number of pairs, and guessing is right half of the time,
     but for the variant ``sentence``. Every variant asks about the same facts. There is a neutral side where a scenario
-    has a third fact and another topic has scenarios, but for the variant ``which-known``.
+    has a third fact and another topic has scenarios.
     """
     chosen = SCENARIOS.read(request.source)
     letters = balanced(request.random("letters"))
@@ -148,7 +154,7 @@ def draw(request: PairRequest) -> Iterator[MakePair]:
         others = [fact for fact in scenario.facts if fact not in (known, new)]
         elsewhere = [other for other in chosen if other.topic != scenario.topic]
         neutral = None
-        if others and elsewhere and request.variant != "which-known":
+        if others and elsewhere:
             neutral = rng.choice(others), rng.choice(rng.choice(elsewhere).facts)
         return unknown_pair(
             *(f"{request.task}-{i}", scenario, name),

@@ -11,14 +11,14 @@ from isp_mech.tasks import check_one_factor
 
 TASK = "into-the-unknown"
 KNOWN, ASKED = r"We know: (?P<known>.+)\n", r"We want to find out: .+\?\n"
-WHICH = r"Which of these two facts would help us more\?"
+WHICH = r"Which of these two facts (?P<asked>would help us more|do we know already)\?"
 OPTIONS = r"\nA\. (?P<A>.+)\nB\. (?P<B>.+)\nAnswer:"
 TOLD = r"We do not know whether this is true: (?P<told>.+)\n"
 FORMATS = {
     "": KNOWN + ASKED + WHICH + OPTIONS,
     "both-told": KNOWN + TOLD + ASKED + WHICH + OPTIONS,
     "known-after": ASKED + KNOWN + WHICH + OPTIONS,
-    "which-known": KNOWN + ASKED + r"Which of these two facts do we know already\?" + OPTIONS,
+    "exchanged": KNOWN + ASKED + WHICH + OPTIONS,
     "clear-instructions": r"A fact that we know already does not help us to find out more\.\n\n"
     + (KNOWN + ASKED + WHICH + OPTIONS),
 }
@@ -31,12 +31,14 @@ def test_the_answer_is_the_fact_that_is_not_known(variant, drawn):
         for side, prompt, right, wrong in pair.sides():
             read = re.fullmatch(FORMATS[variant], prompt.text)
             known = {letter: read["known"].endswith(read[letter.strip()]) for letter in (right, wrong)}
-            asks_known = variant == "which-known"
+            asks_known = read["asked"] == "do we know already"
+            assert asks_known == (side == "plain" and variant != "exchanged")
             assert known == ({right: asks_known, wrong: not asks_known} if side != "neutral" else {right: 0, wrong: 0})
             if variant == "both-told" and side != "neutral":
-                assert read["told"] == read[right.strip()]
+                assert read["told"] == read[wrong.strip() if asks_known else right.strip()]
         assert pair.conflict.spans("answer_option") == pair.plain.spans("answer_option")
-        assert pair.classes == (" A", " B") and (pair.neutral is None) == (variant == "which-known")
+        assert pair.classes == (" A", " B") and pair.neutral is not None
+        assert pair.factor == ("known" if variant == "exchanged" else "asked")
 
 
 def test_no_letters(drawn):
@@ -44,7 +46,7 @@ def test_no_letters(drawn):
     assert not made.equally_likely and drawn(TASK).equally_likely
     for pair in made:
         assert re.fullmatch(KNOWN + ASKED + WHICH + "\nAnswer:", pair.conflict.text)
-        assert pair.conflict.spans("known") == (pair.lure[1:],) and pair.plain.spans("known") == (pair.answer[1:],)
+        assert pair.conflict.spans("known") == pair.plain.spans("known") == (pair.lure[1:],)
         assert not pair.answer.startswith(pair.lure) and not pair.lure.startswith(pair.answer)
 
 
