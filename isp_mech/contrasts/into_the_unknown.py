@@ -99,7 +99,7 @@ def unknown_pair(
     """One pair: ``known`` is known; which of it and ``new`` would help more, and (the plain side) which is known?
 
     ``neutral`` are a third fact of the scenario and one from elsewhere: with the third known, the question between the
-    new fact and the one from elsewhere is a neutral prompt. Roles: ``setting``, ``known`` (the factor of ``exchanged``),
+    new fact and the one from elsewhere is a neutral prompt. Roles: ``setting``, ``known`` (factor of ``exchanged``),
     ``question``, ``instruction``, ``asked`` (the factor of all others), ``answer_option``, ``lure_option``, and in the
     variant ``both-told`` ``other``.
     """
