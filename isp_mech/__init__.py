@@ -82,7 +82,7 @@ _HOME = {
     "write_report": "report",
     "explain": "runs.explain",
 }
-_MODULES = ("causal", "figures", "scaling", "tracing")
+_MODULES = ("causal", "figures", "models", "scaling", "tracing")
 
 __all__ = [
     "Family",
@@ -112,6 +112,7 @@ __all__ = [
     "load_lens",
     "load_model",
     "locate",
+    "models",
     "neqa_from_files",
     "pairs_from_task",
     "parse_site",
@@ -151,7 +152,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from isp_mech import causal, figures, scaling, tracing
+    from isp_mech import causal, figures, models, scaling, tracing
     from isp_mech.causal import locate, verify
     from isp_mech.contrasts import contrast, contrast_names
     from isp_mech.contrasts.from_task import pairs_from_task

@@ -38,6 +38,7 @@ VERBS = {
     "report": (verbs.report, "write the figures and DIR/report.html again from the tables in DIR (no model is loaded)"),
     "run": (verbs.run, "a plan: families, tasks and steps from a TOML file, in one run directory"),
     "show": (verbs.show, "how a table's file was made, and the command that makes it again"),
+    "check": (verbs.check, "what a model can do here, how exactly and how fast: the first thing to run on one's own"),
     "tasks": (verbs.tasks, "the tasks there are by name, one a line, and their variants"),
     "families": (verbs.families, "the families of models there are by name, one a line"),
     "ladder": (verbs.ladder, "train the embedded family again: isp-mech ladder train --help"),
@@ -65,14 +66,25 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--status", action="store_true", help="say what is done, and do nothing")
     _add_workers(run)
     subs["show"].add_argument("file", metavar="FILE", help="a .parquet that isp-mech wrote")
+    _add_check(subs["check"])
     subs["ladder"].add_argument("action", choices=("train",), help="what to do with it")
     subs["ladder"].add_argument("options", nargs=argparse.REMAINDER, help="see isp-mech ladder train --help")
     return parser
 
 
+def _add_check(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="a checkpoint folder, a GGUF file or a hub id")
+    sub.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    sub.add_argument("--revision", help="a branch, tag or training step of a hub model, as step3000")
+    sub.add_argument("--dtype", choices=DECLARED["dtype"].choices, default="float32", help=DECLARED["dtype"].help)
+    sub.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    code = "run the code that comes with a checkpoint (default: refuse)"
+    sub.add_argument("--trust-remote-code", action="store_true", help=code)
+
+
 def _add_measuring(sub: argparse.ArgumentParser, name: str) -> None:
     sub.add_argument("task", metavar="TASK", help="a name from `isp-mech tasks`, or a file (.jsonl, .csv)")
-    listed = "a name from `isp-mech families`, or a checkpoint folder or hub id; repeat for a list (default: ladder)"
+    listed = "a name from `isp-mech families`; or a folder, GGUF file or hub id, repeated for a list (default: ladder)"
     sub.add_argument("--family", action="append", metavar="F", help=listed)
     sub.add_argument("--sizes", metavar="A,B", help="only these members, as 70m,160m")
     sub.add_argument("--revision", help="a branch, tag or training step of hub models, as step3000")

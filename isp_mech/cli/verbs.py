@@ -89,6 +89,26 @@ def show(arguments: Namespace) -> None:
     printing.columns(list(provenance(arguments.file)))
 
 
+def check(arguments: Namespace) -> int:
+    """Prints what a model can do; the exit code is 1 where it cannot score."""
+    from isp_mech.models.check import check_model
+
+    options = {name: getattr(arguments, name) for name in ("dtype", "device", "revision", "trust_remote_code")}
+    found = check_model(arguments.model, **options)
+    if arguments.json:
+        print(found.to_json())
+    else:
+        printing.columns([(name, "" if fact is None else str(fact)) for name, fact in found.facts.items()])
+        print()
+        rows = [("can it", "", "largest gap to plain transformers", "")]
+        for each in found.abilities:
+            unit = "of the stream" if each.name == "trace" else "nats"
+            gap = "not compared" if each.gap is None else f"{each.gap:.1e} {unit}"
+            rows.append((each.name, "yes" if each.can else "no", gap if each.can or each.gap else "", each.note))
+        printing.columns(rows)
+    return 0 if found.abilities[0].can else 1
+
+
 def tasks(_: Namespace) -> None:
     """Prints the tasks there are by name."""
     from isp_mech.contrasts import task_lines
@@ -108,7 +128,8 @@ def families(_: Namespace) -> None:
             members = error.problems[0]
         rows.append((name, members))
     printing.columns(rows)
-    print("\nin brackets: parameters without embeddings; also a checkpoint folder or any hub id, repeated for a list")
+    others = "a checkpoint folder, a GGUF file or any hub id, repeated for a list"
+    print(f"\nin brackets: parameters without embeddings; also {others}")
 
 
 def ladder(arguments: Namespace) -> int:
