@@ -6,10 +6,46 @@ check = verify(sites, pairs, family)
 
 from __future__ import annotations
 
+from isp_mech.causal.attach import attach
 from isp_mech.causal.edges import edges
 from isp_mech.causal.faithfulness import keep
-from isp_mech.causal.interventions import knock_out, scale_sites
+from isp_mech.causal.intervention_values import (
+    Intervention,
+    block,
+    load_intervention,
+    parse_intervention,
+    replacing,
+    replay,
+    reweight,
+    scale,
+    steer,
+    swap,
+)
+from isp_mech.causal.interventions import intervene, knock_out, scale_sites
 from isp_mech.causal.locate import Sites, locate
+from isp_mech.causal.restoration import Restored, restoration
 from isp_mech.causal.verify import verify
 
-__all__ = ["Sites", "edges", "keep", "knock_out", "locate", "scale_sites", "verify"]
+__all__ = [
+    "Intervention",
+    "Restored",
+    "Sites",
+    "attach",
+    "block",
+    "edges",
+    "intervene",
+    "keep",
+    "knock_out",
+    "load_intervention",
+    "locate",
+    "parse_intervention",
+    "replacing",
+    "replay",
+    "restoration",
+    "reweight",
+    "scale",
+    "scale_sites",
+    "steer",
+    "swap",
+    "verify",
+]

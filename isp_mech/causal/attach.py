@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isp_mech.causal.intervention_values import ONWARD, Intervention, Part
+from isp_mech.causal.intervention_parts import ONWARD, Made, Part
 from isp_mech.errors import InputError
 from isp_mech.inference.tokenization import role_names, token_roles
 from isp_mech.models import Encoding, wrap_model
@@ -38,7 +38,7 @@ Hook = Callable[..., Any]
 
 @contextmanager
 def attach(
-    intervention: Intervention,
+    intervention: Made,
     hf_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -52,8 +52,11 @@ def attach(
     for a role that the prompt does not have, and for what needs pairs (swap; replacements other than fitted ones and
     zero).
     """
-    needed = [f"{part}: needs {Intervention((part,)).needs}" for part in intervention.parts
-              if part.kind == "swap" or not part.is_fitted]  # fmt: skip
+    needed = [
+        f"{part}: needs {' and '.join(part.needs)}"
+        for part in intervention.parts
+        if part.kind == "swap" or not part.is_fitted
+    ]
     if needed:
         raise InputError("attach", needed)
     given = Prompt(prompt) if isinstance(prompt, str) else prompt
@@ -92,20 +95,21 @@ def _architecture(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def _role_tokens(
-    intervention: Intervention, prompt: Prompt | None, tokenizer: PreTrainedTokenizerBase
+    intervention: Made, prompt: Prompt | None, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[dict[str, list[int]], int]:
+    roles = list(dict.fromkeys(role for part in intervention.parts for role in part.roles))
     if prompt is None:
-        if intervention.roles:
-            raise InputError("attach", [f"roles {', '.join(intervention.roles)}: expected a prompt that has them"])
+        if roles:
+            raise InputError("attach", [f"roles {', '.join(roles)}: expected a prompt that has them"])
         return {}, 0
     made = tokenizer(prompt.text, return_offsets_mapping=True)
     encoding = Encoding(tuple(made["input_ids"]), tuple((int(a), int(b)) for a, b in made["offset_mapping"]))
     names = role_names([prompt])
-    missing = [role for role in intervention.roles if role not in names]
+    missing = [role for role in roles if role not in names]
     if missing:
         raise InputError("attach", [f"no token of role {role!r}, found {', '.join(names)}" for role in missing])
     of_token = token_roles(encoding, prompt, names)
-    tokens = {role: [i for i, n in enumerate(of_token) if names[n] == role] for role in intervention.roles}
+    tokens = {role: [i for i, n in enumerate(of_token) if names[n] == role] for role in roles}
     return tokens, len(encoding.ids)
 
 
@@ -113,7 +117,7 @@ def _role_tokens(
 class _State:
     """What the hooks know of the text so far: ``start`` tokens stood before this forward's."""
 
-    intervention: Intervention
+    intervention: Made
     architecture: Architecture
     base: nn.Module
     tokens: Mapping[str, list[int]]

@@ -151,7 +151,7 @@ def for_prompts(together: Sequence[tuple[Change, ...]], rows: Sequence[int], dev
 
     def of_values(given: SiteOutputs) -> SiteOutputs:
         if id(given) not in values:
-            values[id(given)] = given.of(rows, device)
+            values[id(given)] = given.map(lambda x: _rows_of(x, rows).to(device))
         return values[id(given)]
 
     def of_tokens(given: Tokens) -> Tokens:
@@ -175,6 +175,11 @@ def for_prompts(together: Sequence[tuple[Change, ...]], rows: Sequence[int], dev
         return replace(change, at=of_place(change.at))
 
     return [tuple(of(change) for change in changes) for changes in together]
+
+
+def _rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """Those of some prompts: a view where all prompts have the same."""
+    return x[:1].expand(len(rows), *x.shape[1:]) if len(x) and x.stride(0) == 0 else x[list(rows)]
 
 
 def check_sites(sites: Sequence[Site], model: Model, *, stream: bool = False) -> None:

@@ -1,26 +1,27 @@
-"""Interventions as changes of given prompts, and the vectors that they are made with."""
+"""Mades as changes of given prompts, and the vectors that they are made with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from isp_mech.causal.activation_patching import changed_margins
 from isp_mech.causal.changes import Add, At, Block, Change, Patch, Project, Replay, Reweight, Scale
-from isp_mech.causal.intervention_values import DIFFERENCES, ONWARD, Intervention, Part, with_array
-from isp_mech.causal.replacements import SiteOutputs, observe_role
+from isp_mech.causal.intervention_parts import DIFFERENCES, ONWARD, Made, Part
+from isp_mech.causal.replacements import SiteOutputs, observe_role, replacement_outputs
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan
 from isp_mech.inference.contrast_prompts import place_prompts
-from isp_mech.inference.margin import ContrastPrompt
+from isp_mech.inference.margin import ContrastPrompt, contrast_prompts
 from isp_mech.inference.tokenization import role_names, token_roles
 from isp_mech.models import Model
-from isp_mech.sites import DECISION, Site
-from isp_mech.tasks import PairSet
+from isp_mech.sites import DECISION, REPLACEMENTS, Site
+from isp_mech.tasks import PairSet, Side
 
 
 @dataclass
@@ -52,11 +53,11 @@ class Bound:
         of_token = token_roles(prompt.encoding, prompt.prompt, names)[:end]
         return [i for i, number in enumerate(of_token) if names[number] == role]
 
-    def changes(self, intervention: Intervention) -> tuple[Change, ...]:
+    def changes(self, intervention: Made) -> tuple[Change, ...]:
         """What the intervention does to these prompts; ``InputError`` where vectors are missing."""
         return tuple(self._change(part, intervention) for part in intervention.parts)
 
-    def _change(self, part: Part, intervention: Intervention) -> Change:
+    def _change(self, part: Part, intervention: Made) -> Change:
         shape = self.model.architecture
         if part.kind in ("block", "reweight"):
             layers = frozenset(range(shape.n_layers) if part.layers is None else part.layers)
@@ -82,7 +83,7 @@ class Bound:
         basis = _orthonormal(intervention, part, values.stream[0, layer])
         return Project(layer, basis, self.other[:, layer] @ basis.T, at)
 
-    def _values(self, part: Part, intervention: Intervention) -> SiteOutputs:
+    def _values(self, part: Part, intervention: Made) -> SiteOutputs:
         """What the part's source stands for in every prompt."""
         if part.source in self.values:
             return self.values[part.source]
@@ -111,7 +112,7 @@ def _put(heads: Tensor, mlps: Tensor, stream: Tensor, site: Site, values: Tensor
         (mlps if site.kind == "mlp" else stream)[site.layer] = values.reshape(-1, mlps.shape[-1])[0]
 
 
-def _orthonormal(intervention: Intervention, part: Part, direction: Tensor) -> Tensor:
+def _orthonormal(intervention: Made, part: Part, direction: Tensor) -> Tensor:
     """(r, d_model): the subspace's basis, orthonormal; of a direction alone, that of unit length."""
     given = intervention.arrays.get(f"{part.source}/{part.sites[0]}")
     rows = (
@@ -122,10 +123,69 @@ def _orthonormal(intervention: Intervention, part: Part, direction: Tensor) -> T
     return torch.linalg.qr(rows.float().T)[0].T.contiguous() if bool(rows.any()) else rows[:0].float()
 
 
-def stream_at_decision(pairs: PairSet, side: str, plan: BatchPlan) -> SiteOutputs:
-    """Every site's output, the residual stream's too, at the decision position of one side of the pairs."""
-    placed = place_prompts(plan.model, pairs, (side,))
-    return observe_role(placed, [[prompt.shared - 1] for prompt in placed.prompts], plan)
+@dataclass(frozen=True)
+class Streams:
+    """Every site's output, the residual stream's too, at the decision position of both sides of the pairs; ``followed``
+    says which conflict prompts are answered rightly."""
+
+    conflict: SiteOutputs
+    plain: SiteOutputs
+    followed: np.ndarray
+
+    def differences(self, chosen: Sequence[int]) -> dict[str, Tensor]:
+        """(layer, d_model) by recipe: differences of means over the chosen pairs."""
+        conflict, plain = (outputs.of(chosen, "cpu") for outputs in (self.conflict, self.plain))
+        return {name: stream_difference(name, conflict, plain, self.followed[list(chosen)]) for name in DIFFERENCES}
+
+
+def observe_streams(asked: Sequence[Made], pairs: PairSet, plan: BatchPlan) -> Streams | None:
+    """What recipes are made from; None where all interventions are fitted."""
+    if all(part.is_fitted and part.kind != "swap" for one in asked for part in one.parts):
+        return None
+    outputs = []
+    for side in ("conflict", "plain"):
+        placed = place_prompts(plan.model, pairs, (side,))
+        outputs.append(observe_role(placed, [[prompt.shared - 1] for prompt in placed.prompts], plan))
+        if side == "conflict":
+            followed = changed_margins(placed.prompts, [()], plan)[:, 0] > 0
+    return Streams(outputs[0], outputs[1], followed)
+
+
+def prompts_of(pairs: PairSet, side: Side, model: Model) -> list[ContrastPrompt]:
+    """One side's prompts with both completions; on the neutral side those of the neutral prompt."""
+    if side != "neutral":
+        return place_prompts(model, pairs, (side,)).prompts
+    return contrast_prompts(
+        model,
+        [f"{pair.id} (neutral)" for pair in pairs],
+        [pair.neutral for pair in pairs if pair.neutral is not None],
+        [str(pair.neutral_answer) for pair in pairs],
+        [str(pair.neutral_lure) for pair in pairs],
+    )
+
+
+def bind_side(
+    pairs: PairSet, side: Side, plan: BatchPlan, streams: Streams | None, asked: Sequence[Made], *, seed: int
+) -> Bound:
+    """One side of the pairs, with what the recipes of ``asked`` stand for there."""
+    prompts = prompts_of(pairs, side, plan.model)
+    bound = Bound(plan.model, prompts)
+    if streams is None:
+        return bound
+    for source in {part.source for one in asked for part in one.parts if not part.is_fitted} & {*REPLACEMENTS}:
+        bound.values[source] = replacement_outputs(source, streams.conflict, plain=streams.plain, seed=seed)
+    for name, difference in streams.differences(range(len(pairs))).items():
+        bound.values[name] = of_stream(difference, len(prompts))
+    other = {"conflict": streams.plain, "plain": streams.conflict}.get(side)
+    bound.other = None if other is None else other.stream
+    return bound
+
+
+def of_stream(values: Tensor, n: int) -> SiteOutputs:
+    """The same vector for each of ``n`` prompts, at the stream after each layer (layer, d_model)."""
+    heads = torch.zeros(1, len(values), 1, 1).expand(n, -1, -1, -1)
+    nothing = torch.zeros_like(values)[None].expand(n, *values.shape)
+    return SiteOutputs(heads, nothing, values[None].expand(n, *values.shape))
 
 
 def stream_difference(source: str, conflict: SiteOutputs, plain: SiteOutputs, followed: np.ndarray) -> Tensor:
@@ -141,20 +201,17 @@ def stream_difference(source: str, conflict: SiteOutputs, plain: SiteOutputs, fo
     return first.mean(0) - second.mean(0)
 
 
-def fit(intervention: Intervention, conflict: SiteOutputs, differences: Mapping[str, Tensor]) -> Intervention:
-    """The intervention with its recipes made into vectors: the means of ``conflict`` outputs, and ``differences`` of
-    the residual stream (layer, d_model)."""
-    out = Intervention()
-    for part in intervention.parts:
-        alone = Intervention((part,), intervention.arrays)
-        if part.source == "mean":
-            means = {
-                str(s): (conflict.mlps[:, s.layer] if s.head is None else conflict.heads[:, s.layer, s.head]).mean(0)
-                for s in part.sites
-            }
-            alone = with_array(alone, {name: values.numpy() for name, values in means.items()})
-        elif part.source in differences:
-            site = part.sites[0]
-            alone = with_array(alone, {str(site): differences[part.source][site.layer].numpy()})
-        out = out + alone
-    return out
+def changed_by(made: Made, prompts: Sequence[ContrastPrompt], plan: BatchPlan) -> np.ndarray:
+    """(prompt,): the margins with what is made, done to all of them. ``InputError`` for a role that none has."""
+    bound = Bound(plan.model, prompts)
+    check_roles([made], [bound])
+    return changed_margins(prompts, [bound.changes(made)], plan, doing="intervene")[:, 0]
+
+
+def check_roles(asked: Sequence[Made], bound: Sequence[Bound]) -> None:
+    """``InputError`` for a role that no prompt has."""
+    roles = dict.fromkeys(role for one in asked for part in one.parts for role in part.roles)
+    missing = [role for role in roles if not any(tokens for some in bound for tokens in some.tokens(role))]
+    if missing:
+        known = ", ".join(role_names([prompt.prompt for some in bound for prompt in some.prompts]))
+        raise InputError("intervention", [f"no token of role {role!r}, found {known}" for role in missing])

@@ -16,106 +16,32 @@ at the tokens of a role. Attention is changed from the decision position onward.
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isp_mech.errors import InputError
-from isp_mech.sites import DECISION, REPLACEMENTS, Site, parse_site
-
-Kind = Literal["replace", "scale", "block", "reweight", "replay", "steer", "swap"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-ONWARD = "onward"
-DIFFERENCES = ("conflict-plain", "followed-overridden")  # of means of the residual stream: recipes of vectors
-SETTINGS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
-    {
-        "replace": ("with", "at"),
-        "scale": ("alpha", "at"),
-        "block": ("layers", "heads"),
-        "reweight": ("factor", "layers", "heads"),
-        "replay": ("alpha", "at"),
-        "steer": ("vector", "alpha", "at"),
-        "swap": ("subspace", "at"),
-    }
+from isp_mech.causal.intervention_parts import (
+    DIFFERENCES,
+    Part,
+    Sites,
+    ordered_numbers,
+    ordered_sites,
+    parse_part,
 )
-OF_ATTENTION: tuple[Kind, ...] = ("block", "reweight")
-Sites = str | Site | Iterable[Site]
-_PART = re.compile(r"\s*(\w+)\(([^()]*)\)\s*")
+from isp_mech.errors import InputError
+from isp_mech.sites import DECISION, Site
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-@dataclass(frozen=True)
-class Part:
-    """One change. ``number`` is the alpha or the factor, ``source`` what replaces, the vector or the subspace. What a
-    kind does not have is as by default; ``InputError`` for what cannot be."""
-
-    kind: Kind
-    sites: tuple[Site, ...] = ()
-    role: str = ""
-    number: float = 1.0
-    source: str = ""
-    layers: tuple[int, ...] | None = None
-    heads: tuple[int, ...] | None = None
-    at: str = DECISION
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.kind not in KINDS:
-            raise InputError("intervention", [f"kind {self.kind!r}: expected one of {', '.join(KINDS)}"])
-        of_stream = self.kind in ("steer", "swap")
-        if self.kind in OF_ATTENTION and not self.role:
-            problems.append(f"{self.kind}: no role, expected the name of one")
-        if of_stream and (len(self.sites) != 1 or self.sites[0].kind != "resid"):
-            problems.append(f"{self.kind}: {' '.join(map(str, self.sites))!r}, expected one layer's stream, such as r3")
-        if not of_stream and any(site.kind == "resid" for site in self.sites):
-            problems.append(f"{self.kind}: the residual stream is no site of it, expected heads and MLPs")
-        if not math.isfinite(self.number) or (self.kind == "reweight" and self.number <= 0):
-            expected = "a number over 0" if self.kind == "reweight" else "a finite number"
-            problems.append(f"{self.kind}: {self.number!r}, expected {expected}")
-        known = REPLACEMENTS if self.kind == "replace" else DIFFERENCES if of_stream else ("",)
-        if self.source.split("#")[0] not in known:
-            problems.append(f"{self.kind}: {self.source!r}, expected one of {', '.join(known)}")
-        if not re.fullmatch(r"\w+", self.at) or (self.role and not re.fullmatch(r"[\w-]+", self.role)):
-            problems.append(f"{self.kind}: role {self.role or self.at!r}, expected letters, digits and _")
-        if problems:
-            raise InputError("intervention", problems)
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether it leaves every forward as it is: no sites, layers or heads, alpha or factor 1 (or 0, of what is
-        added)."""
-        if self.kind in OF_ATTENTION:
-            return () in (self.layers, self.heads) or (self.kind == "reweight" and self.number == 1)
-        neutral = {"scale": 1.0, "replay": 0.0, "steer": 0.0}.get(self.kind)
-        return not self.sites or self.number == neutral
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the vectors it needs stand in arrays, or none are needed."""
-        return "#" in self.source or self.source in ("", "zero")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles whose spans have to be known."""
-        return tuple(name for name in (self.role, self.at) if name not in ("", DECISION, ONWARD))
-
-    def __str__(self) -> str:
-        values = {
-            "with": self.source,
-            "vector": self.source,
-            "subspace": self.source,
-            "alpha": f"{self.number!r}",
-            "factor": f"{self.number!r}",
-            "layers": _numbers(self.layers),
-            "heads": _numbers(self.heads),
-            "at": self.at,
-        }
-        place = self.role or " ".join(map(str, self.sites))
-        return f"{self.kind}({'; '.join([place, *(f'{name}={values[name]}' for name in SETTINGS[self.kind])])})"
+    from isp_mech.inference.batches import BatchPlan
+    from isp_mech.inference.margin import ContrastPrompt
+    from isp_mech.tasks import Prompt
 
 
 @dataclass(frozen=True)
@@ -145,24 +71,52 @@ class Intervention:
     @property
     def needs(self) -> str:
         """What has to be known of a prompt: the spans of roles, the pair's other prompt, or nothing."""
-        of_pairs = [f"the pairs ({part.source})" for part in self.parts if not part.is_fitted]
-        of_pairs += ["the pair's other prompt" for part in self.parts if part.kind == "swap"]
-        return "; ".join(dict.fromkeys([*(f"spans of {role}" for role in self.roles), *of_pairs])) or "nothing"
+        return "; ".join(dict.fromkeys(need for part in self.parts for need in part.needs)) or "nothing"
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the text and its vectors into one small file, which ``load_intervention`` reads back."""
+        arrays = {
+            name: {"shape": list(values.shape), "values": np.asarray(values, np.float32).ravel().tolist()}
+            for name, values in self.arrays.items()
+        }
+        told = {"format": FORMAT, "intervention": str(self), "needs": self.needs, "arrays": arrays}
+        target = Path(path)
+        target.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        return target
+
+    def attach(
+        self,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        prompt: Prompt | str | None = None,
+        decision: int | None = None,
+    ) -> AbstractContextManager[PreTrainedModel]:
+        """A context in which every forward of a plain transformers model is changed; see ``attach.attach``."""
+        from isp_mech.causal.attach import attach
+
+        return attach(self, hf_model, tokenizer, prompt=prompt, decision=decision)
+
+    def logprobs(self, prompts: Sequence[ContrastPrompt], plan: BatchPlan) -> np.ndarray:
+        """(prompt,): the margins with the intervention; log p of the answer, nats, where a prompt has no lure."""
+        from isp_mech.causal.intervention_changes import changed_by
+
+        return changed_by(self, prompts, plan)
 
 
 def replacing(sites: Sites, values: str = "mean", *, at: str = DECISION) -> Intervention:
     """The sites' outputs become those that ``values`` names: mean, resample, plain or zero."""
-    return Intervention((Part("replace", _sites(sites), source=values, at=at),))
+    return Intervention((Part("replace", ordered_sites(sites), source=values, at=at),))
 
 
 def scale(sites: Sites, alpha: float, *, at: str = DECISION) -> Intervention:
     """The sites' outputs times ``alpha``."""
-    return Intervention((Part("scale", _sites(sites), number=float(alpha), at=at),))
+    return Intervention((Part("scale", ordered_sites(sites), number=float(alpha), at=at),))
 
 
 def block(role: str, *, layers: Iterable[int] | None = None, heads: Iterable[int] | None = None) -> Intervention:
     """No attention from the decision position onward to the role's tokens, in layers and heads (None: all)."""
-    return Intervention((Part("block", role=role, layers=_tuple(layers), heads=_tuple(heads)),))
+    return Intervention((Part("block", role=role, layers=ordered_numbers(layers), heads=ordered_numbers(heads)),))
 
 
 def reweight(
@@ -170,13 +124,21 @@ def reweight(
 ) -> Intervention:
     """Attention weights to the role's tokens times ``factor`` before they are brought to sum to 1 again."""
     return Intervention(
-        (Part("reweight", role=role, number=float(factor), layers=_tuple(layers), heads=_tuple(heads)),)
+        (
+            Part(
+                "reweight",
+                role=role,
+                number=float(factor),
+                layers=ordered_numbers(layers),
+                heads=ordered_numbers(heads),
+            ),
+        )
     )
 
 
 def replay(sites: Sites, alpha: float = 1.0, *, at: str = DECISION) -> Intervention:
     """``alpha`` times what the sites wrote in the unchanged forward is added to what they write."""
-    return Intervention((Part("replay", _sites(sites), number=float(alpha), at=at),))
+    return Intervention((Part("replay", ordered_sites(sites), number=float(alpha), at=at),))
 
 
 def steer(layer: int, vector: str = DIFFERENCES[0], alpha: float = 1.0, *, at: str = DECISION) -> Intervention:
@@ -208,66 +170,26 @@ def parse_intervention(text: str, arrays: Mapping[str, np.ndarray] | None = None
     if text.strip() == "none":
         return Intervention()
     pieces = text.split(" + ")
-    return Intervention(tuple(_parse_part(piece) for piece in pieces), dict(arrays or {}))
+    return Intervention(tuple(parse_part(piece) for piece in pieces), dict(arrays or {}))
 
 
-def _parse_part(text: str) -> Part:
-    match = _PART.fullmatch(text)
-    kind = match[1] if match else ""
-    if match is None or kind not in KINDS:
-        expected = "expected a text such as 'block(question; layers=all; heads=all)' of kind " + ", ".join(KINDS)
-        raise InputError("intervention", [f"{text!r}: {expected}"])
-    known: Kind = next(k for k in KINDS if k == kind)
-    place, *cells = (cell.strip() for cell in match[2].split(";"))
-    given = {name.strip(): value.strip() for name, _, value in (cell.partition("=") for cell in cells)}
-    if set(given) != set(SETTINGS[known]) or len(cells) != len(given):
-        raise InputError("intervention", [f"{text!r}: expected {kind}(...; {'; '.join(SETTINGS[known])})"])
+FORMAT = "isp-mech intervention 1"
+
+
+def load_intervention(path: str | Path) -> Intervention:
+    """The intervention that ``save`` wrote, with equal numbers. ``InputError`` for a file that is none."""
+    expected = "expected a file that an intervention's save wrote"
+    if not Path(path).is_file():
+        raise InputError(str(path), [f"no such file, {expected}"])
     try:
-        return Part(
-            known,
-            () if known in OF_ATTENTION else _sites(place),
-            place if known in OF_ATTENTION else "",
-            float(given.get("alpha", given.get("factor", "1"))),
-            given.get("with", given.get("vector", given.get("subspace", ""))),
-            _parse_numbers(given.get("layers", "all")),
-            _parse_numbers(given.get("heads", "all")),
-            given.get("at", DECISION),
-        )
-    except ValueError as error:
-        raise InputError("intervention", [f"{text!r}: {error}"]) from None
-
-
-def _sites(given: Sites) -> tuple[Site, ...]:
-    if isinstance(given, Site):
-        return (given,)
-    sites = [parse_site(name) for name in given.split()] if isinstance(given, str) else list(given)
-    return tuple(sorted(dict.fromkeys(sites), key=lambda site: (site.layer, site.kind, site.head or 0)))
-
-
-def _tuple(numbers: Iterable[int] | None) -> tuple[int, ...] | None:
-    return None if numbers is None else tuple(sorted(set(numbers)))
-
-
-def _numbers(numbers: tuple[int, ...] | None) -> str:
-    """As ``all``, or runs such as ``0-2,5``."""
-    if numbers is None:
-        return "all"
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
-
-
-def _parse_numbers(text: str) -> tuple[int, ...] | None:
-    if text in ("all", "none"):
-        return None if text == "all" else ()
-
-    def each() -> Iterator[int]:
-        for run in text.split(","):
-            first, _, last = run.partition("-")
-            yield from range(int(first), int(last or first) + 1)
-
-    return tuple(each())
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+        arrays = {
+            name: np.array(one["values"], dtype=np.float32).reshape(one["shape"])
+            for name, one in told["arrays"].items()
+        }
+        text, format = str(told["intervention"]), told["format"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(str(path), [f"{type(error).__name__}: {error}: {expected}"]) from None
+    if format != FORMAT:
+        raise InputError(str(path), [f"format {format!r}, expected {FORMAT!r}"])
+    return parse_intervention(text, arrays)

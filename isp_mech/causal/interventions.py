@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from isp_mech.causal.activation_patching import Block, Change, Scale, changed_margins
+from isp_mech.causal.intervention_changes import bind_side, check_roles, observe_streams
+from isp_mech.causal.intervention_values import Intervention, parse_intervention
 from isp_mech.causal.replacements import role_tokens
 from isp_mech.causal.site_sets import sites_for
 from isp_mech.errors import InputError
@@ -25,7 +27,7 @@ from isp_mech.stats import benjamini_hochberg
 from isp_mech.tables import Run, Table, concat, table
 from isp_mech.tables.columns import flip_p, mean_columns
 from isp_mech.tables.site_tables import AnySites
-from isp_mech.tasks import PairSet
+from isp_mech.tasks import PairSet, Side
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 
@@ -109,6 +111,44 @@ def knock_out(
     return _joined(parts)
 
 
+def intervene(
+    interventions: Intervention | str | Sequence[Intervention | str],
+    pairs: PairSet,
+    models: Models,
+    *,
+    sides: Sequence[Side] = ("conflict", "plain", "neutral"),
+    batch_size: BatchSize = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Table:
+    """Table ``interventions``: accuracy and margin on each side with each intervention, all in the same forwards.
+
+    ``place`` is the intervention as text, ``intervention`` its kinds; on the neutral side, where pairs have one, the
+    margin is that of its own two completions. A part whose source is a recipe takes its vectors from these pairs: means
+    over the other pairs, differences of means over all of them; what is to be judged on other pairs is fitted before
+    (``restoration``). A side whose prompts have no token of a role is left as it is by what needs that role.
+    ``InputError`` for a role that no prompt of any side has.
+    """
+    given = [interventions] if isinstance(interventions, Intervention | str) else list(interventions)
+    asked = [parse_intervention(one) if isinstance(one, str) else one for one in given]
+    parts = []
+    for plan in each_model(models, batch_size, progress=progress):
+        streams = observe_streams(asked, pairs, plan)
+        there = [side for side in sides if side != "neutral" or all(pair.neutral is not None for pair in pairs)]
+        bound = {side: bind_side(pairs, side, plan, streams, asked, seed=seed) for side in there}
+        check_roles(asked, list(bound.values()))
+        rows = []
+        for side, of_side in bound.items():
+            changes = [(), *(of_side.changes(one) for one in asked)]
+            margins = changed_margins(of_side.prompts, changes, plan, doing="intervene")
+            rows += [
+                _Outcome(side, one.kinds, str(one), "", np.nan).row(margins[:, 0], margins[:, 1 + i], seed)
+                for i, one in enumerate(asked)
+            ]
+        parts.append(_table(plan, pairs, rows, "intervene: a forward changed in one or several ways", seed))
+    return _joined(parts)
+
+
 def _common_roles(pairs: PairSet) -> list[str]:
     """The roles that every conflict prompt has."""
     by_pair = [set(role_names([pair.conflict])) - {OTHER} for pair in pairs]
@@ -128,7 +168,7 @@ class _Outcome:
     def row(self, before: np.ndarray, after: np.ndarray, seed: int) -> dict[str, str | float]:
         """From the margins (answer less lure) as they are and with the intervention; the plain prompt asks for the
         lure."""
-        right = (after > 0) if self.side == "conflict" else (after < 0)
+        right = (after < 0) if self.side == "plain" else (after > 0)
         values = np.stack([right.astype(float), after, before - after], 1)
         means = mean_columns("", values, seed)
         row: dict[str, str | float] = {

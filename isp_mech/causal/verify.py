@@ -7,29 +7,31 @@ layer; the cost is measured on plain prompts and on neutral text.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from isp_mech.causal.activation_patching import patched_margins
 from isp_mech.causal.locate import Sites, is_costly
+from isp_mech.causal.neutral_text import neutral_prompts
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
+from isp_mech.causal.restoration import restoration
+from isp_mech.causal.restoration_search import SEARCHED, Searched
 from isp_mech.causal.site_sets import Half, effects_by_pair, halves, sites_for
-from isp_mech.contrasts.quote_repetition import unfamiliar_sentence
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
-from isp_mech.inference.margin import ContrastPrompt, answer_prompts, at_first_token
+from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import Model, Models, free_bytes
 from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
 from isp_mech.tables import Table, table
 from isp_mech.tables.site_tables import AnySites
-from isp_mech.tasks import PairSet, Prompt
+from isp_mech.tasks import PairSet
 
 PLAIN_COST = 0.05  # plain accuracy that choosing may give up, as a share
 N_NEUTRAL = 60
@@ -48,6 +50,7 @@ def verify(
     models: Models,
     *,
     replacement: Replacement | Sequence[Replacement] = "mean",
+    interventions: Literal["replace", "all"] | Sequence[Searched] = "replace",
     share: float = 0.1,
     n_random: int = 200,
     batch_size: BatchSize = "auto",
@@ -66,7 +69,24 @@ def verify(
     first twenty sets). ``p_random`` counts the random sets at least as good by accuracy, and by margin where
     accuracies are equal. Random sets are drawn until ten of them are at least as good, or ``n_random`` are drawn
     (Besag and Clifford 1991): ``n_random`` in the table says how many.
+
+    With other ``interventions``, all kinds or some of them, it is the table ``restoration`` of the function of that
+    name: each kind is searched by itself, and neither ``sites`` nor ``replacement`` and ``share`` matter.
     """
+    if interventions != "replace":
+        searched = SEARCHED if interventions == "all" else interventions
+        if isinstance(searched, str):
+            raise InputError("verify", [f"interventions {searched!r}: expected replace, all, or a list of kinds"])
+        restored = restoration(
+            pairs,
+            models,
+            kinds=searched,
+            n_random=n_random,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        return restored.table
     kinds = (replacement,) if isinstance(replacement, str) else tuple(replacement)
     check_replacements(kinds)
     if not 0 < share <= 1 or n_random < 1:
@@ -142,7 +162,7 @@ class _Sides:
 def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
     model, pairs = plan.model, asked.pairs
     conflict = observe_conflict(pairs, plan, asked.kinds, seed=asked.seed)
-    plain, neutral = place_prompts(model, pairs, ("plain",)).prompts, _neutral_prompts(model, asked.seed)
+    plain, neutral = place_prompts(model, pairs, ("plain",)).prompts, neutral_prompts(model, asked.seed, N_NEUTRAL)
     costly = is_costly(conflict.prompts, model)
     rows: list[Row] = []
     for kind, values in conflict.replacements.items():
@@ -169,15 +189,6 @@ def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
         notes=[*plan.notes(), *([f"{model.name}: {QUICK}"] if costly else [])],
     )
     return table("verification", [{**head_of(model, pairs.name), **row} for row in rows], run)
-
-
-def _neutral_prompts(model: Model, seed: int) -> list[ContrastPrompt]:
-    """log p of the last word of unfamiliar sentences: text in which nothing is at stake."""
-    rng = random.Random(f"neutral text {seed}")
-    texts = [unfamiliar_sentence(rng).rsplit(" ", 1) for _ in range(N_NEUTRAL)]
-    return answer_prompts(
-        model, [f"neutral {i}" for i in range(N_NEUTRAL)], [Prompt(t) for t, _ in texts], [f" {w}" for _, w in texts]
-    )
 
 
 def _splits(asked: _Asked) -> list[Half]:

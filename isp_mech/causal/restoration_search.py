@@ -1,0 +1,186 @@
+"""The search for an intervention that restores prompt-following, on the pairs that choose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from isp_mech.causal.activation_patching import changed_margins
+from isp_mech.causal.changes import Together
+from isp_mech.causal.intervention_changes import Bound
+from isp_mech.causal.intervention_parts import DIFFERENCES
+from isp_mech.causal.intervention_values import (
+    Intervention,
+    block,
+    replacing,
+    replay,
+    reweight,
+    scale,
+    steer,
+)
+from isp_mech.causal.prompt_copies import RunCache
+from isp_mech.inference.batches import BatchPlan
+from isp_mech.inference.tokenization import OTHER, role_names
+from isp_mech.sites import Site, all_sites
+from isp_mech.tasks import PairSet
+
+Searched = Literal["replace", "scale", "block", "reweight", "replay", "steer"]
+SEARCHED: tuple[Searched, ...] = get_args(Searched)
+PLAIN_COST, NEUTRAL_COST = 0.05, 0.1  # what a change may cost: plain accuracy, a share; neutral loss, nats a token
+ALPHAS: Mapping[str, tuple[float, ...]] = {
+    "replace": (1.0,),
+    "scale": (0.0, 2.0, -1.0, 4.0),
+    "replay": (1.0, 3.0, -2.0),
+    "steer": (1.0, 2.0, 4.0, -1.0, -2.0),
+}
+LOG_FACTORS = (2.0, 4.0, 8.0, -2.0, -4.0)
+MOST_PARTS = 6  # that are chosen one after the other
+BEST = 12  # single changes of which more are put together
+
+
+@dataclass
+class PromptSide:
+    """Prompts of one kind, of one half of the pairs, and what was run of them."""
+
+    bound: Bound
+    plan: BatchPlan
+    cache: RunCache
+
+    def margins(self, changes: Sequence[Together]) -> np.ndarray:
+        """(prompt, change)"""
+        return changed_margins(self.bound.prompts, changes, self.plan, cache=self.cache, doing="restore")
+
+    def of(self, interventions: Sequence[Intervention]) -> np.ndarray:
+        """(prompt, intervention)"""
+        return self.margins([self.bound.changes(one) for one in interventions])
+
+
+@dataclass(frozen=True)
+class PairHalf:
+    """Both sides of some pairs; ``quick`` ones at the first token that differs where the whole margin is costly."""
+
+    conflict: PromptSide
+    plain: PromptSide
+    quick_conflict: PromptSide
+    quick_plain: PromptSide
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An intervention on the half that chooses: how many conflict prompts are right with it, and the mean margin."""
+
+    made: Intervention
+    right: int
+    margin: float
+
+    @property
+    def rank(self) -> tuple[int, tuple[float, ...], float]:
+        """More right, then smaller, then by the margin."""
+        return self.right, tuple(-x for x in size_of(self.made)), self.margin
+
+
+def size_of(made: Intervention) -> tuple[float, ...]:
+    """Parts, sites or layers, and how far their numbers are from changing nothing: smaller ones first."""
+    strength = {"block": 9.0}  # as a factor that leaves no weight
+    cells = sum(len(p.sites) if p.sites else 1.0 if p.layers is None else len(p.layers) / 1e4 for p in made.parts)
+    far = sum(
+        strength.get(p.kind, abs(np.log(p.number)) if p.kind == "reweight" else abs(p.number - (p.kind == "scale")))
+        for p in made.parts
+    )
+    return len(made.parts), cells, far
+
+
+@dataclass
+class Search:
+    """The search of one kind of intervention on one half."""
+
+    half: PairHalf
+    neutral: PromptSide
+    plain_floor: float
+    neutral_ceiling: float
+
+    def judged(self, candidates: Sequence[Intervention]) -> list[Judged]:
+        """Those that cost little enough."""
+        if not candidates:
+            return []
+        conflict, plain = self.half.quick_conflict.of(candidates), self.half.quick_plain.of(candidates)
+        cheap = (plain < 0).mean(0) >= self.plain_floor - 1e-9
+        of_model = [i for i, one in enumerate(candidates) if cheap[i] and not one.roles]
+        if of_model:
+            losses = neutral_losses(self.neutral, self.neutral.of([candidates[i] for i in of_model])).T
+            for i, loss in zip(of_model, losses, strict=True):
+                cheap[i] = loss_per_token(self.neutral, loss) <= self.neutral_ceiling
+        return [
+            Judged(one, int((conflict[:, i] > 0).sum()), float(conflict[:, i].mean()))
+            for i, one in enumerate(candidates)
+            if cheap[i]
+        ]
+
+    def best(self, singles: Sequence[Intervention], most: int) -> Intervention:
+        """The best of the single ones, and of sums of them that are made one after the other; nothing where no change
+        is better than none."""
+        nothing = self.judged([Intervention()])[0]
+        ranked = sorted(self.judged(singles), key=lambda f: (f.right, f.margin), reverse=True)[:BEST]
+        steps, pool = [nothing, *ranked], [found.made for found in ranked]
+        here = ranked[0] if ranked and most > 1 else nothing
+        while here.made.parts and len(here.made.parts) < most:
+            more = [here.made + one for one in pool if not _overlap(here.made, one)]
+            found = sorted(self.judged(more), key=lambda f: (f.right, f.margin), reverse=True)
+            if not found or (found[0].right, found[0].margin) <= (here.right, here.margin):
+                break
+            here = found[0]
+            steps.append(here)
+        return max(steps, key=lambda f: f.rank).made
+
+
+def _overlap(a: Intervention, b: Intervention) -> bool:
+    def cells(one: Intervention) -> set[object]:
+        return {x for p in one.parts for x in (p.sites or [(p.role, p.layers)])}
+
+    return bool(cells(a) & cells(b))
+
+
+def candidates(kind: Searched, roles: Sequence[str], n_layers: int, n_heads: int, at: str) -> list[Intervention]:
+    """The grid of one kind: single changes."""
+    if kind in ("block", "reweight"):
+        windows = dict.fromkeys([None, *(tuple(w) for w in _windows(n_layers))])
+        if kind == "block":
+            return [block(role, layers=w) for role in roles for w in windows]
+        return [reweight(r, float(np.exp(x)), layers=w) for r in roles for w in windows for x in LOG_FACTORS]
+    if kind == "steer":
+        layers = range(n_layers)
+        return [steer(i, v, a, at=at) for i in layers for v in DIFFERENCES for a in ALPHAS["steer"]]
+    make: dict[str, Callable[[Site, float], Intervention]] = {
+        "replace": lambda site, _: replacing(site, "mean", at=at),
+        "scale": lambda site, alpha: scale(site, alpha, at=at),
+        "replay": lambda site, alpha: replay(site, alpha, at=at),
+    }
+    return [make[kind](site, alpha) for site in all_sites(n_layers, n_heads) for alpha in ALPHAS[kind]]
+
+
+def _windows(n_layers: int) -> list[range]:
+    """Halves of the layers: the first, the middle one, the last."""
+    half = n_layers // 2
+    return [range(half), range(n_layers // 4, n_layers // 4 + half), range(half, n_layers)] if half else []
+
+
+def common_roles(pairs: PairSet) -> list[str]:
+    """The roles that every conflict prompt has, ``other`` left out."""
+    by_pair = [set(role_names([pair.conflict])) - {OTHER} for pair in pairs]
+    return [role for role in role_names([pairs[0].conflict]) if all(role in roles for roles in by_pair)]
+
+
+def neutral_losses(neutral: PromptSide, margins: np.ndarray) -> np.ndarray:
+    """(text, change): minus log p of each text's last word, nats."""
+    return -margins
+
+
+def answer_lengths(neutral: PromptSide) -> np.ndarray:
+    return np.array([len(prompt.answer.targets) for prompt in neutral.bound.prompts])
+
+
+def loss_per_token(neutral: PromptSide, losses: np.ndarray) -> float:
+    return float(losses.sum() / answer_lengths(neutral).sum())

@@ -1,0 +1,108 @@
+"""Interventions on pairs: the table of many, what is found on planted models, and files that bring them back."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from planted_models import letter_pairs, overridden
+from small_models import make_hf
+
+import isp_mech as im
+from isp_mech.causal import block, intervene, load_intervention, parse_intervention, replacing, scale, steer, swap
+from isp_mech.causal.interventions import scale_sites
+from isp_mech.causal.restoration import restoration
+from isp_mech.causal.restoration_search import candidates, size_of
+from isp_mech.errors import InputError
+from isp_mech.sites import Site
+
+
+@pytest.fixture
+def planted(tokenizer):
+    """a1.h2 writes the cue; a head of the definition is weaker."""
+    return overridden(tokenizer, strength=2.0, name="planted")
+
+
+def test_intervening_is_what_scaling_and_knocking_out_are(make_model, pairs):
+    model = make_model("neox")
+    asked = [scale("a0.h1 m1", 0.5), block("definition", layers=(1,)), "none", swap(1), replacing("a0.h1")]
+    found = intervene(asked, pairs, model).frame.set_index(["side", "place"])
+    scaled = scale_sites("a0.h1 m1", pairs, model, alphas=(0.5,)).frame.set_index("side")
+    for side in ("conflict", "plain"):
+        row = found.loc[side, str(asked[0])]
+        assert row["margin"] == pytest.approx(scaled["margin"][side], abs=1e-5) and row["intervention"] == "scale"
+        assert found.loc[side, "none"]["effect"] == 0
+    knocked = im.causal.knock_out(pairs, model, roles=["definition"], each_layer=True).frame.set_index("layers")
+    assert found.loc["conflict", str(asked[1])]["margin"] == pytest.approx(knocked["margin"]["1"], abs=1e-5)
+    assert found.loc["plain", str(asked[1])]["effect"] == 0  # the plain prompts have no definition
+    assert abs(found.loc["conflict", str(asked[3])]["effect"]) > 0
+    with pytest.raises(InputError, match="no token of role 'negation', found definition, question, other"):
+        intervene(block("negation"), pairs, model)
+
+
+def test_the_planted_head_is_found_and_restores(planted, monkeypatch):
+    monkeypatch.setattr(import_module("isp_mech.causal.restoration"), "N_NEUTRAL", 6)
+    restored = restoration(letter_pairs(24), planted, kinds=["scale", "block"], n_random=40)
+    frame = restored.table.frame
+    assert len(frame) == 4 and set(frame["split"]) == {"half_a", "half_b"}
+    of_scale = frame[frame["kind"] == "scale"]
+    for text in of_scale["intervention"]:
+        sites = {site for part in parse_intervention(text).parts for site in part.sites}
+        assert Site(1, "head", 2) in sites and len(sites) <= 2
+        assert text in restored.interventions
+    assert (of_scale["restored"] == 1).all() and (of_scale["conflict_before"] == 0).all()
+    assert (of_scale["needs"] == "nothing").all() and (frame["n"] == 12).all()
+    same = im.verify("", letter_pairs(24), planted, interventions=["scale", "block"], n_random=40)
+    assert same.frame.equals(frame)
+
+
+def test_nothing_is_called_restored_in_a_random_model(make_model, pairs, monkeypatch):
+    monkeypatch.setattr(import_module("isp_mech.causal.restoration"), "N_NEUTRAL", 6)
+    frame = restoration(pairs, make_model("neox"), n_random=19).table.frame
+    assert len(frame) == 12 and not frame["restoring"].any()
+    assert ((frame["n_random"] == 0) == (frame["intervention"] == "none")).all()
+
+
+def test_of_equally_good_ones_the_smaller_is_less():
+    a, b = scale("a0.h1", 0.0), scale("a0.h1 m1", 0.0)
+    assert size_of(a) < size_of(b) < size_of(a + b)
+    assert size_of(block("q", layers=(0, 1))) < size_of(block("q"))
+    assert len(candidates("block", ["q", "r"], 4, 2, "decision")) == 8
+
+
+def test_a_file_brings_it_back(tmp_path, pairs, make_model):
+    from isp_mech.causal.intervention_values import with_array
+
+    made = block("definition") + with_array(steer(1, alpha=0.1), {"r1": np.arange(32) / 7})
+    again = load_intervention(made.save(tmp_path / "made.json"))
+    assert again == made and all((again.arrays[name] == made.arrays[name]).all() for name in made.arrays)
+    with pytest.raises(InputError, match="no such file, expected"):
+        load_intervention(tmp_path / "other.json")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match="expected a file that an intervention's save wrote"):
+        load_intervention(tmp_path / "bad.json")
+
+
+def test_text_is_generated_with_it(tokenizer, pairs):
+    """Token by token with a cache, as in one forward over the whole text."""
+    hf, prompt = make_hf("llama"), pairs[0].conflict
+    made = block("definition", layers=(0, 1)) + scale("a1.h2 m0", -1.0, at="onward")
+    ids = torch.tensor([tokenizer(prompt.text)["input_ids"]])
+    plain = hf.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    before = hf.config._attn_implementation
+    with made.attach(hf, tokenizer, prompt=prompt):
+        out = hf.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    with made.attach(hf, tokenizer, prompt=prompt), torch.no_grad():
+        logits = hf(out[:, :-1]).logits[0, ids.shape[1] - 1 :]
+    assert logits.argmax(-1).tolist() == out[0, ids.shape[1] :].tolist()
+    assert hf.config._attn_implementation == before and not torch.equal(out, plain)
+    assert torch.equal(hf.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0), plain)
+    with (
+        pytest.raises(InputError, match="roles definition: expected a prompt that has them"),
+        made.attach(hf, tokenizer),
+    ):
+        pass
+    with pytest.raises(InputError, match="needs the pairs"), steer(1).attach(hf, tokenizer):
+        pass
