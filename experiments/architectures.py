@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 from plain_transformers import Plain, Seen
 from tiny_architectures import ARCHITECTURES, byte_tokenizer, make
 from torch import Tensor
+from transformers import AutoTokenizer
 
 import isp_mech as im
 from isp_mech.tasks import Pair, PairSet, compose
@@ -34,6 +36,7 @@ OUT = Path("reports/architectures")
 PAIRS = 3
 LIMIT = 1e-4  # nats (weights of attention: shares), or that part of the values' size where they are larger than one
 MEASURED = ("scores", "lens", "direct effects", "attention", "total effects")
+WORDS = {"attention": "attention by role"}  # how notes call what is measured
 COMPLETIONS = ((" 4", " 3"), (" pango", " man plays"), (" a man", " many men"))
 BEGIN, END = "<!-- architectures -->", "<!-- end of architectures -->"
 
@@ -78,11 +81,11 @@ class Reference:
         self.asked = {(p.id, side): _asked(tokenizer, p, side) for p in pairs for side in ("plain", "conflict")}
         self.layers = range(len(self.plain.blocks))
 
-    def conflict(self) -> Iterator[tuple[str, Asked, Seen]]:
+    def conflict(self, *, weights: bool = False) -> Iterator[tuple[str, Asked, Seen]]:
         """Each pair's conflict prompt, run up to the first token that differs."""
         for pair in self.pairs:
             asked = self.asked[pair.id, "conflict"]
-            yield pair.id, asked, self.plain.run(asked.answer[: asked.cut])
+            yield pair.id, asked, self.plain.run(asked.answer[: asked.cut], weights=weights)
 
     def scores(self) -> Values:
         return {
@@ -121,7 +124,7 @@ class Reference:
 
     def attention(self) -> Values:
         out: Values = {}
-        for pair, asked, seen in self.conflict():
+        for pair, asked, seen in self.conflict(weights=True):
             names = list(dict.fromkeys([*asked.roles, "other"]))
             roles = [*asked.roles, *["other"] * (asked.cut - asked.start)]
             for layer, weights in seen.weights.items():
@@ -184,16 +187,24 @@ class Ours:
         lures = {pair.lure for pair in self.pairs}
         return {(r.item, r.side, "lure" if r.class_text in lures else "answer"): r.logprob for r in frame.itertuples()}
 
+    @cached_property
+    def traces(self) -> im.tracing.Traces:
+        return im.trace(self.pairs, self.model)
+
+    def reason(self, what: str) -> str:
+        """Why nothing is in a table, by its Run's notes."""
+        return next((n for n in self.traces.lens.run.notes if WORDS.get(what, what) in n), "nothing, without a word")
+
     def lens(self) -> Values:
-        frame = im.trace(self.pairs, self.model).lens.frame.query("side == 'conflict'")
+        frame = self.traces.lens.frame.query("side == 'conflict'")
         return {(r.pair, r.layer, r.sublayer): r.margin for r in frame.itertuples()}
 
     def direct(self) -> Values:
-        frame = im.trace(self.pairs, self.model).effects.frame.query("side == 'conflict'")
+        frame = self.traces.effects.frame.query("side == 'conflict'")
         return _by_site(frame[frame["kind"].isin(("head", "mlp"))], "direct_effect")
 
     def attention(self) -> Values:
-        frame = im.trace(self.pairs, self.model).attention.frame.query("side == 'conflict'")
+        frame = self.traces.attention.frame.query("side == 'conflict'")
         return {(r.pair, r.layer, r.head, r.role): r.weight for r in frame.itertuples()}
 
     def total(self) -> Values:
@@ -228,7 +239,7 @@ class Row:
 
 def measure(name: str, pairs: PairSet) -> Row:
     """One architecture."""
-    row, tokenizer = Row(name), byte_tokenizer()
+    row = Row(name)
     try:
         hf = make(name)
     except ImportError as error:
@@ -237,8 +248,9 @@ def measure(name: str, pairs: PairSet) -> Row:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / name.replace(":", "-")
         hf.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        reference = Reference(type(hf).from_pretrained(folder, dtype=torch.float32), tokenizer, pairs)
+        byte_tokenizer().save_pretrained(folder)
+        plain = type(hf).from_pretrained(folder, dtype=torch.float32)
+        reference = Reference(plain, AutoTokenizer.from_pretrained(folder), pairs)
         ours = _attempt(row, MEASURED, lambda: Ours(folder, pairs))
         if ours is None:
             return row
@@ -246,7 +258,7 @@ def measure(name: str, pairs: PairSet) -> Row:
         for what, method in zip(MEASURED, names, strict=True):
             found = _attempt(row, (what,), getattr(ours, method))
             if found == {}:
-                row.refused[what] = "nothing, without a word"
+                row.refused[what] = ours.reason(what)
             elif found is not None:
                 _compare(row, what, found, getattr(reference, method)())
     return row

@@ -1,5 +1,6 @@
-"""A second implementation of scores, lens, direct effects, attention and total effects: one sequence at a time, by hooks
-on transformers' own modules, in the plainest way. It has nothing of the library's.
+"""A second implementation of scores, lens, direct effects, attention and total effects, in the plainest way.
+
+One sequence at a time, by hooks on transformers' own modules. It has nothing of the library's.
 
 What a sublayer writes is measured, not looked up: an MLP's write is what the block's output loses when the MLP's output
 is set to zero; attention's is the rest of what the block adds.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention", "temporal_block")
-PROJECTION = ("o_proj", "out_proj", "c_proj", "dense")
+PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "Wo")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "fc2", "moe", "ffn", "output", "mlp_block")
 NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "layer_norm", "embedding_norm", "final_norm")
 
@@ -46,13 +47,12 @@ class Plain:
         path, self.blocks = next(
             (name, part)
             for name, part in hf.named_modules()
-            if isinstance(part, nn.ModuleList)
-            and len(part) > 1
-            and not any(w in name for w in ("vis", "audio", "expert"))
+            if isinstance(part, nn.ModuleList) and not any(w in name for w in ("vis", "audio", "expert"))
         )
         parent = hf.get_submodule(path.rpartition(".")[0])
         self.norm = next((getattr(parent, name) for name in NORM if hasattr(parent, name)), None)
         self.head = hf.get_output_embeddings()
+        self.norms_after = "OpenAIGPT" in type(hf).__name__ or not getattr(hf.config, "do_layer_norm_before", True)
         config = hf.config.get_text_config()
         names = ("num_attention_heads", "num_heads", "n_head", "n_heads")
         self.n_heads = next((int(getattr(config, name)) for name in names if hasattr(config, name)), 1)
@@ -80,8 +80,8 @@ class Plain:
         return [getattr(block, name) for name in MLP if isinstance(getattr(block, name, None), nn.Module)]
 
     @torch.no_grad()
-    def run(self, ids: list[int], change: Callable[[Plain], list[Any]] | None = None) -> Seen:
-        """One forward over the sequence, with hooks that ``change`` puts on the model."""
+    def run(self, ids: list[int], change: Callable[[Plain], list[Any]] | None = None, *, weights: bool = False) -> Seen:
+        """One forward over the sequence, with hooks that ``change`` puts on the model; attention's weights if asked."""
         seen = Seen()
         handles = change(self) if change else []
         for i, block in enumerate(self.blocks):
@@ -92,15 +92,21 @@ class Plain:
                     projection.register_forward_pre_hook(partial(_keep_input, seen.heads, i), with_kwargs=True)
                 )
                 handles.append(projection.register_forward_hook(partial(_keep_output, seen.projected, i)))
-            for part in () if self.attention(i) is None else self.attention(i).modules():
+            for part in self.attention(i).modules() if weights and self.attention(i) is not None else ():
                 handles.append(part.register_forward_hook(partial(_keep_weights, seen.weights, i)))
         try:
-            out = self.hf(torch.tensor([ids]), output_attentions=True)
+            out = self.hf(torch.tensor([ids]), **(self._with_weights(len(ids)) if weights else {}))
         finally:
             for handle in handles:
                 handle.remove()
         seen.logits = out.logits[0].float()
         return seen
+
+    def _with_weights(self, n: int) -> dict[str, Any]:
+        if "Falcon" not in type(self.hf).__name__:
+            return {"output_attentions": True}
+        hidden = torch.full((n, n), torch.finfo(torch.float32).min).triu(1)  # its own mask is one of truth values
+        return {"output_attentions": True, "attention_mask": hidden[None, None]}
 
     def logprob(self, ids: list[int], start: int, change: Callable[[Plain], list[Any]] | None = None) -> float:
         """log p of the tokens from ``start`` on."""
@@ -115,8 +121,12 @@ class Plain:
         return clean.after[layer] - without.after[layer]
 
     def mlp_value(self, ids: list[int], layer: int, clean: Seen) -> Tensor:
-        """(pos, d_model): what stands in for an MLP where it is replaced: its write."""
-        return self.mlp_write(ids, layer, clean)
+        """(pos, d_model): what an MLP gives, where it is replaced: its write, or, with a norm after it, its output."""
+        if not self.norms_after:
+            return self.mlp_write(ids, layer, clean)
+        gave: dict[int, Tensor] = {}
+        self.run(ids, lambda plain: [plain.mlps(layer)[-1].register_forward_hook(partial(_keep_output, gave, 0))])
+        return gave[0]
 
     def final(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -150,7 +160,7 @@ class Plain:
         return (out - zero) / whole * part
 
     def head_writes(self, seen: Seen, attn: Tensor, layer: int, at: int) -> Tensor:
-        """(head, d_model): each head's part of what attention writes at a token: through a factor or a norm after it."""
+        """(head, d_model): each head's part of what attention writes there, a factor and a norm after it included."""
         projection, z = self.projection(layer), seen.heads[layer][at].view(self.n_heads, -1)
         weight = projection.weight if isinstance(projection, nn.Linear) else projection.weight.T
         by_head = torch.stack([weight.view(len(weight), self.n_heads, -1)[:, h] @ z[h] for h in range(self.n_heads)])
@@ -168,6 +178,8 @@ class Plain:
                 hook = partial(_set_head, head, plain.n_heads, at, value)
                 return [plain.projection(layer).register_forward_pre_hook(hook)]
             assert own is not None
+            if plain.norms_after:
+                return [plain.mlps(layer)[-1].register_forward_hook(partial(_add, at, value - own))]
             return [plain.blocks[layer].register_forward_hook(partial(_add, at, value - own))]
 
         return change
@@ -190,7 +202,7 @@ def _keep_output(into: dict[int, Tensor], i: int, module: Any, args: Any, out: A
 
 
 def _keep_weights(into: dict[int, Tensor], i: int, module: Any, args: Any, out: Any) -> None:
-    for x in out if isinstance(out, tuple) else ():
+    for x in out if isinstance(out, tuple | list) else ():
         if isinstance(x, Tensor) and x.dim() == 4 and x.shape[2] == x.shape[3]:
             into[i] = x[0].detach().clone()
 
@@ -201,7 +213,7 @@ def _zero(module: Any, args: Any, out: Any) -> Any:
 
 def _add(at: int, difference: Tensor, module: Any, args: Any, out: Any) -> Any:
     x = _first(out).clone()
-    x[0, at] += difference
+    x.view(-1, x.shape[-1])[at] += difference
     return type(out)((x, *out[1:])) if isinstance(out, tuple | list) else x
 
 

@@ -97,7 +97,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Gemma3ForConditionalGeneration": {"text": {"layer_types": WINDOWS}, "vision": {**VISION, "image_size": 28}},
     "Gemma3nForConditionalGeneration": {"text": {"layer_types": WINDOWS, "intermediate_size": 48}},
     "Gemma4ForCausalLM": {"layer_types": WINDOWS, **BESIDE},
-    "Gemma4ForConditionalGeneration": {"text": {"layer_types": WINDOWS, **BESIDE}},
+    "Gemma4ForConditionalGeneration": {"text": {"layer_types": WINDOWS, **BESIDE, "pad_token_id": 0}},
     "GlmForCausalLM": {},
     "Glm4ForCausalLM": {},
     "Glm4MoeForCausalLM": {"use_qk_norm": True},

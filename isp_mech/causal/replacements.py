@@ -67,27 +67,35 @@ class ObservedSide:
 
 
 def observe(placed: PlacedPrompts, plan: BatchPlan) -> ObservedSide:
-    """Runs one side of the pairs as it is and keeps what replacing needs, in the pairs' order."""
+    """Runs one side of the pairs as it is and keeps what replacing needs, in the pairs' order.
+
+    Without a lens on the model, what is read is NaN. Of completions that branch, in a model that takes chains alone,
+    the margin is that of the first token that differs.
+    """
     model, shape, n = plan.model, plan.model.architecture, len(placed.prompts)
     heads = torch.zeros(n, shape.n_layers, shape.n_heads, shape.d_head)
     mlps = torch.zeros(n, shape.n_layers, shape.d_model)
-    read_heads, read_mlps, margins = torch.zeros_like(heads), torch.zeros(n, shape.d_model), np.zeros(n)
-    norm = shape.norm()
+    unknown = torch.nan if shape.no_lens else 0.0
+    read_heads, read_mlps = torch.full_like(heads, unknown), torch.full((n, shape.d_model), unknown)
+    margins = np.zeros(n)
+    norm = None if shape.no_lens else shape.norm()
 
     def run(rows: list[int], batch: Batch) -> None:
-        asked = batch_terms(model, placed, rows, batch)
+        asked = batch_terms(model, placed, rows, batch, tokens="first" if placed.forked else "all")
         terms, owners = asked.terms, asked.owners
         forward = model.forward(batch, at=TokenPlaces(terms.rows, terms.nodes), record=asked.record)
         record, normed = forward.record, forward.hidden
         decision = _decisions(terms.node_owner)
         with torch.no_grad():
-            before = before_norm(norm, record, directions(model, terms, normed).vectors)
             for layer in range(shape.n_layers):
                 z = record.heads[layer][decision].float()
                 heads[owners, layer] = z.unflatten(-1, (shape.n_heads, shape.d_head)).cpu()
                 mlps[owners, layer] = record.mlp[layer][decision].float().cpu()
-                read_heads[owners, layer] = head_reading(model, record, layer, before)[decision].cpu()
-            read_mlps[owners] = before[decision].cpu()
+            if norm is not None:
+                before = before_norm(norm, record, directions(model, terms, normed).vectors)
+                for layer in range(shape.n_layers):
+                    read_heads[owners, layer] = head_reading(model, record, layer, before)[decision].cpu()
+                read_mlps[owners] = before[decision].cpu()
             margins[owners] = margin_of(model, normed, terms).cpu().numpy()
 
     plan.run_trees(placed.trees, run, "outputs")
@@ -174,6 +182,8 @@ def observe_conflict(
     Raises ``InputError`` for an unknown kind, and where ``mean`` or ``resample`` has no other pair.
     """
     check_replacements(kinds, len(pairs))
+    if reason := plan.model.architecture.no_sites:
+        raise InputError(plan.model.name, [f"heads and MLPs are not defined on it: {reason}"])
     conflict = place_prompts(plan.model, pairs, ("conflict",))
     plain = place_prompts(plan.model, pairs, ("plain",)) if "plain" in kinds else None
     if positions == DECISION:

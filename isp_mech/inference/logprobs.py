@@ -204,7 +204,7 @@ def token_logprobs(model: Model, normed: Tensor, which: np.ndarray, tokens: np.n
     In half precision the softmax's constant comes from the model's own product, but the asked tokens' logits from a
     float32 one: of two classes' logits near 16, bfloat16 could not tell a difference of 0.1.
     """
-    step = max(1, MAX_LOGITS // int(model.hf.config.vocab_size))
+    step = max(1, MAX_LOGITS // len(model.architecture.unembed.weight))
     out = np.zeros(len(tokens), dtype=np.float32)
     with torch.no_grad():
         for start in range(0, len(normed), step):

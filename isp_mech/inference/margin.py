@@ -79,6 +79,12 @@ def at_first_token(prompt: ContrastPrompt) -> ContrastPrompt:
     return replace(prompt, answer=answer, lure=lure)
 
 
+def branches(prompt: ContrastPrompt) -> bool:
+    """Whether the completions need two sequences of tokens: what either has before its last token goes on after the
+    first that differs."""
+    return prompt.lure is not None and min(len(c.tokens) - 1 for c in prompt.completions) > prompt.shared
+
+
 @dataclass(frozen=True)
 class LogprobTerms:
     """The margin of ``n_owners`` prompts as a signed sum of log-probabilities.

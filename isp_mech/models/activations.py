@@ -27,9 +27,9 @@ class ActivationRecord:
     """What one forward recorded, a list entry per layer.
 
     ``resid`` is the residual stream before the block, ``heads`` each head's output before the output
-    projection, ``attn`` and ``mlp`` what the two sublayers wrote (after a post-norm where there is
-    one), ``attention`` the weights by role in the layers that ``attention_layers`` names, ``keys`` and ``values`` those of all tokens (row, kv head,
-    pos, d_head), after rotary embedding, ``final`` what went into the final norm.
+    projection, ``attn`` and ``mlp`` what the stream gains by the two sublayers, ``attention`` the weights by role in
+    the layers that ``attention_layers`` names, ``keys`` and ``values`` those of all tokens (row, kv head, pos, d_head),
+    after rotary embedding, ``final`` what went into the final norm.
     """
 
     resid: list[Tensor] = field(default_factory=list)

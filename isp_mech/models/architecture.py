@@ -1,32 +1,28 @@
-"""Which of a transformers model's modules is what, by the field's names.
-
-The map comes from TransformerLens's architecture adapters, which need no weights.
-"""
+"""Which of a transformers model's modules is what, by the field's names (``parts.py`` finds them)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-
-from isp_mech.errors import InputError
 
 
 @dataclass(frozen=True)
 class Block:
     """One layer's modules. ``attn_write`` and ``mlp_write`` are the modules whose output is added to
-    the residual stream: the projection itself, or the post-norm after it (Gemma 2)."""
+    the residual stream: the projection itself, or the post-norm after it (Gemma 2). The stream gains that output times
+    ``attn_gain`` or ``mlp_gain`` (Granite's residual multiplier). ``attn_out`` is None in a layer without attention.
+    """
 
     block: nn.Module
     attn_out: Any
     attn_write: nn.Module
     mlp_write: nn.Module
+    attn_gain: float = 1.0
+    mlp_gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,14 @@ class Architecture:
     whether by ours or its own, its forward over a tree gives what each branch gives; ``selects_tokens``: whether its
     last layer can be computed at few tokens alone.
 
-    ``ln_final`` is None where no norm stands before the unembedding (then there is no lens).
+    ``decoder`` is what is run from tokens to the states that are unembedded: the language model inside, where there is
+    more; with ``runs_whole`` the whole model is run, since something stands between it and the unembedding.
+    ``ln_final`` is None where no norm stands before the unembedding.
+
+    What is not defined on the model, and why (empty where it is): ``no_blocks`` its layers, and so all but scores;
+    ``no_lens`` the lens, and so direct effects; ``no_sites`` single heads and MLPs; ``no_attention`` its weights, which
+    otherwise the layers ``attention_layers`` have; with ``gives_weights`` they come out of its own attention, if asked
+    for.
     """
 
     n_layers: int
@@ -82,6 +85,14 @@ class Architecture:
     accepts_custom_masks: bool
     mask_is_argument: bool
     accepts_trees: bool
+    decoder: nn.Module
+    runs_whole: bool = False
+    no_blocks: str = ""
+    no_lens: str = ""
+    no_sites: str = ""
+    no_attention: str = ""
+    attention_layers: tuple[int, ...] = ()
+    gives_weights: bool = False
     selects_tokens: bool = False
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -120,77 +131,3 @@ def norm_of(module: nn.Module | None, d_model: int) -> Norm:
     raise ValueError(
         f"{type(module).__name__} is neither a LayerNorm nor an RMSNorm: lens and direct effects are not defined on it"
     )
-
-
-def architecture_of(hf: Any, name: str) -> Architecture:
-    """The parts of a transformers decoder. ``InputError`` where TransformerLens has no adapter for it."""
-    kind = type(hf).__name__
-    try:
-        config = build_bridge_config_from_hf(hf.config, kind, name, torch.float32)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            name, [f"architecture {kind} is not known to TransformerLens: expected a decoder it supports"]
-        ) from error
-    mapping = adapter.component_mapping
-    assert mapping is not None
-    layers = adapter.get_component(hf, "blocks")
-    inside = mapping["blocks"].submodules
-    blocks = []
-    for i, layer in enumerate(layers):
-
-        def part(path: str, i: int = i) -> Any:
-            return adapter.get_component(hf, f"blocks.{i}.{path}")
-
-        attn_out = part("attn.o")
-        mlp_out = part("mlp") if inside["mlp"].name else part("mlp.out")
-        if "residual" in signature(mlp_out.forward).parameters:  # Bloom's adds the stream itself
-            mlp_out = part("mlp.out")
-        blocks.append(
-            Block(
-                block=layer,
-                attn_out=attn_out,
-                attn_write=part("ln1_post") if "ln1_post" in inside else attn_out,
-                mlp_write=part("ln2_post") if "ln2_post" in inside else mlp_out,
-            )
-        )
-    mask_is_argument = bool(getattr(hf, "_supports_attention_backend", False))
-    ours = mask_is_argument or hf.config.model_type == "bloom"
-    ln_final = adapter.get_component(hf, "ln_final") if "ln_final" in mapping and mapping["ln_final"].name else None
-    out = blocks[0].attn_out
-    d_model, width = out.weight.shape if isinstance(out, nn.Linear) else out.weight.shape[::-1]
-    return Architecture(
-        n_layers=len(blocks),
-        n_heads=int(config.n_heads),
-        d_head=width // int(config.n_heads),
-        d_model=d_model,
-        blocks=tuple(blocks),
-        embeddings=tuple(adapter.get_component(hf, key) for key in ("embed", "pos_embed") if key in mapping),
-        ln_final=ln_final,
-        unembed=hf.get_output_embeddings(),
-        logit_cap=getattr(hf.config, "final_logit_softcapping", None),
-        logit_scale=_logit_scale(hf.config),
-        accepts_custom_masks=ours,
-        mask_is_argument=mask_is_argument,
-        accepts_trees=ours or _may_take_trees(hf),
-    )
-
-
-def _may_take_trees(hf: Any) -> bool:
-    """Whether positions come from ids or from an ALiBi that can be given, and no window counts tokens.
-
-    Loading then tries a tree, and takes the model at its word only if the branches come out right.
-    """
-    config = hf.config
-    windows = ("attention_types", "window_size", "sliding_window", "attention_window")
-    if any(getattr(config, name, None) for name in windows):
-        return False
-    return "position_ids" in signature(hf.base_model.forward).parameters and not getattr(config, "alibi", False)
-
-
-def _logit_scale(config: Any) -> float:
-    if getattr(config, "logit_scale", None) is not None:  # Cohere multiplies
-        return float(config.logit_scale)
-    if getattr(config, "logits_scaling", None) is not None:  # Granite divides
-        return 1.0 / float(config.logits_scaling)
-    return 1.0

@@ -34,6 +34,13 @@ class Batch:
         visible = None if self.visible is None else self.visible.to(device)
         return Batch(self.ids.to(device), self.depth.to(device), visible)
 
+    def all_visible(self) -> Bool[Tensor, "row pos pos"]:
+        """``visible``, for chains of tokens too."""
+        if self.visible is not None:
+            return self.visible
+        n, pos = self.ids.shape
+        return torch.ones(n, pos, pos, dtype=torch.bool, device=self.ids.device).tril()
+
     def seen_from(self, rows: Int[Tensor, " n"], nodes: Int[Tensor, " n"]) -> Bool[Tensor, "n pos"]:
         """What each of ``n`` tokens may attend to, itself included."""
         if self.visible is not None:

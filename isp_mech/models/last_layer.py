@@ -44,7 +44,7 @@ def attention_of(block: Block) -> nn.Module | None:
     return next((part for part in block.block.children() if block.attn_out in set(part.modules())), None)
 
 
-def input_norm_of(block: Block, run: Callable[[], None]) -> nn.Module | None:
+def input_norm_of(block: Block, run: Callable[[], object]) -> nn.Module | None:
     """The part of a block whose output its attention is given, as ``run``, a forward, shows; the attention itself where
     it is given what the block is given; None where it is neither."""
     attention = attention_of(block)

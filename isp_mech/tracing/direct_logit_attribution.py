@@ -93,7 +93,7 @@ def head_writes(model: Model, record: ActivationRecord, layer: int, before: Tens
 def head_reading(model: Model, record: ActivationRecord, layer: int, before: Tensor) -> Tensor:
     """(n, head, d_head): what ``before`` (n, d_model) reads of each head's output before its projection."""
     block, shape = model.architecture.blocks[layer], model.architecture
-    matrix = shape.head_matrix(layer).float()
+    matrix, before = shape.head_matrix(layer).float(), before * block.attn_gain
     if block.attn_write is not block.attn_out:  # a norm of the sum of heads: linear once its scale is frozen
         z = record.heads[layer].float().unflatten(-1, (shape.n_heads, shape.d_head))
         post = norm_of(block.attn_write, shape.d_model)

@@ -131,7 +131,7 @@ def test_tables_have_a_row_for_everything(make_model, pairs):
     assert lens["layer"].tolist() == [-1, 0, 0, 1, 1, 2, 2]
 
 
-def test_without_custom_masks_one_token_completions_are_traced(tokenizer):
+def test_without_custom_masks_the_first_token_that_differs_is_traced(tokenizer):
     model = wrap_model(make_hf("gpt-neo"), tokenizer, name="neo")
     question = [("Q: What is it? A:", "question")]
     conflict = compose([("Redefine pi as x. ", "definition"), *question])
@@ -140,7 +140,10 @@ def test_without_custom_masks_one_token_completions_are_traced(tokenizer):
     total = found.effects.frame.groupby(KEY)["direct_effect"].sum()
     margin = margins_of(single, model)
     assert (total - margin[total.index]).abs().max() < 1e-4
-    assert len(found.attention) == 0 and "prompts were run one by one" in found.lens.run.notes[0]
-    several = PairSet("t", (Pair("p0", compose(question), conflict, " zq", " qz", "definition"),))
-    with pytest.raises(InputError, match=r"p0 \(conflict\): completions of several tokens need custom attention masks"):
-        trace(several, model)
+    assert any("prompts were run one by one" in note for note in found.lens.run.notes)
+    weights = found.attention.frame.groupby([*KEY, "layer", "head"])["weight"].sum()
+    assert len(weights) == 2 * 2 * 4 and weights.to_numpy() == pytest.approx(1, abs=1e-5)
+    several = PairSet("t", (Pair("p0", compose(question), conflict, "xq", "yz", "definition"),))
+    assert trace(several, model).lens.frame["margin"].tolist() == found.lens.frame["margin"].tolist()
+    with pytest.raises(InputError, match="tokens 'all' needs custom attention masks: expected 'first'"):
+        trace(several, model, tokens="all")
