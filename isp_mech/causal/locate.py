@@ -21,7 +21,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
-from isp_mech.models import Model, Models
+from isp_mech.models import ChatSetting, Model, Models
 from isp_mech.scaling.summaries import join_sites
 from isp_mech.sites import DECISION, METHODS, Method, Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, spearman
@@ -55,6 +55,7 @@ def locate(
     replacement: Replacement | Sequence[Replacement] = "mean",
     method: Method = "exact",
     positions: str = DECISION,
+    chat: ChatSetting | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -75,7 +76,7 @@ def locate(
     ``positions`` decision: a site is what it writes where the completion is decided. With a role of the conflict
     prompts ("negation", "definition", ...) a site is what it writes at all of the role's tokens, and the residual
     stream after each layer (kind ``resid``) is a site too; there the direct effect is none, but for tokens of the
-    role at the decision position, and is left out.
+    role at the decision position, and is left out. ``chat`` is as in ``score``.
     """
     kinds = (replacement,) if isinstance(replacement, str) else tuple(replacement)
     if method not in METHODS:
@@ -84,7 +85,7 @@ def locate(
     if positions != DECISION and method != "exact":
         raise InputError("locate", [f"method {method!r} with positions {positions!r}: expected method exact"])
     asked = _Asked(pairs, kinds, method, positions, seed)
-    return join_located([_locate_model(asked, plan) for plan in each_model(models, batch_size, progress=progress)])
+    return join_located([_locate_model(asked, plan) for plan in each_model(models, batch_size, chat=chat, progress=progress)])
 
 
 @dataclass(frozen=True)

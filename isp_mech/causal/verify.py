@@ -25,7 +25,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
-from isp_mech.models import Model, Models, free_bytes
+from isp_mech.models import ChatSetting, Model, Models, free_bytes
 from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
@@ -53,6 +53,7 @@ def verify(
     interventions: Literal["replace", "all"] | Sequence[Searched] = "replace",
     share: float = 0.1,
     n_random: int = 200,
+    chat: ChatSetting | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -95,7 +96,7 @@ def verify(
             [f"share {share!r}, n_random {n_random!r}: expected a share over 0 and up to 1, and at least one set"],
         )
     asked = _Asked(sites, pairs, kinds, share, n_random, seed)
-    plans = each_model(models, batch_size, progress=progress)
+    plans = each_model(models, batch_size, chat=chat, progress=progress)
     return join_verification([_verify_model(asked, plan) for plan in plans])
 
 

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from isp_mech.inference.prefix_tree import PrefixTree
-from isp_mech.models import Batch, Model, Models, is_out_of_memory, let_go, members, plan_tokens
+from isp_mech.models import Batch, ChatSetting, Model, Models, is_out_of_memory, let_go, members, plan_tokens
 
 MAX_MASK = 1 << 26  # mask entries of one batch
 MAX_WEIGHTS = 1 << 24  # attention weights of copies in one forward
@@ -121,23 +121,33 @@ def plan_batches(model: Model, batch_size: BatchSize = "auto", *, progress: bool
     return BatchPlan(model, plan_tokens(model), None if batch_size == "auto" else batch_size, progress)
 
 
-def each_model(models: Models, batch_size: BatchSize, *, progress: bool = False) -> Iterator[BatchPlan]:
-    """A plan for each model, loaded one after the other, smallest first; a bad ``batch_size`` is refused before."""
+def each_model(
+    models: Models, batch_size: BatchSize, *, chat: ChatSetting | None = None, progress: bool = False
+) -> Iterator[BatchPlan]:
+    """A plan for each model, loaded one after the other, smallest first; a bad ``batch_size`` is refused before.
+
+    ``chat``: whether prompts go into each model's own chat template (with a text: with that system text); None leaves
+    models as they were loaded.
+    """
     check_batch_size(batch_size)
-    return _one_after_the_other(models, batch_size, progress)
+    return _one_after_the_other(models, batch_size, chat, progress)
 
 
-def _one_after_the_other(models: Models, batch_size: BatchSize, progress: bool) -> Iterator[BatchPlan]:
+def _one_after_the_other(
+    models: Models, batch_size: BatchSize, chat: ChatSetting | None, progress: bool
+) -> Iterator[BatchPlan]:
     loaded = members(models)
-    while (plan := _next_plan(loaded, batch_size, progress)) is not None:
+    while (plan := _next_plan(loaded, batch_size, chat, progress)) is not None:
         yield plan
         del plan.model  # who asked may still hold the plan while the next model is loaded
         let_go()
 
 
-def _next_plan(loaded: Iterator[Model], batch_size: BatchSize, progress: bool) -> BatchPlan | None:
+def _next_plan(
+    loaded: Iterator[Model], batch_size: BatchSize, chat: ChatSetting | None, progress: bool
+) -> BatchPlan | None:
     model = next(loaded, None)
-    return None if model is None else plan_batches(model, batch_size, progress=progress)
+    return None if model is None else plan_batches(model.with_chat(chat), batch_size, progress=progress)
 
 
 def check_batch_size(batch_size: BatchSize) -> None:

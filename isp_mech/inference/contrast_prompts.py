@@ -143,6 +143,6 @@ def run_of(
         seed=seed,
         dtype=model.dtype,
         device=model.device,
-        settings=settings,
-        notes=notes,
+        settings={**settings, **({"chat": model.chat.described} if model.chat else {})},
+        notes=(*model.notes, *(model.chat.notes if model.chat else ()), *notes),
     )

@@ -5,7 +5,8 @@
 know, or completions that become the same tokens are an error that names the item. ``prize``: the completion's tokens
 are the last n of the joint text, n being the number of tokens of the completion alone, and the text is cut on the
 right at 1,023 tokens, as the prize's own evaluator does. What a tokenizer adds before a text is part of the prompt;
-what it adds after one is left out.
+what it adds after one is left out. In chat a prompt is what the user says in the model's template, and a completion
+what the model replies (``models/chat.py``).
 
 For log-odds a class is one token after the prompt: by ``strict`` its only one, by ``prize`` the last one
 of the class tokenised alone.
@@ -22,7 +23,7 @@ import numpy as np
 from isp_mech.errors import InputError
 from isp_mech.inference.completion_start import completion_start
 from isp_mech.inference.prefix_tree import CompletionTokens
-from isp_mech.models import Encoding, Model
+from isp_mech.models import Encoding, Model, PromptText
 from isp_mech.tasks import Prompt
 
 Rule = Literal["strict", "prize"]
@@ -33,7 +34,8 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt with its completions, as queries; ``encodings`` are the joint texts' tokens."""
+    """A prompt with its completions, as queries; ``encodings`` are the joint texts' tokens, with spans in the prompt:
+    tokens of a chat template, and of completions, span nothing."""
 
     queries: tuple[CompletionTokens, ...]
     encodings: tuple[Encoding, ...]
@@ -155,23 +157,36 @@ def _same_tokens(item: str, queries: Mapping[str, CompletionTokens]) -> list[str
 
 @dataclass(frozen=True)
 class _Texts:
-    """Prompts and completions as the model's tokenizer makes them: each prompt by itself, each completion by itself
-    (by its text), and each completion after its prompt."""
+    """Prompts and completions as the model's tokenizer is given them, by their texts: the prompts in the chat template
+    where there is one (or what is wrong with one there), and the tokens of each prompt and of each completion by
+    itself."""
 
-    prompts: list[Encoding]
+    prompts: dict[str, PromptText | str]
+    own: dict[str, Encoding]
+    replies: dict[str, str]
     alone: dict[str, tuple[int, ...]]
-    joint: list[list[Encoding]]
 
 
-def _encode(model: Model, prompts: Sequence[str], completions: Sequence[Sequence[str]], rules: Sequence[str]) -> _Texts:
-    both = iter(model.encode([prompt + c for prompt, cs in zip(prompts, completions, strict=True) for c in cs]))
-    own = dict(zip(dict.fromkeys(prompts), model.encode(list(dict.fromkeys(prompts))), strict=True))
+def _texts(model: Model, prompts: Sequence[str], completions: Sequence[Sequence[str]], rules: Sequence[str]) -> _Texts:
+    framed = {prompt: model.prompt_text(prompt) for prompt in dict.fromkeys(prompts)}
+    fit = {prompt: at.text for prompt, at in framed.items() if isinstance(at, PromptText)}
+    own = dict(zip(fit, model.encode(list(fit.values())), strict=True))
+    replies = {c: model.reply_text(c) for cs in completions for c in cs}
     alone: dict[str, tuple[int, ...]] = {}
     if "prize" in rules:
-        distinct = list(dict.fromkeys(c for cs in completions for c in cs))
-        n_before = len(model.added.before)
-        alone = {c: e.ids[n_before:] for c, e in zip(distinct, model.encode(distinct), strict=True)}
-    return _Texts([own[prompt] for prompt in prompts], alone, [[next(both) for _ in cs] for cs in completions])
+        cut = len(model.start_tokens)
+        alone = {c: e.ids[cut:] for c, e in zip(replies, model.encode(list(replies.values())), strict=True)}
+    return _Texts(framed, own, replies, alone)
+
+
+def encode_prompts(model: Model, prompts: Sequence[str], names: Sequence[str], subject: str) -> list[Encoding]:
+    """The tokens of prompts, in the chat template where there is one. ``InputError`` about ``subject``, by ``names``,
+    for those that cannot be put there."""
+    framed = [model.prompt_text(prompt) for prompt in prompts]
+    problems = [f"{name}: {at}" for name, at in zip(names, framed, strict=True) if isinstance(at, str)]
+    if problems:
+        raise InputError(subject, problems)
+    return model.encode([at.text for at in framed if isinstance(at, PromptText)])
 
 
 def _read_all(
@@ -181,19 +196,25 @@ def _read_all(
     rules: Sequence[str],
     last_token: bool,
 ) -> list[tuple[list[Encoding], list[Reading]]]:
-    texts = _encode(model, prompts, completions, rules)
-    out = []
-    for prompt, own, cs, joint in zip(prompts, texts.prompts, completions, texts.joint, strict=True):
-        readings: list[Reading] = []
-        for completion, both in zip(cs, joint, strict=True):
-            reading: Reading = {}
+    texts = _texts(model, prompts, completions, rules)
+    framed = [texts.prompts[prompt] for prompt in prompts]
+    fit = [(at.text, cs) for at, cs in zip(framed, completions, strict=True) if isinstance(at, PromptText)]
+    joint = iter(model.encode([text + texts.replies[c] for text, cs in fit for c in cs]))
+    out: list[tuple[list[Encoding], list[Reading]]] = []
+    for prompt, at, cs in zip(prompts, framed, completions, strict=True):
+        if isinstance(at, str):
+            out.append(([], [dict.fromkeys(rules, at) for _ in cs]))
+            continue
+        own, encodings, readings = texts.own[prompt], [], []
+        for completion in cs:
+            both, reading = next(joint), Reading()
             if "strict" in rules:
-                reading["strict"] = _strict_query(model, prompt, own, completion, both, last_token)
+                reading["strict"] = _strict_query(model, at.text, own, texts.replies[completion], both, last_token)
             if "prize" in rules:
-                alone = texts.alone[completion]
-                reading["prize"] = _prize_query(model, own if last_token else None, alone, both)
+                reading["prize"] = _prize_query(model, own if last_token else None, texts.alone[completion], both)
+            encodings.append(Encoding(both.ids, tuple(at.span(*span) for span in both.spans)))
             readings.append(reading)
-        out.append((joint, readings))
+        out.append((encodings, readings))
     return out
 
 

@@ -10,6 +10,7 @@ from isp_mech.models.activations import ActivationEdit, ActivationRecord, Forwar
 from isp_mech.models.architecture import Architecture, Norm, norm_of
 from isp_mech.models.batch import Batch, Encoding, TokenPlaces
 from isp_mech.models.bridge import read_jacobians
+from isp_mech.models.chat import Chat, ChatSetting, PromptText
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.gradient_capture import GradientCapture, capture_gradients
 from isp_mech.models.loading import (
@@ -30,6 +31,9 @@ from isp_mech.models.prefix_cache import PrefixCache, ScoreBias
 __all__ = [
     "Architecture",
     "Batch",
+    "Chat",
+    "ChatSetting",
+    "PromptText",
     "ActivationEdit",
     "Encoding",
     "Forward",

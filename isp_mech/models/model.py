@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -15,10 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from isp_mech.errors import InputError
 from isp_mech.models.activations import ActivationEdit, ActivationRecord, Forward, RecordSpec
 from isp_mech.models.architecture import Architecture
 from isp_mech.models.batch import Batch, Encoding, TokenPlaces, attention_mask
 from isp_mech.models.bridge import capture
+from isp_mech.models.chat import Chat, ChatSetting, PromptText, chat_of
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.forward_context import CONTEXT, ForwardContext
 from isp_mech.models.hooks import editing, recording, starting_at
@@ -37,7 +39,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model. ``hf`` is the transformers model, in evaluation mode, with our attention.
-    ``source`` is the folder or hub id it was loaded from, if it was."""
+    ``source`` is the folder, file or hub id it was loaded from, if it was; ``notes`` are what a reader of its numbers
+    must know of its weights. ``chat`` frames prompts in its chat template, where that was asked for."""
 
     name: str
     revision: str | None
@@ -48,6 +51,8 @@ class Model:
     dtype: str
     device: str
     source: str | None = None
+    notes: tuple[str, ...] = ()
+    chat: Chat | None = None
 
     def __repr__(self) -> str:
         shape = f"{self.architecture.n_layers} layers x {self.architecture.n_heads} heads"
@@ -92,7 +97,25 @@ class Model:
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Tokens of each text as the model's own tokenizer makes them, behind what it adds before every text. What
         it adds after one is left out."""
-        return encode_texts(self.tokenizer, texts, self.added, self.name)
+        return encode_texts(self.tokenizer, texts, self.added if self.chat is None else None, self.name)
+
+    @property
+    def start_tokens(self) -> tuple[int, ...]:
+        """What ``encode`` puts before every text: in chat nothing, since the template has its own."""
+        return self.added.before if self.chat is None else ()
+
+    def with_chat(self, chat: ChatSetting | None) -> Model:
+        """The same model with its prompts in its chat template, with a system text, or without; None leaves it as it
+        is. ``InputError`` where it has no template, or one that cannot be used."""
+        return self if chat is None else replace(self, chat=chat_of(self.tokenizer, self.name, chat))
+
+    def prompt_text(self, prompt: str) -> PromptText | str:
+        """A prompt as the tokenizer is given it: as it is, or in the chat template; or what is wrong with it there."""
+        return PromptText(prompt, 0, len(prompt), 0) if self.chat is None else self.chat.prompt_text(prompt)
+
+    def reply_text(self, completion: str) -> str:
+        """A completion as the tokenizer is given it after a prompt."""
+        return completion if self.chat is None else self.chat.reply_text(completion)
 
     def read(self, ids: Sequence[int]) -> str:
         """The text that tokens read as, special ones included."""
@@ -127,7 +150,7 @@ class Model:
         kind, backend = type(self.tokenizer), getattr(self.tokenizer, "backend_tokenizer", None)
         told = id(self.tokenizer) if backend is None else backend.to_str()
         special = (*self.tokenizer.all_special_ids, getattr(self.tokenizer, "split_special_tokens", None))
-        return kind, told, special, self.max_tokens
+        return kind, told, special, self.max_tokens, self.chat
 
     @cached_property
     def bridge(self) -> TransformerBridge:
@@ -164,10 +187,12 @@ class Model:
         reckoned before anything is kept: ``InputError`` where it is more than ``limit_gb`` (half of the free
         memory), and for names that this model has not. Slower than tracing, which keeps no activations.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        framed = [self.prompt_text(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+        if problems := [f"prompt {i}: {problem}" for i, problem in enumerate(framed) if isinstance(problem, str)]:
+            raise InputError(f"{self.name}: capture", problems)
         return capture(
             self.bridge,
-            [encoding.ids for encoding in self.encode(texts)],
+            [encoding.ids for encoding in self.encode([f.text for f in framed if isinstance(f, PromptText)])],
             [names] if isinstance(names, str) else list(names),
             name=self.name,
             limit_gb=limit_gb,

@@ -19,7 +19,7 @@ from isp_mech.inference.batches import BatchPlan
 from isp_mech.inference.finite import check_finite
 from isp_mech.inference.logprobs import MAX_LOGITS, groups_for, run_groups
 from isp_mech.inference.prefix_tree import CompletionTokens
-from isp_mech.inference.tokenization import PRIZE_LIMIT, Rule
+from isp_mech.inference.tokenization import PRIZE_LIMIT, Rule, encode_prompts
 from isp_mech.models import Model
 from isp_mech.tasks import Item
 
@@ -81,11 +81,13 @@ def estimates(items: Sequence[Item], plan: BatchPlan, *, rule: Rule = "strict", 
 
 
 def _begin(model: Model, items: Sequence[Item], rule: Rule, seed: int) -> list[Sample]:
-    prompts = [e.ids[:PRIZE_LIMIT] if rule == "prize" else e.ids for e in model.encode([i.prompt for i in items])]
+    subject = f"{model.name}, metric numeric"
+    encoded = encode_prompts(model, [i.prompt for i in items], [f"item {i.id}" for i in items], subject)
+    prompts = [e.ids[:PRIZE_LIMIT] if rule == "prize" else e.ids for e in encoded]
     named = [(item.id, prompt) for item, prompt in zip(items, prompts, strict=True)]
     problems = [f"item {item}: {unfit}" for item, prompt in named if (unfit := _unfit(model, prompt))]
     if problems:
-        raise InputError(f"{model.name}, metric numeric", problems)
+        raise InputError(subject, problems)
     return [
         Sample(i, prompt, uniform)
         for i, prompt in enumerate(prompts)

@@ -20,7 +20,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model, plan_batches
 from isp_mech.inference.contrast_prompts import head_of, run_of
 from isp_mech.inference.tokenization import Rule
-from isp_mech.models import Model, Models, in_float32
+from isp_mech.models import ChatSetting, Model, Models, in_float32
 from isp_mech.scoring import metrics
 from isp_mech.scoring.completion_logprobs import (
     LOGODDS,
@@ -49,6 +49,7 @@ def score(
     rule: Rule = "strict",
     trace: bool = False,
     tokens: Tokens = "first",
+    chat: ChatSetting | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -61,12 +62,13 @@ def score(
     bootstrap intervals over items, the same resamples for every model; they come from ``seed``.
     A model in half precision is compared with float32 on a few prompts, and its Run says how far they are
     apart. With ``trace``, for pairs and the rule strict, the forwards that score also trace: ``traces`` is what
-    the function of that name gives for ``tokens``. Raises ``InputError`` that lists the items to which ``rule`` does
-    not apply.
+    the function of that name gives for ``tokens``. With ``chat`` prompts go into each model's own chat template (a
+    text: with that system text); left out, models stay as they were loaded. Raises ``InputError`` that lists the items
+    to which ``rule`` does not apply.
     """
     if trace and (rule != "strict" or isinstance(pairs_or_task, Task)):
         raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
-    plans = each_model(models, batch_size, progress=progress)
+    plans = each_model(models, batch_size, chat=chat, progress=progress)
     if isinstance(pairs_or_task, Task) and pairs_or_task.metric == "numeric":
         return metrics.join([_numeric(pairs_or_task, plan, rule, seed) for plan in plans])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
@@ -116,7 +118,7 @@ def _precision(asked: _Asked, model: Model, measured: ClassLogprobs) -> _Precisi
     n = len(asked.cases)
     chosen = np.unique(np.linspace(0, n - 1, min(PRECISION_SAMPLE, n)).round().astype(int)).tolist()
     reader = Reader([asked.cases[i] for i in chosen], asked.reader.rule, asked.reader.last_token)
-    exact = logprobs_of(reader, plan_batches(reference)).logprobs
+    exact = logprobs_of(reader, plan_batches(replace(reference, chat=model.chat))).logprobs
     ours = [measured.logprobs[i] for i in chosen]
     gaps = np.concatenate([np.abs(a - b) for a, b in zip(ours, exact, strict=True)])
     same = sum(metrics.predicted(a) == metrics.predicted(b) for a, b in zip(ours, exact, strict=True))
@@ -148,12 +150,18 @@ def _run(
         seed=seed,
         settings={
             "rule": rule,
-            "start_token": " ".join(map(model.spelling, model.added.before)) or "none",
+            "start_token": _start_token(model),
             "packing": packing,
             **settings,
         },
         notes=notes,
     )
+
+
+def _start_token(model: Model) -> str:
+    if model.chat is not None:
+        return "the chat template's"
+    return " ".join(map(model.spelling, model.start_tokens)) or "none"
 
 
 def _tables(asked: _Asked, plan: BatchPlan, measured: ClassLogprobs, precision: _Precision) -> Scores:

@@ -28,7 +28,7 @@ from isp_mech.inference.contrast_prompts import (
 from isp_mech.inference.finite import check_finite
 from isp_mech.inference.margin import LogprobTerms, margin_of
 from isp_mech.inference.tokenization import role_names
-from isp_mech.models import ActivationRecord, Batch, Model, Models, Norm, TokenPlaces
+from isp_mech.models import ActivationRecord, Batch, ChatSetting, Model, Models, Norm, TokenPlaces
 from isp_mech.scaling.summaries import onset
 from isp_mech.sites import Tokens, all_sites
 from isp_mech.tables import Run, Table, concat, table
@@ -55,6 +55,7 @@ def trace(
     *,
     lens: Lens | Sequence[Lens] | None = None,
     tokens: Tokens = "first",
+    chat: ChatSetting | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -68,9 +69,9 @@ def trace(
     margin and the direct effects sum to it; a remainder over 1 % of the margin's size is reported in the
     Run's notes. ``lens`` reads the stream in place of the plain lens (``train_lens``, ``load_lens``): one
     for each model; only sublayers that it reads, and the last, are in the table. Onset intervals (95 %,
-    bootstrap over pairs) come from ``seed``.
+    bootstrap over pairs) come from ``seed``. ``chat`` is as in ``score``.
     """
-    plans = each_model(models, batch_size, progress=progress)
+    plans = each_model(models, batch_size, chat=chat, progress=progress)
     return join_traces([trace_model(pairs, plan, lens=lens, tokens=tokens, seed=seed).traces for plan in plans])
 
 

@@ -25,6 +25,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import make_batch
 from isp_mech.inference.contrast_prompts import residual_stream
 from isp_mech.inference.prefix_tree import PrefixTree
+from isp_mech.inference.tokenization import encode_prompts
 from isp_mech.models import Model, RecordSpec, TokenPlaces, read_jacobians
 
 HELD_OUT = 0.1  # share of the texts that the lens is judged on, and not trained on
@@ -129,10 +130,12 @@ def train_lens(
     if steps < 1 or tokens < 1:
         raise InputError("train_lens", [f"steps {steps}, tokens {tokens}: expected at least one of each"])
     longest = min(LONGEST, model.max_tokens or LONGEST)
-    encoded = [e.ids[:longest] for e in model.encode(list(texts)) if len(e.ids) > 1]
-    unfit = [f"text {i}: {problem}" for i, ids in enumerate(encoded) if (problem := model.unfit(ids))]
+    subject, names = f"train_lens, {model.name}", [f"text {i}" for i in range(len(texts))]
+    read = [e.ids[:longest] for e in encode_prompts(model, texts, names, subject)]
+    unfit = [f"{name}: {problem}" for name, ids in zip(names, read, strict=True) if (problem := model.unfit(ids))]
     if unfit:
-        raise InputError(f"train_lens, {model.name}", unfit)
+        raise InputError(subject, unfit)
+    encoded = [ids for ids in read if len(ids) > 1]
     if len(encoded) < 2:
         raise InputError("train_lens", [f"{len(encoded)} texts of two tokens or more: expected at least two"])
     held_out = max(1, int(HELD_OUT * len(encoded)))
