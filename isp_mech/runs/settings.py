@@ -6,8 +6,10 @@ command that makes a table again all follow from the declarations below.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from isp_mech.errors import InputError
@@ -128,6 +130,15 @@ class Settings:
         "lens and direct effects are of the first token at which the completions differ, or of all of them",
         verbs=("explain", "trace"),
     )
+    intervention: str | None = _declared(
+        None,
+        lambda value: value is None or _is_text(value),
+        "the path of a file that an intervention's save wrote",
+        "intervention",
+        "score with the intervention in this file",
+        verbs=("score",),
+        metavar="FILE",
+    )
     device: str = _declared(
         "cpu",
         _is_text,
@@ -170,12 +181,16 @@ class Settings:
                 problems.append(f"{told.flag[2:].replace('-', ' ')} {show(shown)}: expected {told.expected}")
         if self.positions != DECISION and self.method != METHODS[0] and not problems:
             problems.append(f"method {self.method!r} with positions {self.positions!r}: expected method {METHODS[0]}")
+        if self.intervention is not None and not problems and not Path(self.intervention).is_file():
+            problems.append(f"intervention {self.intervention!r}: no such file")
         if problems:
             raise InputError("settings", problems)
 
     def key(self, step: Step) -> dict[str, Any]:
         """Those that the tables of ``step`` depend on, as they stand in the keys of units."""
         key = {name: getattr(self, name) for name, told in DECLARED.items() if told.in_key and step in told.verbs}
+        if step == "score" and (file := key.pop("intervention")) is not None:
+            key["intervention"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         if key.get("tokens") == "all":  # keys of tables made before there was a choice say nothing of it
             del key["tokens"]
         return {**key, "device": self.device.split(":")[0]}

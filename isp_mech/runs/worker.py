@@ -55,6 +55,10 @@ class Worker:
                 if job.steps[0] == "score":
                     from isp_mech.scoring.score import score
 
+                    if s.intervention is not None:
+                        from isp_mech.causal import load_intervention
+
+                        more["intervention"] = load_intervention(s.intervention)
                     scores = score(job.subject, model, rule=s.rule, trace="trace" in job.steps, tokens=s.tokens, **more)
                     tables = {name: getattr(scores, name) for name in TABLES["score"]} | _of_traces(scores.traces)
                 elif job.steps[0] == "trace":

@@ -22,6 +22,7 @@ from isp_mech.inference.contrast_prompts import head_of, run_of
 from isp_mech.inference.tokenization import Rule
 from isp_mech.models import ChatSetting, Model, Models, in_float32
 from isp_mech.scoring import metrics
+from isp_mech.scoring.changed_logprobs import ChangedForward, changed_logprobs
 from isp_mech.scoring.completion_logprobs import (
     LOGODDS,
     NOTHING_KNOWN,
@@ -49,6 +50,7 @@ def score(
     rule: Rule = "strict",
     trace: bool = False,
     tokens: Tokens = "first",
+    intervention: ChangedForward | None = None,
     chat: ChatSetting | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
@@ -63,17 +65,24 @@ def score(
     A model in half precision is compared with float32 on a few prompts, and its Run says how far they are
     apart. With ``trace``, for pairs and the rule strict, the forwards that score also trace: ``traces`` is what
     the function of that name gives for ``tokens``. With ``chat`` prompts go into each model's own chat template (a
-    text: with that system text); left out, models stay as they were loaded. Raises ``InputError`` that lists the items
-    to which ``rule`` does not apply.
+    text: with that system text); left out, models stay as they were loaded. With an ``intervention`` (``im.causal``)
+    every forward is changed by it. Raises ``InputError`` that lists the items to which ``rule`` does not apply.
     """
+    if intervention is not None and (trace or rule != "strict" or _is_numeric(pairs_or_task)):
+        expected = "expected rule strict, no trace, and a task whose completions are given"
+        raise InputError("intervention", [f"rule {rule}, trace {trace}, {pairs_or_task.name}: {expected}"])
     if trace and (rule != "strict" or isinstance(pairs_or_task, Task)):
         raise InputError("trace", [f"rule {rule}, {pairs_or_task.name}: expected contrasting pairs and rule strict"])
     plans = each_model(models, batch_size, chat=chat, progress=progress)
-    if isinstance(pairs_or_task, Task) and pairs_or_task.metric == "numeric":
+    if isinstance(pairs_or_task, Task) and _is_numeric(pairs_or_task):
         return metrics.join([_numeric(pairs_or_task, plan, rule, seed) for plan in plans])
     metric = pairs_or_task.metric if isinstance(pairs_or_task, Task) else "classification"
-    asked = _Asked(pairs_or_task, metric, Reader(cases_of(pairs_or_task), rule, metric in LOGODDS), seed)
+    asked = _Asked(pairs_or_task, metric, Reader(cases_of(pairs_or_task), rule, metric in LOGODDS), seed, intervention)
     return metrics.join([_score_model(asked, plan, tokens if trace else None) for plan in plans])
+
+
+def _is_numeric(pairs_or_task: PairSet | Task) -> bool:
+    return isinstance(pairs_or_task, Task) and pairs_or_task.metric == "numeric"
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class _Asked:
     metric: str
     reader: Reader
     seed: int
+    intervention: ChangedForward | None = None
 
     @property
     def cases(self) -> Sequence[Case]:
@@ -91,6 +101,9 @@ class _Asked:
 
 
 def _score_model(asked: _Asked, plan: BatchPlan, tokens: Tokens | None) -> Scores:
+    if asked.intervention is not None:
+        changed = changed_logprobs(asked.reader, asked.source, plan, asked.intervention)
+        return _tables(asked, plan, changed, _Precision({"intervention": str(asked.intervention)}, []))
     traces, known = None, NOTHING_KNOWN
     if tokens is not None and isinstance(asked.source, PairSet):
         traced = trace_model(asked.source, plan, tokens=tokens, scored=True, seed=asked.seed)

@@ -106,3 +106,38 @@ def test_text_is_generated_with_it(tokenizer, pairs):
         pass
     with pytest.raises(InputError, match="needs the pairs"), steer(1).attach(hf, tokenizer):
         pass
+
+
+def test_scores_are_those_of_the_changed_forward(make_model, pairs, tmp_path, capsys):
+    """Of pairs, the margins that intervening gives; of a task, every class; on the command line, from a file."""
+    from isp_mech.tasks import Item, Task
+
+    model, made = make_model("neox"), block("definition") + scale("a0.h1 m1", 0.5, at="onward")
+    items = im.score(pairs, model, intervention=made).items.frame
+    rows = intervene(made, pairs, model).frame.set_index("side")
+    for side in ("conflict", "plain"):
+        assert items[items["side"] == side]["margin"].mean() == pytest.approx(rows["margin"][side], abs=1e-4)
+    task = Task("t", tuple(Item(f"i{i}", f"Q{i}: what? A:", (" 4", " a man", " a many"), 0) for i in range(3)))
+    nothing, plain = (im.score(task, model, intervention=one).scores.frame for one in (scale("m1", 1.0), None))
+    assert nothing["logprob"].tolist() == pytest.approx(plain["logprob"].tolist(), abs=1e-4)
+    changed = im.score(task, model, intervention=scale("m1 a0.h0", 2.0)).scores.frame
+    assert (changed["logprob"] - plain["logprob"]).abs().min() > 1e-3
+    with pytest.raises(InputError, match="no token of role 'definition'"):
+        im.score(task, model, intervention=block("definition"))
+    with pytest.raises(InputError, match="expected rule strict, no trace"):
+        im.score(pairs, model, intervention=made, trace=True)
+
+
+def test_the_command_line_takes_a_file(tmp_path, folders, capsys):
+    from isp_mech.cli import main
+
+    command = ["score", "redefine-math", "--n", "6", "--family", str(folders[0]), "--out", str(tmp_path / "out")]
+    file = scale("m0", 3.0).save(tmp_path / "made.json")
+    assert main([*command, "--intervention", str(file), "--quiet"]) == 0
+    changed = im.read_table(tmp_path / "out" / "tables" / "scores.parquet")
+    assert changed.run.settings["intervention"] == "scale(m0; alpha=3.0; at=decision)"
+    assert main([*command, "--quiet"]) == 0
+    plain = im.read_table(tmp_path / "out" / "tables" / "scores.parquet")
+    assert "intervention" not in plain.run.settings
+    assert (changed.frame["logprob"] - plain.frame["logprob"]).abs().max() > 1e-3
+    assert main([*command, "--intervention", str(tmp_path / "none.json"), "--quiet"]) == 2
