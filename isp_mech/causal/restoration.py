@@ -42,7 +42,7 @@ from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
-from isp_mech.models import Models, free_bytes
+from isp_mech.models import ChatSetting, Models, free_bytes
 from isp_mech.sites import DECISION
 from isp_mech.stats import LEVEL, benjamini_hochberg, bootstrap_interval, sequential_random_p
 from isp_mech.tables import Setting, Table, concat, table
@@ -68,6 +68,7 @@ def restoration(
     *,
     kinds: Sequence[Searched] = SEARCHED,
     n_random: int = 200,
+    chat: ChatSetting | None = None,
     batch_size: BatchSize = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -78,7 +79,8 @@ def restoration(
     ``broken`` the share of right answers, on either side, that become wrong. ``p`` counts the random changes at least
     as good by conflict accuracy, and by margin where accuracies are equal; drawn until ten of them are, or ``n_random``
     are drawn (Besag and Clifford 1991). ``q`` is over all kinds, halves and models. ``restoring``: see
-    docs/interventions.md. ``InputError`` for an unknown kind, and for fewer than four pairs.
+    docs/interventions.md. ``chat`` is as in ``score``.
+    ``InputError`` for an unknown kind, and for fewer than four pairs.
     """
     wrong = [f"kind {kind!r}: expected one of {', '.join(SEARCHED)}" for kind in kinds if kind not in SEARCHED]
     if not kinds or len(set(kinds)) < len(kinds):
@@ -90,7 +92,7 @@ def restoration(
     found: dict[str, Intervention] = {}
     parts = [
         _restore(pairs, plan, kinds, n_random, seed, found)
-        for plan in each_model(models, batch_size, progress=progress)
+        for plan in each_model(models, batch_size, chat=chat, progress=progress)
     ]
     return Restored(join_restoration(parts), found)
 

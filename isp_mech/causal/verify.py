@@ -69,7 +69,8 @@ def verify(
     stands in a row of its own, ``sites`` = "random" (its cost on plain prompts and neutral text is the mean of the
     first twenty sets). ``p_random`` counts the random sets at least as good by accuracy, and by margin where
     accuracies are equal. Random sets are drawn until ten of them are at least as good, or ``n_random`` are drawn
-    (Besag and Clifford 1991): ``n_random`` in the table says how many.
+    (Besag and Clifford 1991): ``n_random`` in the table says how many. ``chat`` is as in ``score``; neutral text stays
+    plain text.
 
     With other ``interventions``, all kinds or some of them, it is the table ``restoration`` of the function of that
     name: each kind is searched by itself, and neither ``sites`` nor ``replacement`` and ``share`` matter.
@@ -83,6 +84,7 @@ def verify(
             models,
             kinds=searched,
             n_random=n_random,
+            chat=chat,
             batch_size=batch_size,
             seed=seed,
             progress=progress,
