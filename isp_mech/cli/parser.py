@@ -100,6 +100,8 @@ def _add_measuring(sub: argparse.ArgumentParser, name: str) -> None:
                 type=told.parse,
                 choices=told.choices,
                 metavar=told.metavar,
+                nargs="?" if told.bare else None,
+                const=told.bare,
                 default=argparse.SUPPRESS,  # the default stands in Settings
                 help=told.help + _default(setting, told.default),
             )
@@ -108,7 +110,7 @@ def _add_measuring(sub: argparse.ArgumentParser, name: str) -> None:
 
 def _default(setting: str, default: object) -> str:
     """How help tells of a default; a device is chosen by the command line, where none is given."""
-    if default is None:
+    if default in (None, ""):
         return ""
     text = ",".join(default) if isinstance(default, tuple) else str(default)
     return f" (default: {'auto' if setting == 'device' else text})"

@@ -85,7 +85,7 @@ class Chat:
     @property
     def described(self) -> str:
         """For a Run: which template, and the system text."""
-        template = f"template {hashlib.sha256(self.template.encode()).hexdigest()[:12]}"
+        template = f"{self.name}: template {hashlib.sha256(self.template.encode()).hexdigest()[:12]}"
         return f"{template}, system text {self.system!r}" if self.system else template
 
     @property

@@ -44,6 +44,8 @@ def explain(
     n: int = N_PAIRS,
     seed: int = 0,
     replacement: Replacement | Sequence[Replacement] = "mean",
+    chat: bool | str = False,
+    system: str = "",
     batch_size: int | str = "auto",
     device: str = "cpu",
     dtype: Dtype = "float32",
@@ -52,8 +54,9 @@ def explain(
     """The path of ``report.html``, written into the folder ``out`` with all tables and figures.
 
     ``task`` is a contrast's name, a file of pairs, or a file of the prize's format, for which there is no
-    lure to trace: it is scored only. ``n`` pairs are drawn for a name; a file is used whole. What is
-    done already in ``out`` is not done again. Raises ``InputError`` before anything is written where an
+    lure to trace: it is scored only. ``n`` pairs are drawn for a name; a file is used whole. With ``chat`` prompts go
+    into each model's own chat template, or into those of the models named (with commas between), behind the text
+    ``system``. What is done already in ``out`` is not done again. Raises ``InputError`` before anything is written where an
     argument or the task's file is bad.
     """
     subject = read_subject(task, n=n, seed=seed)
@@ -67,6 +70,8 @@ def explain(
         settings=Settings(
             seed=seed,
             replacement=(replacement,) if isinstance(replacement, str) else tuple(replacement),
+            chat="all" if chat is True else chat or "none",
+            system=system,
             batch_size=batch_size,
             device=device,
             dtype=dtype,

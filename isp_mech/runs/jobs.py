@@ -96,6 +96,9 @@ class Part:
 
     def __post_init__(self) -> None:
         problems = [f"step {step!r}: expected some of {', '.join(STEPS)}" for step in self.steps if step not in STEPS]
+        names = [size.name for size in self.family.members]
+        strangers = [name for name in self.settings.chatting if name not in names]
+        problems += [f"chat {name!r}: expected some of {', '.join(names)}" for name in strangers]
         beyond = [step for step in STEPS if step in self.steps and step != "score"]
         if isinstance(self.subject, Task) and beyond:
             problems.append(needs_pairs(self.subject, beyond))
@@ -140,6 +143,7 @@ class Part:
 
     def _job(self, steps: tuple[Step, ...], size: Size, piece: PairSet | Task, content: str, needs: Job | None) -> Job:
         code, weights = make_run(model="", task="", method=""), self.weights[size.name]
+        settings = self.settings.of_model(size.name)
         key = {
             "task": self.subject.name,
             "versions": dict(code.versions),
@@ -149,12 +153,12 @@ class Part:
         }
         skipped = without(piece) | set(JOINED) | (set(SUMMARIES) if piece is not self.subject else set())
         step_of = {name: step for step in steps for name in TABLES[step] if name not in skipped}
-        units = {name: {**key, **self.settings.key(step)} for name, step in step_of.items()}
+        units = {name: {**key, **settings.key(step)} for name, step in step_of.items()}
         stamps = {
             name: {"content": content, "weights": weights, "command": self.command(step, [size])}
             for name, step in step_of.items()
         }
-        return Job(steps, units, size, weights, piece, self.settings, stamps, needs)
+        return Job(steps, units, size, weights, piece, settings, stamps, needs)
 
     def command(self, step: Step, sizes: Sequence[Size]) -> str:
         """The command line that makes the tables of ``step`` for these sizes again."""
@@ -169,7 +173,8 @@ class Part:
             words += [word for size in sizes for word in ("--family", size.path_or_id)]
         revisions = {size.revision for size in sizes if size.revision}
         words += [word for revision in sorted(revisions) for word in ("--revision", revision)]
-        return shlex.join([*words, *self.settings.words(step)])
+        settings = self.settings.of_model(sizes[0].name) if len(sizes) == 1 else self.settings
+        return shlex.join([*words, *settings.words(step)])
 
 
 def needs_pairs(task: Task, steps: Collection[str]) -> str:

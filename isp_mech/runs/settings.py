@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +20,7 @@ Step = Literal["score", "trace", "locate", "verify"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Rule = Literal["strict", "prize"]
 STEPS: tuple[Step, ...] = get_args(Step)
+EVERYBODY, NOBODY = "all", "none"  # of models in chat
 VERBS = ("explain", *STEPS)  # of the command line
 LARGEST = 2**31
 
@@ -37,7 +38,9 @@ class Declaration:
     parse: Callable[[str], Any] = str
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
+    bare: str | None = None  # what the flag says where no value follows
     in_key: bool = True
+    in_key_by_default: bool = True  # False: keys of tables made before there was a choice say nothing of it
 
 
 def is_whole(value: object, least: int) -> bool:
@@ -64,6 +67,10 @@ def _one_of(words: Sequence[str], flag: str, help: str, **more: Any) -> Any:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _is_no_text_or_one(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _are_replacements(value: Any) -> bool:
@@ -139,6 +146,25 @@ class Settings:
         verbs=("score",),
         metavar="FILE",
     )
+    chat: str = _declared(
+        NOBODY,
+        _is_text,
+        f"{EVERYBODY}, {NOBODY}, or names of models with commas between",
+        "chat",
+        "prompts go into the chat template of every model, or of those named, with commas between",
+        metavar="NAMES",
+        bare=EVERYBODY,
+        in_key_by_default=False,
+    )
+    system: str = _declared(
+        "",
+        _is_no_text_or_one,
+        "a text",
+        "system",
+        "system text before each prompt, in chat",
+        metavar="TEXT",
+        in_key_by_default=False,
+    )
     device: str = _declared(
         "cpu",
         _is_text,
@@ -173,6 +199,8 @@ class Settings:
         kinds = self.replacement
         if isinstance(kinds, str | list):
             object.__setattr__(self, "replacement", (kinds,) if isinstance(kinds, str) else tuple(kinds))
+        if isinstance(self.chat, bool):
+            object.__setattr__(self, "chat", EVERYBODY if self.chat else NOBODY)
         problems = []
         for name, told in DECLARED.items():
             value = getattr(self, name)
@@ -183,12 +211,35 @@ class Settings:
             problems.append(f"method {self.method!r} with positions {self.positions!r}: expected method {METHODS[0]}")
         if self.intervention is not None and not problems and not Path(self.intervention).is_file():
             problems.append(f"intervention {self.intervention!r}: no such file")
+        if self.system and self.chat == NOBODY and not problems:
+            problems.append(f"system {show(self.system)}: goes with chat alone")
         if problems:
             raise InputError("settings", problems)
 
+    @property
+    def chatting(self) -> tuple[str, ...]:
+        """The models, by name, whose prompts go into their chat template, where not all or none do."""
+        named = self.chat not in (EVERYBODY, NOBODY)
+        return tuple(dict.fromkeys(name.strip() for name in self.chat.split(","))) if named else ()
+
+    @property
+    def chat_setting(self) -> bool | str:
+        """For the verbs that measure: whether prompts go into the chat template, or with what system text they do."""
+        return self.system or True if self.chat != NOBODY else False
+
+    def of_model(self, name: str) -> Settings:
+        """The settings of one model: in chat or not."""
+        if not self.chatting:
+            return self
+        return replace(self, chat=EVERYBODY) if name in self.chatting else replace(self, chat=NOBODY, system="")
+
     def key(self, step: Step) -> dict[str, Any]:
         """Those that the tables of ``step`` depend on, as they stand in the keys of units."""
-        key = {name: getattr(self, name) for name, told in DECLARED.items() if told.in_key and step in told.verbs}
+        key = {}
+        for name, told in DECLARED.items():
+            value = getattr(self, name)
+            if told.in_key and step in told.verbs and (told.in_key_by_default or value != told.default):
+                key[name] = value
         if step == "score" and (file := key.pop("intervention")) is not None:
             key["intervention"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         if key.get("tokens") == "all":  # keys of tables made before there was a choice say nothing of it

@@ -131,7 +131,7 @@ class Worker:
             model = load_size(pinned, dtype=s.dtype, device=device, **spread)
             self._loaded[job.model] = replace(model, revision=job.size.revision or model.revision)
         self._say(f"{job.size.name}: {' and '.join(job.steps)}")
-        return self._loaded[job.model]
+        return self._loaded[job.model].with_chat(job.settings.chat_setting)
 
     def _say(self, text: str) -> None:
         if self.progress:

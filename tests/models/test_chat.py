@@ -110,7 +110,7 @@ def test_scores_are_plain_transformers_on_the_templates_tokens(template, rule):
         want.append(sum(float(logp[i - 1, ids[i]]) for i in range(start, len(ids))))
     assert made.scores.frame["logprob"].tolist() == pytest.approx(want, abs=1e-4)
     assert made.scores.run.settings["start_token"] == "the chat template's"
-    assert made.scores.run.settings["chat"].startswith("template ")
+    assert made.scores.run.settings["chat"].startswith("m: template ")
 
 
 def test_roles_keep_their_spans():
