@@ -17,6 +17,7 @@ from isp_mech.tasks.rows import infer_metric, parse_row, row_of, show
 from isp_mech.tasks.text_files import Row, Rows, is_there, json_rows, read_text, table_rows
 
 SUFFIXES = (".csv", ".jsonl")
+OF_METRICS = ("other_prompt", "classes", "answer_index", "completion", "true_answer", "anchor")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _METRIC_ENDING = re.compile(rf"[_-]({'|'.join(METRICS)}|sequence-probability)$")
 
@@ -24,8 +25,8 @@ _METRIC_ENDING = re.compile(rf"[_-]({'|'.join(METRICS)}|sequence-probability)$")
 def read_task(path_or_id: str | os.PathLike[str], *, metric: Metric | None = None, name: str | None = None) -> Task:
     """The task of a ``.csv`` or ``.jsonl`` file of the prize's format, or of a data set on the hub.
 
-    ``metric`` is inferred from the fields where not given; ``name`` is the file's, without
-    ``_classification`` and the like. An item's id is its ``id`` field where every row has a different
+    ``metric`` is inferred from the fields where not given, those aside that are empty in every row; ``name`` is the
+    file's, without ``_classification`` and the like. An item's id is its ``id`` field where every row has a different
     one, else its position counted from 0. ``InputError`` lists everything wrong with the file: line,
     field, what was found, what was expected.
     """
@@ -40,8 +41,8 @@ def read_task(path_or_id: str | os.PathLike[str], *, metric: Metric | None = Non
         csv_texts = path.suffix.lower() == ".csv"
         _check_suffix(path)
         rows, problems = table_rows(read_text(path)) if csv_texts else json_rows(read_text(path))
+    metric, rows = _without_empty_fields(metric, rows)
     names = list(dict.fromkeys(field for _, row in rows for field in row))
-    metric = metric or infer_metric(names)
     items: list[Item] = []
     if not rows:
         problems += [] if problems else ["no rows: expected at least one"]
@@ -93,6 +94,20 @@ def _check_suffix(path: Path) -> None:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(map(show, names[:20])) + (", ..." if len(names) > 20 else "") if names else "no fields"
+
+
+def _without_empty_fields(metric: Metric | None, rows: list[Row]) -> tuple[Metric | None, list[Row]]:
+    """The metric, inferred from the fields that hold something in some row, and the rows without those of the others
+    that this metric does not need."""
+    names = list(dict.fromkeys(field for _, row in rows for field in row))
+    filled = [name for name in names if any(row.get(name) not in (None, "") for _, row in rows)]
+    metric = metric or infer_metric(filled) or infer_metric(names)
+    if metric is None:
+        return metric, rows
+    unused = {name for name in OF_METRICS if name not in filled and name not in NEEDS[metric].fields}
+    if not unused & set(names):
+        return metric, rows
+    return metric, [Row(where, {k: v for k, v in row.items() if k not in unused}) for where, row in rows]
 
 
 def _items(rows: list[Row], metric: Metric, csv_texts: bool) -> tuple[list[Item], list[str]]:

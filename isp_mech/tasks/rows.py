@@ -7,16 +7,24 @@ import json
 import math
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isp_mech.tasks.items import NEEDS, Item, Metric, is_text
 
 MAX_CLASSES = 10_000
-# possessive repeats (*+): a hostile cell cannot make the search go back and forth
-_TEXT = r"""[uU]?(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")\s*+"""
-_TEXTS = rf"\s*+(?:{_TEXT}(?:,\s*+{_TEXT})*+(?:,\s*+)?+)?+"
-_LIST = re.compile(rf"\s*+(?:\[{_TEXTS}\]|\({_TEXTS}\))\s*+")
+# The pieces of a Python list of texts. Possessive repeats (*+, ++): a hostile cell cannot make the search go back and
+# forth.
+_PIECE = re.compile(
+    r"""(?P<text>[rRuU]?(?:\'\'\'(?:[^'\\]|\\.|'(?!''))*+\'\'\'|\"\"\"(?:[^"\\]|\\.|"(?!""))*+\"\"\"
+                    |'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+"))
+      |(?P<gap>(?:\s|\#[^\n]*+|\\\r?\n)++)
+      |(?P<mark>[\[\](),])""",
+    re.DOTALL | re.VERBOSE,
+)
+OPTIONAL = {"other_prompt", "true_answer", "anchor"}  # which may be empty in a row whose metric does not need them
+MAX_BRACKETS = 50  # one inside the other
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _SHORT.maxlist = _SHORT.maxdict = 4
@@ -46,21 +54,20 @@ def show(value: object) -> str:
 
 
 def parse_classes(value: object) -> tuple[str, ...]:
-    """The classes of a JSON list of texts, or of a text that holds a Python list of texts.
+    """The classes of a JSON list of texts, or of a text that holds a Python list of texts, in any spelling.
 
-    Only flat lists of texts are evaluated. ``ValueError`` says what was expected.
+    Only lists of texts are evaluated. ``ValueError`` says what was expected.
 
     >>> parse_classes("[' A', ' B']") == parse_classes([" A", " B"]) == (" A", " B")
     True
     """
     expected = "a list of texts such as [' A', ' B']"
     if isinstance(value, str):
-        if not _LIST.fullmatch(value):
-            raise ValueError(f"found {show(value)}, expected {expected}")
-        if value.count(",") >= MAX_CLASSES and len(re.findall(_TEXT, value)) > MAX_CLASSES:
-            raise ValueError(f"found over {MAX_CLASSES} classes, expected fewer")
+        _check_spelling(value, expected)
         try:
-            texts = ast.literal_eval(value.strip())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of backslashes that begin no escape
+                texts = ast.literal_eval(value.strip())
             value = [texts] if isinstance(texts, str) else list(texts)  # ('a') is a text in brackets
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise ValueError(f"found {show(value)}, expected {expected}") from None
@@ -77,6 +84,32 @@ def parse_classes(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _check_spelling(text: str, expected: str) -> None:
+    """``ValueError`` unless the text is made of nothing but texts, commas, brackets, white space and comments, and
+    what stands without a comma between is not a list as numpy prints it."""
+    at = depth = texts = commas = joined = 0
+    last = ""
+    while at < len(text):
+        piece = _PIECE.match(text, at)
+        if piece is None:
+            raise ValueError(f"found {show(text)}, expected {expected}")
+        at = piece.end()
+        if piece["text"] is not None:
+            texts += 1
+            joined += last == "text"
+            last = "text"
+        elif piece["mark"] is not None:
+            last = piece["mark"]
+            commas += last == ","
+            depth += (last in "[(") - (last in "])")
+        if depth > MAX_BRACKETS:
+            raise ValueError(f"found {show(text)}, expected {expected}")
+        if (commas >= MAX_CLASSES and texts > MAX_CLASSES) or texts > 10 * MAX_CLASSES:
+            raise ValueError(f"found over {MAX_CLASSES} classes, expected fewer")
+    if joined and not commas:
+        raise ValueError(f"found {show(text)}, texts without commas between as numpy prints them, expected {expected}")
+
+
 def parse_row(
     row: Mapping[str, Any], metric: Metric, item_id: str, *, texts_only: bool
 ) -> tuple[Item | None, list[str]]:
@@ -85,6 +118,9 @@ def parse_row(
     ``texts_only`` says that the row is of CSV, where a number is written as text.
     """
     needs = NEEDS[metric]
+    row = {
+        name: value for name, value in row.items() if name not in OPTIONAL - {*needs.fields} or value not in (None, "")
+    }
     problems = [f"missing field {name!r}" for name in needs.fields if name not in row]
     for name in row:
         if not is_text(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from isp_mech.tasks.rows import show
 MAX_BYTES = 256 * 2**20
 MAX_LINE = 4 * 2**20
 MAX_DEPTH = 100
+MOST_BROKEN = 50  # records with broken quotes behind which it goes on: each may have swallowed the whole file
 _TOO_DEEP = f"JSON nested too deep, expected at most {MAX_DEPTH} levels"
 
 
@@ -146,30 +147,73 @@ def _long_cells() -> Iterator[None]:
 
 
 def table_rows(text: str, *, tabs: bool = False) -> Rows:
-    """The rows under a header of CSV, or, with ``tabs``, of tab-separated text without quotes. All cells are texts."""
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
+    """The rows under a header of CSV, or, with ``tabs``, of tab-separated text without quotes. All cells are texts.
+
+    Columns without a name that are empty in every row are left out, unless there is only one. Behind a row with broken
+    quotes it goes on with the next line.
+    """
+    records, problems = _records(text, tabs=tabs)
     rows: list[Row] = []
+    if not records:
+        return Rows(rows, problems)
+    (where, header), *below = records
+    if not tabs and len(header) == 1 and (other := next((c for c in ";\t|" if c in header[0]), "")):
+        return Rows(rows, [*problems, f"{where}: {other!r} between the columns, expected commas"])
+    named = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
+    problems += [f"{where}: the column {show(name)} is given twice" for name in named]
+    empty = {i for i, name in enumerate(header) if not name.strip()}
+    empty -= {i for i in empty for _, cells in below if i < len(cells) and cells[i].strip()}
+    unnamed = [i for i, name in enumerate(header) if not name.strip() and i not in empty]
+    if len(unnamed) > 1:
+        places = ", ".join(str(i + 1) for i in unnamed)
+        problems.append(f"{where}: columns {places} have no name, and texts: expected a name for all but one")
+    dropped = empty if len(empty) + len(unnamed) > 1 else set()
+    for where, cells in below:
+        cells = _fitted(cells, header)
+        if len(cells) != len(header):
+            problems.append(f"{where}: found {len(cells)} cells, expected {len(header)}")
+        else:
+            kept = {name: cell for i, (name, cell) in enumerate(zip(header, cells, strict=True)) if i not in dropped}
+            rows.append(Row(where, kept))
+    return Rows(rows, problems)
+
+
+def _fitted(cells: list[str], header: Sequence[str]) -> list[str]:
+    """The cells of a row, without empty ones behind the last column, and with those of columns without a name that
+    are left out at a row's end."""
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells = cells[:-1]
+    missing = header[len(cells) :]
+    return cells + [""] * len(missing) if missing and not "".join(missing).strip() else cells
+
+
+def _records(text: str, *, tabs: bool) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """The records of a table, each with the line that it begins on, and what is wrong with those that cannot be read.
+
+    A record with broken quotes may have swallowed the next ones: it goes on with the line after its first. What
+    stands there may be the rest of the broken record, so nothing is said of cells that do not fit until a record does.
+    """
+    lines = io.StringIO(text, newline="").readlines()
+    records: list[tuple[str, list[str]]] = []
     problems: list[str] = []
-    header: list[str] = []
+    at, doubtful = 0, False
     with _long_cells():
-        while True:
-            where = f"line {reader.line_num + 1}"
+        while at < len(lines):
+            some = iter(lines[at:])
+            reader = csv.reader(some, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(some, strict=True)
+            first = at
             try:
-                cells = next(reader)
-            except StopIteration:
+                for cells in reader:
+                    where, first = f"line {first + 1}", at + reader.line_num
+                    width = len(records[0][1]) if records else 0
+                    if not cells or (tabs and not "".join(cells).strip()) or (doubtful and len(cells) != width):
+                        continue
+                    records.append((where, cells))
+                    doubtful = False
                 break
             except csv.Error as error:
-                problems.append(f"{where}: broken CSV: {error}")
-                break
-            if not cells or (tabs and not "".join(cells).strip()):
-                continue
-            if not header:
-                header = cells
-                twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
-                problems += [f"{where}: the column {show(name)} is given twice" for name in twice]
-            elif len(cells) != len(header):
-                problems.append(f"{where}: found {len(cells)} cells, expected {len(header)}")
-            else:
-                rows.append(Row(where, dict(zip(header, cells, strict=True))))
-    return Rows(rows, problems)
+                problems.append(f"line {first + 1}: broken CSV: {error}")
+                if not records or len(problems) >= MOST_BROKEN:
+                    break  # without a header there are no rows
+                at, doubtful = first + 1, True
+    return records, problems
