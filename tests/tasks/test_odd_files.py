@@ -51,7 +51,10 @@ def test_what_python_writes_is_read(texts, as_tuple):
     assert parse_classes(repr(tuple(texts) if as_tuple else texts)) == tuple(texts)
 
 
-@given(st.lists(st.sampled_from(["'", '"', "'''", '"""', "a", " ", ",", "[", "]", "(", ")", "\\", "\n", "#", "r"]), max_size=14))  # fmt: skip
+MARKS = ["'", '"', "'''", '"""', "a", " ", ",", "[", "]", "(", ")", "\\", "\n", "#", "r"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(MARKS), max_size=14))
 def test_whatever_is_written_is_what_python_reads_or_refused(pieces):
     text = "".join(pieces)
     try:
