@@ -107,6 +107,7 @@ class Reference:
                 out[pair, layer, sublayer] = float(logits[asked.answer[asked.cut]] - logits[asked.lure[asked.cut]])
         return out
 
+    @torch.no_grad()
     def direct(self) -> Values:
         out: Values = {}
         for pair, asked, seen in self.conflict():

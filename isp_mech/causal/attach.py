@@ -192,6 +192,8 @@ class _State:
             x[:, at] = 0
         else:
             values = torch.from_numpy(np.asarray(self.intervention.arrays[f"{part.source}/{site}"])).to(x).flatten()
+            if site.kind == "mlp":  # what the stream gains, of which the module gives a part
+                values = values / self.architecture.blocks[site.layer].mlp_gain
             x[:, at] = values if part.kind == "replace" else x[:, at] + part.number * values
 
     def on_heads(self, layer: int, parts: list[Part]) -> Hook:

@@ -19,7 +19,7 @@ from isp_mech.causal.attribution_patching import GRADIENT_STEPS, approximate_eff
 from isp_mech.causal.replacements import ConflictSide, check_replacements, direct_parts, observe_conflict
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
-from isp_mech.inference.contrast_prompts import head_of, run_of
+from isp_mech.inference.contrast_prompts import head_of, noted, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import ChatSetting, Model, Models
 from isp_mech.scaling.summaries import join_sites
@@ -85,7 +85,16 @@ def locate(
     if positions != DECISION and method != "exact":
         raise InputError("locate", [f"method {method!r} with positions {positions!r}: expected method exact"])
     asked = _Asked(pairs, kinds, method, positions, seed)
-    return join_located([_locate_model(asked, plan) for plan in each_model(models, batch_size, chat=chat, progress=progress)])
+    located, refused = [], []
+    for plan in each_model(models, batch_size, chat=chat, progress=progress):
+        if reason := plan.model.architecture.no_sites:
+            refused.append(f"{plan.model.name}: heads and MLPs are not defined on it: {reason}")
+        else:
+            located.append(_locate_model(asked, plan))
+    if refused and not located:
+        raise InputError("locate", refused)
+    found = join_located(located)
+    return Sites(*(noted(part, refused) for part in (found.effects, found.sites, found.stability)))
 
 
 @dataclass(frozen=True)

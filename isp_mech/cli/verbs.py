@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,14 @@ from isp_mech.errors import InputError
 if TYPE_CHECKING:
     from isp_mech.runs.scheduler import Workers
     from isp_mech.runs.settings import Settings
+    from isp_mech.tables import Table
 
 
 def measure(arguments: Namespace) -> None:
     """``score``, ``trace``, ``locate`` or ``verify``; ``explain`` is all that the task allows, and a report."""
     from isp_mech.families import family
-    from isp_mech.runs.execute import run_parts
-    from isp_mech.runs.explain import default_folder, make_report, part_in, read_tables, steps_for
+    from isp_mech.runs.execute import run_what_can
+    from isp_mech.runs.explain import default_folder, part_in, read_tables, steps_for
     from isp_mech.runs.plans import origin_of, read_subject
     from isp_mech.runs.run_directory import RunDirectory
     from isp_mech.tasks import Task
@@ -38,8 +40,17 @@ def measure(arguments: Namespace) -> None:
     out = Path(arguments.out) if arguments.out else default_folder(subject)
     directory, steps = RunDirectory(out), steps_for(subject) if arguments.name == "explain" else (arguments.name,)
     part = part_in(directory, subject, chosen, steps=steps, settings=settings, origin=origin)
-    run_parts({"": part}, directory, workers=_workers(arguments), progress=progress)
-    tables = read_tables(out, part.tables)
+    ran = run_what_can({"": part}, directory, workers=_workers(arguments), progress=progress)
+    if ran.failure is None or ran.tables[""]:
+        _show(arguments, read_tables(out, ran.tables[""]), out, steps, progress)
+    if ran.failure is not None:
+        raise ran.failure
+
+
+def _show(arguments: Namespace, tables: Mapping[str, Table], out: Path, steps: Sequence[str], progress: bool) -> None:
+    """Prints what was measured; after ``explain``, writes the report."""
+    from isp_mech.runs.explain import make_report
+
     if arguments.name != "explain":
         printing.OF_STEPS[arguments.name](tables)
         print(f"tables: {out / 'tables'}")

@@ -9,13 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isp_mech.errors import InputError
-from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, at_first_token, contrast_prompts, make_terms
+from isp_mech.inference.margin import (
+    ContrastPrompt,
+    LogprobTerms,
+    at_first_token,
+    branches,
+    contrast_prompts,
+    make_terms,
+)
 from isp_mech.inference.prefix_tree import PrefixTree, TreePath, build_trees
 from isp_mech.inference.tokenization import token_roles
 from isp_mech.models import ActivationRecord, Batch, Model, RecordSpec
 from isp_mech.sites import Tokens
-from isp_mech.tables import Run, Setting, make_run
+from isp_mech.tables import Run, Setting, Table, make_run
 from isp_mech.tasks import PairSet
 
 SIDES = ("conflict", "plain")  # on which a pair's margin is defined
@@ -25,7 +31,9 @@ SIDES = ("conflict", "plain")  # on which a pair's margin is defined
 class PlacedPrompts:
     """Contrast prompts and where each stands: its side, its pair, the paths of its completions in ``trees``.
 
-    ``owners[t]`` are the numbers of the prompts in tree t.
+    ``owners[t]`` are the numbers of the prompts in tree t. For a model that takes chains of tokens alone, completions
+    that branch are there up to the first token that differs: then both have the path of the answer, and ``forked`` is
+    True.
     """
 
     prompts: list[ContrastPrompt]
@@ -34,6 +42,7 @@ class PlacedPrompts:
     paths: list[list[TreePath]]
     trees: list[PrefixTree]
     owners: list[list[int]]
+    forked: bool = False
 
 
 def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) -> PlacedPrompts:
@@ -46,16 +55,18 @@ def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) ->
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
+    forks = [not model.accepts_trees and branches(prompt) for prompt in prompts]
     trees, paths = build_trees(
-        [prompt.completions for prompt in prompts], share=model.accepts_trees, across=model.shares_trees
+        [[p.answer] if fork else p.completions for p, fork in zip(prompts, forks, strict=True)],
+        share=model.accepts_trees,
+        across=model.shares_trees,
     )
-    apart = [p.owner for p, at in zip(prompts, paths, strict=True) if len({path.tree for path in at}) > 1]
-    if apart:  # without custom masks a tree is a chain, which holds completions of one token
-        raise InputError(model.name, [f"{o}: completions of several tokens need custom attention masks" for o in apart])
+    paths = [at * 2 if fork else at for at, fork in zip(paths, forks, strict=True)]
     owners: list[list[int]] = [[] for _ in trees]
     for i, at in enumerate(paths):
         owners[at[0].tree].append(i)
-    return PlacedPrompts(prompts, [s for _, s, _ in asked], [p.id for p, _, _ in asked], paths, trees, owners)
+    sides_of, pairs_of = [side for _, side, _ in asked], [pair.id for pair, _, _ in asked]
+    return PlacedPrompts(prompts, sides_of, pairs_of, paths, trees, owners, any(forks))
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,11 @@ def completion_terms(placed: PlacedPrompts, rows: Sequence[int], device: str) ->
             for tokens, path in zip(prompt.completions, placed.paths[i], strict=True):
                 at.append((row, path.path, replace(prompt, answer=tokens, lure=None, shared=tokens.start), ()))
     return make_terms(at, device)
+
+
+def noted(made: Table, notes: Sequence[str]) -> Table:
+    """The table with further notes in its Run."""
+    return replace(made, run=replace(made.run, notes=(*made.run.notes, *notes)))
 
 
 def residual_stream(record: ActivationRecord) -> list[Tensor]:

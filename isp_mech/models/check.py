@@ -184,9 +184,10 @@ def _trace(probe: _Probe) -> Ability:
     rows, nodes = torch.zeros(len(ids), dtype=torch.long), torch.arange(len(ids))
     batch = Batch(torch.tensor([ids], device=model.device), nodes[None].to(model.device))
     record = model.forward(batch, record=RecordSpec(rows, nodes)).record
-    assert record.final is not None
-    after = [*record.resid[1:], record.final]
-    gaps = [_relative(before + record.attn[i] + record.mlp[i], after[i]) for i, before in enumerate(record.resid)]
+    gaps = [0.0]
+    if record.final is not None and not model.architecture.no_lens:
+        after = [*record.resid[1:], record.final]
+        gaps += [_relative(before + record.attn[i] + record.mlp[i], after[i]) for i, before in enumerate(record.resid)]
     if probe.plain is not None:
         with torch.no_grad():
             states = probe.plain(batch.ids, output_hidden_states=True, use_cache=False).hidden_states

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from isp_mech.errors import InputError, NotKept
 from isp_mech.runs.jobs import Job, Part
@@ -20,9 +21,27 @@ def run_parts(
     """Computes what is missing of the parts, and writes the tables of each to the folder of the run directory that
     ``parts`` maps to it. What is done already is not done again.
 
-    A job that fails does not keep the others from being done, nor the tables from being written that are complete;
-    then it is an ``InputError`` that tells of all of them.
+    A job that fails does not keep the others from being done, nor their tables from being written: those of what is
+    done, whose Runs name what is not. Then it is an ``InputError`` that tells of all of them.
     """
+    ran = run_what_can(parts, directory, workers=workers, progress=progress)
+    if ran.failure is not None:
+        raise ran.failure
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of parts: the names of the tables that are there, by folder, and what failed."""
+
+    tables: Mapping[str, tuple[str, ...]]
+    failure: InputError | None
+
+
+def run_what_can(
+    parts: Mapping[str, Part], directory: RunDirectory, *, workers: Workers = IN_THIS_PROCESS, progress: bool = False
+) -> Ran:
+    """As ``run_parts``, but what failed is given back, for who goes on with the tables that are there."""
+    tables: dict[str, tuple[str, ...]] = {}
     failure: InputError | None = None
     try:
         run_jobs(undone(_once(parts.values()), directory), directory, workers, progress=progress)
@@ -33,19 +52,19 @@ def run_parts(
     for folder, part in parts.items():
         missing = undone(part.jobs, directory)
         if missing and failure is not None:
+            tables[folder] = merge(part, directory, folder, check(part, directory)[0], lacking=missing)
             continue
         for _ in range(RETRIES):
             run_jobs(missing, directory, workers, progress=progress)
             made_of, missing = check(part, directory)
             if not missing:
-                merge(part, directory, folder, made_of)
+                tables[folder] = merge(part, directory, folder, made_of)
                 break
         else:
             where = ", ".join(directory.folder.where(f"units/{file}") for file in missing[0].files)
             lines = [f"computed {RETRIES} times, and still damaged or gone: {where}"]
             raise InputError(str(directory.path), lines)
-    if failure is not None:
-        raise failure
+    return Ran(tables, failure)
 
 
 def status(parts: Mapping[str, Part], directory: RunDirectory) -> Iterator[tuple[str, str, int, int]]:

@@ -21,7 +21,7 @@ from isp_mech.contrasts.pair_files import is_pairs_file, read_pairs
 from isp_mech.errors import InputError
 from isp_mech.families import Family
 from isp_mech.families import family as find_family
-from isp_mech.runs.execute import run_parts
+from isp_mech.runs.execute import run_what_can
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES, Part
 from isp_mech.runs.plans import N_PAIRS, origin_of, plain_name, read_subject
@@ -56,8 +56,9 @@ def explain(
     ``task`` is a contrast's name, a file of pairs, or a file of the prize's format, for which there is no
     lure to trace: it is scored only. ``n`` pairs are drawn for a name; a file is used whole. With ``chat`` prompts go
     into each model's own chat template, or into those of the models named (with commas between), behind the text
-    ``system``. What is done already in ``out`` is not done again. Raises ``InputError`` before anything is written where an
-    argument or the task's file is bad.
+    ``system``. What is done already in ``out`` is not done again. Raises ``InputError`` before anything is written
+    where an argument or the task's file is bad; and, once the report of what could be done is written, where
+    something of a model could not.
     """
     subject = read_subject(task, n=n, seed=seed)
     folder = Path(out) if out is not None else default_folder(subject)
@@ -78,8 +79,13 @@ def explain(
         ),
         origin=origin_of(task, n=n, seed=seed),
     )
-    run_parts({"": part}, directory, progress=progress)
-    return make_report(read_tables(folder, part.tables), folder, progress=progress)
+    ran = run_what_can({"": part}, directory, progress=progress)
+    if ran.failure is not None and not ran.tables[""]:
+        raise ran.failure
+    report = make_report(read_tables(folder, ran.tables[""]), folder, progress=progress)
+    if ran.failure is not None:
+        raise ran.failure
+    return report
 
 
 def default_folder(subject: PairSet | Task) -> Path:

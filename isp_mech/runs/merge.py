@@ -33,10 +33,15 @@ def check(part: Part, directory: RunDirectory) -> tuple[str, list[Job]]:
     return whole.hexdigest(), harmed
 
 
-def merge(part: Part, directory: RunDirectory, under: str, made_of: str) -> None:
-    """Writes the part's tables, each with ``made_of``, the checksum of its units, to ``under``/tables, and the pairs.
+def merge(
+    part: Part, directory: RunDirectory, under: str, made_of: str, *, lacking: Sequence[Job] = ()
+) -> tuple[str, ...]:
+    """The names of the part's tables that are there afterwards.
 
-    Where they are there, whole, and made of these units, nothing is read over them nor written again.
+    Writes the part's tables, each with ``made_of``, the checksum of its units, to ``under``/tables, and the pairs.
+
+    Where they are there, whole, and made of these units, nothing is read over them nor written again. Jobs that are
+    ``lacking`` were not done: the tables are those of the others, and their Runs name these.
     """
     pairs = pairs_text(part.subject).encode() if isinstance(part.subject, PairSet) else None
     prefix = f"{under}/" if under else ""
@@ -44,11 +49,13 @@ def merge(part: Part, directory: RunDirectory, under: str, made_of: str) -> None
     if all(_is_whole(directory, path, made_of) for path in files.values()) and (
         pairs is None or directory.folder.read(f"{prefix}pairs.jsonl") == pairs
     ):
-        return
-    for name, table in tables_of(part, directory).items():
+        return tuple(files)
+    tables = tables_of(part, directory, lacking=lacking)
+    for name, table in tables.items():
         directory.folder.write(files[name], table.to_bytes(key=made_of))
     if pairs is not None:
         directory.folder.write(f"{prefix}pairs.jsonl", pairs)
+    return tuple(tables)
 
 
 def _is_whole(directory: RunDirectory, path: str, made_of: str) -> bool:
@@ -59,16 +66,25 @@ def _is_whole(directory: RunDirectory, path: str, made_of: str) -> bool:
         return False
 
 
-def tables_of(part: Part, directory: RunDirectory) -> dict[str, Table]:
-    """The part's tables by name, read over its units, which are there and whole."""
+def tables_of(part: Part, directory: RunDirectory, *, lacking: Sequence[Job] = ()) -> dict[str, Table]:
+    """The part's tables by name, read over its units, which are there and whole but for those of ``lacking`` jobs."""
     units: dict[str, dict[str, list[Table]]] = {}
+    absent: set[tuple[str, str]] = set()  # a model and a table of which it lacks some rows
     for job in part.jobs:
         for name, key in job.units.items():
             table = directory.read(name, key)
+            if table is None and job in lacking:
+                absent.add((job.size.name, name))
+                continue
             if table is None:
                 raise InputError(directory.folder.where("units"), [f"{job.name}: {name} went while it was read"])
             units.setdefault(job.size.name, {}).setdefault(name, []).append(table)
-    models = [_one_model(part, tables) for tables in units.values()]
+    whole = {
+        model: {name: tables for name, tables in of_model.items() if (model, name) not in absent}
+        for model, of_model in units.items()
+    }
+    models = [_one_model(part, tables) for tables in whole.values()]
+    notes = tuple(dict.fromkeys(f"{job.name}: not done" for job in lacking))
     joined: dict[str, Table] = {}
     for step in part.steps:
         stamp = {
@@ -77,8 +93,12 @@ def tables_of(part: Part, directory: RunDirectory) -> dict[str, Table]:
             "command": part.command(step, part.family.members),
         }
         for name in (name for name in TABLES[step] if name in part.tables):
-            table = _story(joined, part) if name == "story" else _join(name, [model[name] for model in models])
-            joined[name] = replace(table, run=replace(table.run, settings={**table.run.settings, **stamp}))
+            having = [model[name] for model in models if name in model]
+            if not having and not (name == "story" and {"sites", "effects"} <= joined.keys()):
+                continue  # no model has it
+            table = _story(joined, part) if name == "story" else _join(name, having)
+            run = replace(table.run, settings={**table.run.settings, **stamp}, notes=(*table.run.notes, *notes))
+            joined[name] = replace(table, run=run)
     return joined
 
 
@@ -92,7 +112,9 @@ def _one_model(part: Part, units: Mapping[str, Sequence[Table]]) -> dict[str, Ta
         "onset": lambda: summaries.onset(tables["lens"], seed=seed),
         "value_curve": lambda: summaries.value_curve(tables["values"], seed=seed),
     }
-    return tables | {name: made[name]() for name in SUMMARIES if name in part.tables and name not in tables}
+    needed = {"curve": {"items", "scores"}, "shares": {"items"}, "onset": {"lens"}, "value_curve": {"values"}}
+    asked = (name for name in SUMMARIES if name in part.tables and name not in tables)
+    return tables | {name: made[name]() for name in asked if needed[name] <= tables.keys()}
 
 
 def _join(name: str, models: Sequence[Table]) -> Table:

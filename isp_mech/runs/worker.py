@@ -52,6 +52,8 @@ class Worker:
                 if job.needs is not None and (earlier := self.run(job.needs)) != "done":
                     return earlier
                 began, model = self._begin(job, missing), self._model(job)
+                if job.steps[0] == "score" and not {*missing} & {*TABLES["score"]} and _untraced(model):
+                    return self._scored_alone(job, model)
                 if job.steps[0] == "score":
                     from isp_mech.scoring.score import score
 
@@ -61,6 +63,9 @@ class Worker:
                         more["intervention"] = load_intervention(s.intervention)
                     scores = score(job.subject, model, rule=s.rule, trace="trace" in job.steps, tokens=s.tokens, **more)
                     tables = {name: getattr(scores, name) for name in TABLES["score"]} | _of_traces(scores.traces)
+                    if "trace" in job.steps and scores.traces is None:
+                        self._keep(job, {name: tables[name] for name in missing if name in tables}, began)
+                        return self._scored_alone(job, model)
                 elif job.steps[0] == "trace":
                     from isp_mech.tracing.trace import trace
 
@@ -82,6 +87,12 @@ class Worker:
             raise
         except Exception as error:  # of any kind: it is this job's failure, and the other jobs are to be done
             return self._failed(job, error)
+
+    def _scored_alone(self, job: Job, model: Model) -> InputError:
+        """What is said of a model that is scored, and cannot be traced."""
+        reason = _untraced(model)
+        self.directory.log("failed", job=job.name, reason=reason)
+        return InputError(job.name, [f"its scores are there, but {reason}"])
 
     def _begin(self, job: Job, missing: Sequence[str]) -> float:
         self.directory.log("computing", job=job.name, units=[job.file_of(name) for name in missing])
@@ -142,6 +153,12 @@ def _stamped(table: Table, job: Job, name: str) -> Table:
     """The table with its fingerprints and command; which GPU of several it was makes no difference to it."""
     device = job.settings.device if table.run.device.startswith(job.settings.device) else table.run.device
     return replace(table, run=replace(table.run, device=device, settings={**table.run.settings, **job.stamps[name]}))
+
+
+def _untraced(model: Model) -> str:
+    from isp_mech.tracing.trace import cannot_trace
+
+    return cannot_trace(model)
 
 
 def _of_traces(traces: Traces | None) -> dict[str, Table]:

@@ -37,7 +37,7 @@ from isp_mech.scoring.numeric import estimates
 from isp_mech.sites import Tokens
 from isp_mech.tables import Run, Setting, table
 from isp_mech.tasks import PairSet, Task
-from isp_mech.tracing.trace import trace_model
+from isp_mech.tracing.trace import cannot_trace, trace_model
 
 PRECISION_SAMPLE = 16  # prompts on which half precision is compared with float32
 NAMED = 20  # items that a note names
@@ -64,9 +64,10 @@ def score(
     bootstrap intervals over items, the same resamples for every model; they come from ``seed``.
     A model in half precision is compared with float32 on a few prompts, and its Run says how far they are
     apart. With ``trace``, for pairs and the rule strict, the forwards that score also trace: ``traces`` is what
-    the function of that name gives for ``tokens``. With ``chat`` prompts go into each model's own chat template (a
-    text: with that system text); left out, models stay as they were loaded. With an ``intervention`` (``im.causal``)
-    every forward is changed by it. Raises ``InputError`` that lists the items to which ``rule`` does not apply.
+    the function of that name gives for ``tokens``, None where no model can be traced. With ``chat`` prompts go into
+    each model's own chat template (a text: with that system text); left out, models stay as they were loaded. With
+    an ``intervention`` (``im.causal``) every forward is changed by it. Raises ``InputError`` that lists the items to
+    which ``rule`` does not apply.
     """
     if intervention is not None and (trace or rule != "strict" or _is_numeric(pairs_or_task)):
         expected = "expected rule strict, no trace, and a task whose completions are given"
@@ -105,7 +106,7 @@ def _score_model(asked: _Asked, plan: BatchPlan, tokens: Tokens | None) -> Score
         changed = changed_logprobs(asked.reader, asked.source, plan, asked.intervention)
         return _tables(asked, plan, changed, _Precision({"intervention": str(asked.intervention)}, []))
     traces, known = None, NOTHING_KNOWN
-    if tokens is not None and isinstance(asked.source, PairSet):
+    if tokens is not None and isinstance(asked.source, PairSet) and not cannot_trace(plan.model):
         traced = trace_model(asked.source, plan, tokens=tokens, scored=True, seed=asked.seed)
         traces, known = traced.traces, traced.logprobs
     measured = logprobs_of(asked.reader, plan, known)

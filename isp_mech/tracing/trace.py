@@ -15,12 +15,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import (
     PlacedPrompts,
     batch_terms,
     completion_terms,
     head_of,
+    noted,
     place_prompts,
     residual_stream,
     run_of,
@@ -67,12 +69,30 @@ def trace(
     differ (``tokens`` first: the difference of two logits), or over all of their tokens (all), for which the
     whole vocabulary is needed after every sublayer. The last lens row equals the output's
     margin and the direct effects sum to it; a remainder over 1 % of the margin's size is reported in the
-    Run's notes. ``lens`` reads the stream in place of the plain lens (``train_lens``, ``load_lens``): one
-    for each model; only sublayers that it reads, and the last, are in the table. Onset intervals (95 %,
+    Run's notes. What is not defined on a model is not in its tables, and its Run says why (OPT-350m's norms stand
+    after the sublayers, so that it has no lens); ``InputError`` where nothing is defined on any model. ``lens`` reads
+    the stream in place of the plain lens (``train_lens``, ``load_lens``): one for each model; only sublayers that it
+    reads, and the last, are in the table. Onset intervals (95 %,
     bootstrap over pairs) come from ``seed``. ``chat`` is as in ``score``.
     """
-    plans = each_model(models, batch_size, chat=chat, progress=progress)
-    return join_traces([trace_model(pairs, plan, lens=lens, tokens=tokens, seed=seed).traces for plan in plans])
+    traced, refused = [], []
+    for plan in each_model(models, batch_size, chat=chat, progress=progress):
+        if reason := cannot_trace(plan.model):
+            refused.append(reason)
+        else:
+            traced.append(trace_model(pairs, plan, lens=lens, tokens=tokens, seed=seed).traces)
+    if refused and not traced:
+        raise InputError("trace", refused)
+    found = join_traces(traced)
+    return Traces(*(noted(getattr(found, field.name), refused) for field in fields(Traces)))
+
+
+def cannot_trace(model: Model) -> str:
+    """Why nothing can be traced on a model; empty where something can."""
+    shape = model.architecture
+    if not (shape.no_lens and shape.no_attention):
+        return ""
+    return f"{model.name}: cannot be traced: {'; '.join(dict.fromkeys((shape.no_lens, shape.no_attention)))}"
 
 
 def join_traces(parts: Sequence[Traces]) -> Traces:
@@ -103,6 +123,8 @@ def trace_model(
 ) -> TracedModel:
     """One model's traces and, with ``scored``, its log-probabilities from the same forwards."""
     model = plan.model
+    if reason := cannot_trace(model):
+        raise InputError("trace", [reason])
     tracer = _tracer(model, place_prompts(model, pairs), lens_of(lens, model), tokens, scored)
     plan.run_trees(tracer.placed.trees, tracer.run, "trace")
     seen, placed, lens_kind = tracer.kept, tracer.placed, tracer.lens.kind if tracer.lens else "plain"
@@ -116,16 +138,16 @@ def trace_model(
         notes=[*_notes(model, seen), *plan.notes()],
     )
     head = head_of(model, pairs.name)
-    attention = seen.attention if model.accepts_custom_masks else seen.attention[:, :0]
-    by_depth = _lens_table(head, placed, seen.lens, seen.sublayers, run)
+    shape = model.architecture
+    by_depth = table("lens", [], run) if shape.no_lens else _lens_table(head, placed, seen.lens, seen.sublayers, run)
     traces = Traces(
         by_depth,
-        _attention_table(head, placed, attention, tracer.roles, run),
-        _direct_table(head, placed, seen, run),
-        onset(by_depth, seed=seed),
+        _attention_table(head, placed, seen.attention, shape.attention_layers, tracer.roles, run),
+        table("effects", [], run) if shape.no_lens or shape.no_sites else _direct_table(head, placed, seen, run),
+        onset(by_depth, seed=seed) if len(by_depth) else table("onset", [], run),
     )
-    keys = zip(placed.pairs, placed.sides, strict=True)
-    logprobs = {key: (float(a), float(b)) for key, (a, b) in zip(keys, seen.logprobs, strict=True) if scored}
+    keys, given = zip(placed.pairs, placed.sides, strict=True), tracer.scored
+    logprobs = {key: (float(a), float(b)) for key, (a, b) in zip(keys, seen.logprobs, strict=True) if given}
     return TracedModel(traces, logprobs)
 
 
@@ -149,7 +171,7 @@ class _Tracer:
     """One model's prompts, the roles that attention is summed over, and what is kept of the forwards."""
 
     model: Model
-    norm: Norm
+    norm: Norm | None
     lens: Lens | None
     placed: PlacedPrompts
     roles: Sequence[str]
@@ -170,47 +192,61 @@ class _Tracer:
         with torch.no_grad():
             margin = margin_of(model, normed[:n], terms)
             kept.margins[owners] = margin.cpu()
-            kept.lens[owners] = self._margins_by_depth(record, terms).cpu()
-            direct = direct_effects(model, self.norm, record, normed[:n], terms, margin)
-            for into, values in ((kept.heads, direct.heads), (kept.mlps, direct.mlps), (kept.rest, direct.rest)):
-                into[owners] = values.cpu()
-            if record.attention:
+            if self.norm is not None:
+                kept.lens[owners] = self._margins_by_depth(self.norm, record, terms).cpu()
+            if self.norm is not None and not model.architecture.no_sites:
+                direct = direct_effects(model, self.norm, record, normed[:n], terms, margin)
+                for into, values in ((kept.heads, direct.heads), (kept.mlps, direct.mlps), (kept.rest, direct.rest)):
+                    into[owners] = values.cpu()
+            if not model.architecture.no_attention:
                 kept.attention[owners] = torch.stack(record.attention, 1).cpu()
             if self.scored:
                 kept.logprobs[owners] = margin_of(model, normed[n:], alone).view(-1, 2).cpu()
 
-    def _margins_by_depth(self, record: ActivationRecord, terms: LogprobTerms) -> Tensor:
+    def _margins_by_depth(self, norm: Norm, record: ActivationRecord, terms: LogprobTerms) -> Tensor:
         """(owner, sublayer): the margin that the stream would give if it went to the output from there."""
         stream, lens = residual_stream(record), self.lens
         last = len(stream) - 1
         read = [stream[i] if lens is None or i == last else lens(i, stream[i]) for i in self.kept.sublayers]
-        every = self.norm(torch.cat(read))  # one product with the unembedding for all sublayers
+        every = norm(torch.cat(read))  # one product with the unembedding for all sublayers
         return margin_of(self.model, every, terms.repeated(len(read))).view(len(read), -1).T
 
 
 def _tracer(model: Model, placed: PlacedPrompts, lens: Lens | None, tokens: Tokens, scored: bool) -> _Tracer:
-    layers, heads, n = model.architecture.n_layers, model.architecture.n_heads, len(placed.prompts)
+    shape, n = model.architecture, len(placed.prompts)
+    layers, heads = shape.n_layers, shape.n_heads
+    if placed.forked and tokens == "all":
+        raise InputError(model.name, ["tokens 'all' needs custom attention masks: expected 'first'"])
     roles = role_names([prompt.prompt for prompt in placed.prompts])
     sublayers = (*(range(2 * layers) if lens is None else sorted(lens.sublayers)), 2 * layers)
-    shapes = ((), (len(sublayers),), (layers, heads, len(roles)), (layers, heads), (layers,), (len(PARTS),), (2,))
+    weights = (len(shape.attention_layers), heads, len(roles))
+    shapes = ((), (len(sublayers),), weights, (layers, heads), (layers,), (len(PARTS),), (2,))
     kept = _Kept(sublayers, *(np.zeros((n, *shape), dtype=np.float32) for shape in shapes))
-    return _Tracer(model, model.architecture.norm(), lens, placed, roles, tokens, scored, kept)
+    norm = None if shape.no_lens else shape.norm()
+    return _Tracer(model, norm, lens, placed, roles, tokens, scored and not placed.forked, kept)
 
 
 def _notes(model: Model, seen: _Kept) -> list[str]:
     notes = []
     size = max(float(np.abs(seen.margins).mean()), 1e-6)
     gap = float(np.abs(seen.lens[:, -1] - seen.margins).max())
-    if gap > 1e-3 * max(1.0, size):
+    shape = model.architecture
+    if shape.no_lens:
+        notes.append(f"{model.name}: lens and direct effects are not defined on it: {shape.no_lens}")
+    elif gap > 1e-3 * max(1.0, size):
         notes.append(f"{model.name}: the last lens row and the output's margin differ by up to {gap:.2g} nats")
     remainder = np.abs(seen.rest[:, PARTS.index("remainder")]).mean()
     if remainder > 0.01 * size:
         notes.append(f"{model.name}: direct effects leave {remainder / size:.1%} of the margin unexplained")
-    if not model.accepts_custom_masks:
-        notes.append(
-            f"{model.name}: its attention does not accept custom masks, so prompts were run one by one "
-            "and attention by role is not shown"
-        )
+    if shape.no_sites and not shape.no_lens:
+        notes.append(f"{model.name}: direct effects are not defined on it: {shape.no_sites}")
+    if shape.no_attention:
+        notes.append(f"{model.name}: attention by role is not shown: {shape.no_attention}")
+    elif len(shape.attention_layers) < shape.n_layers:
+        layers = ", ".join(map(str, shape.attention_layers))
+        notes.append(f"{model.name}: of its {shape.n_layers} layers those with attention are {layers}")
+    if not model.accepts_trees:
+        notes.append(f"{model.name}: its attention does not accept custom masks, so prompts were run one by one")
     return notes
 
 
@@ -239,9 +275,10 @@ def _lens_table(head: Head, placed: PlacedPrompts, lens: np.ndarray, sublayers: 
     return table("lens", crossed(head, _prompt_axis(placed), sublayer) | {"margin": lens.ravel()}, run)
 
 
-def _attention_table(head: Head, placed: PlacedPrompts, attention: np.ndarray, roles: Sequence[str], run: Run) -> Table:
-    _, layers, heads, _ = attention.shape
-    axes: list[Axis] = [{"layer": range(layers)}, {"head": range(heads)}, {"role": roles}]
+def _attention_table(
+    head: Head, placed: PlacedPrompts, attention: np.ndarray, layers: Sequence[int], roles: Sequence[str], run: Run
+) -> Table:
+    axes: list[Axis] = [{"layer": layers}, {"head": range(attention.shape[2])}, {"role": roles}]
     return table("attention", crossed(head, _prompt_axis(placed), *axes) | {"weight": attention.ravel()}, run)
 
 

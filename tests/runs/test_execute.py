@@ -411,7 +411,12 @@ def test_a_job_that_fails_does_not_keep_the_others_from_being_done(plan, unlocat
     assert {Path(name).name.rpartition("-")[0] for name in missing if name.startswith("units/")} == {
         "effects", "sites", "stability", "verification"}  # fmt: skip
     assert len([name for name in missing if name.startswith("units/")]) == 4
-    assert (unlocated / FOLDERS[0] / "tables").exists() and not (unlocated / FOLDERS[1]).exists()
+    assert (unlocated / FOLDERS[0] / "tables").exists()
+    tables = {path.stem: read_table(path) for path in (unlocated / FOLDERS[1] / "tables").glob("*.parquet")}
+    assert {"scores", "curve", "lens", "effects", "verification", "story"} <= set(tables)
+    of_models = {name: set(table.frame["model"]) for name, table in tables.items()}
+    assert of_models["curve"] == {"small", "large"} and of_models["sites"] == of_models["verification"] == {"large"}
+    assert "small: locate: neqa: not done" in tables["sites"].run.notes
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
