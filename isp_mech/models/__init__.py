@@ -11,6 +11,7 @@ from isp_mech.models.architecture import Architecture, Norm, norm_of
 from isp_mech.models.batch import Batch, Encoding, TokenPlaces
 from isp_mech.models.bridge import read_jacobians
 from isp_mech.models.chat import Chat, ChatSetting, PromptText
+from isp_mech.models.check import Ability, ModelCheck, check_model
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.gradient_capture import GradientCapture, capture_gradients
 from isp_mech.models.loading import (
@@ -29,6 +30,7 @@ from isp_mech.models.model import Model
 from isp_mech.models.prefix_cache import PrefixCache, ScoreBias
 
 __all__ = [
+    "Ability",
     "Architecture",
     "Batch",
     "Chat",
@@ -38,6 +40,7 @@ __all__ = [
     "Encoding",
     "Forward",
     "Model",
+    "ModelCheck",
     "Models",
     "Norm",
     "ActivationRecord",
@@ -47,6 +50,7 @@ __all__ = [
     "TokenPlaces",
     "GradientCapture",
     "check_device",
+    "check_model",
     "in_float32",
     "free_bytes",
     "is_out_of_memory",

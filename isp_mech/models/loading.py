@@ -1,4 +1,4 @@
-"""How a model is loaded: from a hub, from a folder, safetensors alone; or wrapped, where it is in memory already."""
+"""How a model is loaded: from a hub, a folder of safetensors or a GGUF file; or wrapped, where it is in memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,35 @@ from types import MethodType
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 from isp_mech.errors import InputError
-from isp_mech.families import Family, Size
+from isp_mech.families import Family, Size, family
 from isp_mech.models.alibi import bloom_attention
-from isp_mech.models.architecture import Architecture, architecture_of
+from isp_mech.models.architecture import Architecture
 from isp_mech.models.attention import ATTENTION
+from isp_mech.models.chat import ChatSetting
+from isp_mech.models.checkpoint import headers_of, loading_problems
 from isp_mech.models.fast_linear import use_fast_products
+from isp_mech.models.find_architecture import architecture_of
 from isp_mech.models.finite_weights import check_logits, check_weights
-from isp_mech.models.last_layer import compute_at_selected, input_norm_of
+from isp_mech.models.gguf import convert_gguf
 from isp_mech.models.memory import bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
-from isp_mech.models.parity import branches_come_out_right, check_against_plain, selected_tokens_come_out_right
+from isp_mech.models.parity import check_causal, with_what_holds
 from isp_mech.models.rotary import neox_attention
-from isp_mech.models.skeleton import second_skeleton
+from isp_mech.models.skeleton import second_skeleton, without_weights
+from isp_mech.weight_files import is_gguf, weight_files
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 disable_progress_bar()  # loading shows its own line where progress is asked for
@@ -40,25 +53,34 @@ def load_model(
     name: str | None = None,
     device_map: str | dict[str, int | str | torch.device] | None = None,
     trust_remote_code: bool = False,
+    chat: ChatSetting = False,
 ) -> Model:
-    """One model, from a folder or a hub id, in evaluation mode.
+    """One model, from a folder, a GGUF file or a hub id, in evaluation mode. With ``chat`` its prompts go into its own
+    chat template, with that system text where ``chat`` is a text.
 
     ``device_map`` spreads it over devices as transformers does, in place of ``device`` (needs accelerate);
     a checkpoint that is quantised stays so.
 
-    Weights are read from safetensors alone, never unpickled; code that comes with a checkpoint runs
-    only if ``trust_remote_code``. The logits of a short prompt are compared with those of the plain
-    transformers model; a mismatch is a ``RuntimeError``. Raises ``InputError`` where the path holds no
-    such checkpoint, the hub cannot be reached, the dtype is unknown or the device is not there.
+    A GGUF file's weights are dequantised: the first time it is converted, and kept under the user's cache. Weights are
+    read from safetensors alone, never unpickled; code that comes with a checkpoint runs only if
+    ``trust_remote_code``. A checkpoint that lacks tensors of its model, or has others, is refused. The logits of a
+    short prompt are compared with those of the plain transformers model; a mismatch is a ``RuntimeError``. Raises
+    ``InputError`` where the path holds no such checkpoint, the hub cannot be reached, the dtype is unknown or the
+    device is not there.
     """
     where = str(path_or_hub_id)
     folder = Path(where).expanduser()
     if dtype not in DTYPES:
         raise InputError(where, [f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}"])
     check_device(where, device)
-    local = folder.is_dir()
-    if local:
+    converted = convert_gguf(folder) if is_gguf(folder) else None
+    local = converted is not None or folder.is_dir()
+    if converted is not None:
+        folder = converted.folder
+    elif local:
         _check_folder(folder)
+    elif folder.is_file():
+        raise InputError(where, ["a file that is no GGUF file: expected one, a checkpoint folder or a hub id"])
     elif folder.is_absolute() or where.startswith((".", "~")):
         raise InputError(
             where, ["no such folder: expected a transformers checkpoint or a hub id such as EleutherAI/pythia-70m"]
@@ -68,16 +90,34 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        hf = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=DTYPES[dtype], device_map=device_map, use_safetensors=True, **options
+        hf, info = _auto_class(config).from_pretrained(
+            source,
+            config=config,
+            dtype=DTYPES[dtype],
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which tells of them, below
+            **options,
         )
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(where, [f"cannot be loaded: {first}"]) from error
-    short = name or (folder.name if local else where.split("/")[-1])
+    if problems := loading_problems(hf, info, headers_of(folder) if local else None):
+        raise InputError(where, problems)
+    short = name or (Path(where).stem if converted else folder.resolve().name if local else where.split("/")[-1])
     if not is_settled(hf):
         hf.to(device=device, dtype=DTYPES[dtype])
-    return _model_over(hf, tokenizer, name=short, revision=revision, device=device, source=source)
+    model = _model_over(hf, tokenizer, name=short, revision=revision, device=device, source=source).with_chat(chat)
+    if converted is None:
+        return model
+    return replace(model, source=str(Path(where).expanduser()), notes=(f"{short}: {converted.note}",))
+
+
+def _auto_class(config: Any) -> Any:
+    """What loads a checkpoint: as a causal language model, or as the one of more than text that its config names."""
+    of_more = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
+    return AutoModelForImageTextToText if of_more & set(config.architectures or ()) else AutoModelForCausalLM
 
 
 def wrap_model(
@@ -115,31 +155,28 @@ def _model_over(
     ids = probe_ids(hf, device)
     if not is_settled(hf):
         check_weights(hf, name)
-    with torch.no_grad():
-        plain = hf(ids).logits.to(device)
-    check_logits(plain, name, str(hf.dtype).removeprefix("torch."))
-    shape = architecture_of(hf, name)
+    plain: list[Tensor] = []
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            plain.append(hf(ids).logits.to(device))
+        check_logits(plain[-1], name, str(hf.dtype).removeprefix("torch."))
+        return plain[-1]
+
+    shape = architecture_of(hf, name, run)
+    check_causal(hf, ids, plain[-1], name)
     if not is_settled(hf):
         use_fast_products(hf)
     own: dict[str, Callable[..., Any]] = {"BloomAttention": bloom_attention, "GPTNeoXAttention": neox_attention}
     for module in hf.modules():
         if forward := own.get(type(module).__name__):
             module.forward = MethodType(forward, module)
+    before = hf.config._attn_implementation
     if shape.mask_is_argument:
         hf.set_attn_implementation(ATTENTION)
     count = _count_without_embeddings(hf, shape)
     model = Model(name, revision, count, hf, tokenizer, shape, str(hf.dtype).removeprefix("torch."), device, source)
-    if shape.accepts_custom_masks:
-        last = shape.blocks[-1]
-        norm = input_norm_of(last, lambda: check_against_plain(model, ids, plain))
-        if norm is not None:
-            compute_at_selected(last, norm)
-        selects = norm is not None and selected_tokens_come_out_right(model, ids)
-        return replace(model, architecture=replace(shape, selects_tokens=selects))
-    if shape.accepts_trees and not branches_come_out_right(model, ids):
-        model = replace(model, architecture=replace(shape, accepts_trees=False))
-    check_against_plain(model, ids, plain)
-    return model
+    return with_what_holds(model, ids, plain[-1], lambda: hf.set_attn_implementation(before))
 
 
 def is_settled(hf: PreTrainedModel) -> bool:
@@ -172,9 +209,15 @@ def in_float32(model: Model) -> Model | None:
 
 
 def _count_without_embeddings(hf: PreTrainedModel, architecture: Architecture) -> int:
-    """Parameters but those of the embedding, position embedding and unembedding (tied or not)."""
-    apart = {id(p) for module in (*architecture.embeddings, architecture.unembed) for p in module.parameters()}
-    return sum(p.numel() for p in hf.parameters() if id(p) not in apart)
+    """Parameters of the language model but those of the embedding, position embedding and unembedding; of packed
+    weights as many as the model has unpacked."""
+    whole = hf if architecture.decoder is hf.base_model else architecture.decoder
+    ends: Sequence[Any] = (*architecture.embeddings, architecture.unembed)
+    if getattr(hf, "hf_quantizer", None) is not None:
+        bare, names = without_weights(hf), {id(module): name for name, module in hf.named_modules()}
+        whole, *ends = (bare.get_submodule(names[id(module)]) for module in (whole, *ends))
+    apart = {id(p) for module in ends for p in module.parameters()}
+    return sum(p.numel() for p in whole.parameters() if id(p) not in apart)
 
 
 def check_device(where: str, device: str) -> None:
@@ -195,6 +238,11 @@ def _check_folder(folder: Path) -> None:
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
         found = f"found {', '.join(pickles)}, which would have to be unpickled" if pickles else "found no weights"
         problems.append(f"model.safetensors is missing ({found}): expected weights as safetensors")
+    else:
+        problems += weight_files(folder)[1]
+        if (folder / "adapter_config.json").is_file():
+            expected = "expected it merged into the weights, or in another folder"
+            problems.append(f"adapter_config.json: an adapter beside the weights, {expected}")
     if problems:
         raise InputError(str(folder), problems)
 
@@ -236,5 +284,8 @@ def members(models: Models, *, dtype: Dtype = "float32", device: str = "cpu") ->
     elif isinstance(models, str | Path):
         yield load_model(models, dtype=dtype, device=device)
     else:
-        loaded = [m if isinstance(m, Model) else load_model(m, dtype=dtype, device=device) for m in models]
-        yield from sorted(loaded, key=lambda m: m.n_params)
+        paths = [m for m in models if not isinstance(m, Model)]
+        known: list[Model | Size] = [m for m in models if isinstance(m, Model)]
+        known += family(paths).members if paths else ()
+        for one in sorted(known, key=lambda m: (m.n_params is None, m.n_params or 0)):
+            yield one if isinstance(one, Model) else load_size(one, dtype=dtype, device=device)

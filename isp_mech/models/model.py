@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -21,6 +22,7 @@ from isp_mech.models.architecture import Architecture
 from isp_mech.models.batch import Batch, Encoding, TokenPlaces, attention_mask
 from isp_mech.models.bridge import capture
 from isp_mech.models.chat import Chat, ChatSetting, PromptText, chat_of
+from isp_mech.models.equal_logits import expect_equal
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.forward_context import CONTEXT, ForwardContext
 from isp_mech.models.hooks import editing, recording, starting_at
@@ -162,8 +164,6 @@ class Model:
         """
         from transformer_lens.model_bridge import TransformerBridge
 
-        from isp_mech.models.parity import expect_equal  # which imports this
-
         skeleton = second_skeleton(self.hf)
         skeleton.set_attn_implementation("eager")
         tokenizer = copy.deepcopy(self.tokenizer)  # which booting changes too
@@ -246,12 +246,8 @@ class Model:
                 stack.enter_context(starting_at(self.architecture, first_layer, hidden))
             for handle in (*editing(self.architecture, edits, batch), *recording(self.architecture, context)):
                 stack.callback(handle.remove)
-            out = self.hf.base_model(
-                input_ids=batch.ids,
-                attention_mask=self._mask(batch, prefix),
-                position_ids=batch.depth,
-                use_cache=False,
-            ).last_hidden_state
+            weights = self.architecture.gives_weights and record is not None and record.query_rows is not None
+            out = self._run(batch, self._mask(batch, prefix, written_out=weights), weights=weights)
         return Forward(out if at is None else out[at.rows, at.nodes], context.record)
 
     def _check(self, batch: Batch, prefix: PrefixCache | None, record: RecordSpec | None, first_layer: int) -> None:
@@ -264,11 +260,31 @@ class Model:
         if prefix is not None and record is not None and (record.keys or record.query_rows is not None):
             raise ValueError("over a prefix neither keys nor attention are recorded")
 
-    def _mask(self, batch: Batch, prefix: PrefixCache | None) -> Tensor | None:
+    def _run(self, batch: Batch, mask: Tensor | None, *, weights: bool) -> Tensor:
+        """The states that go into the unembedding; with ``weights`` the model's own attention gives its weights."""
+        shape = self.architecture
+        given = {"input_ids": batch.ids, "attention_mask": mask, "position_ids": batch.depth, "use_cache": False}
+        taken = signature((self.hf if shape.runs_whole else shape.decoder).forward).parameters
+        given = {key: value for key, value in given.items() if key in taken or "kwargs" in taken}
+        given |= {"output_attentions": True} if weights else {}
+        if not shape.runs_whole:
+            states: Tensor = shape.decoder(**given).last_hidden_state
+            return states
+        seen: list[Tensor] = []
+        handle = shape.unembed.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            self.hf(**given)
+        finally:
+            handle.remove()
+        return seen[-1]
+
+    def _mask(self, batch: Batch, prefix: PrefixCache | None, *, written_out: bool = False) -> Tensor | None:
         if self.accepts_custom_masks and not self.architecture.mask_is_argument:
             return None  # Bloom's attention finds it in the batch
         if prefix is not None:
             return torch.zeros(1, 1, 1, 1, dtype=DTYPES[self.dtype], device=self.device)  # not used
+        if written_out and self.accepts_trees:  # Falcon's own adds a mask of truth values as if they were scores
+            batch = replace(batch, visible=batch.all_visible())
         return attention_mask(batch, DTYPES[self.dtype])
 
     def logits_of(self, hidden: Float[Tensor, "n d_model"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -282,4 +298,4 @@ class Model:
 
 def probe_ids(hf: PreTrainedModel, device: str) -> Int[Tensor, "1 pos"]:
     """Some tokens of the vocabulary, for comparing logits."""
-    return (torch.arange(1, 12, device=device) * 7919 % int(hf.config.vocab_size))[None]
+    return (torch.arange(1, 12, device=device) * 7919 % int(hf.config.get_text_config().vocab_size))[None]
