@@ -132,9 +132,7 @@ def _in_reach(batch: Batch, mask: Tensor | None, form: ScoreForm) -> Tensor | No
     return mask.masked_fill(outside.to(mask.device), lowest)
 
 
-def _record(
-    context: ForwardContext, layer: int, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm
-) -> None:
+def _record(context: ForwardContext, layer: int, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm) -> None:
     if context.spec is not None and context.spec.keys:
         context.record.keys.append(key.contiguous())  # a view would keep the queries in memory too
         context.record.values.append(value.contiguous())

@@ -12,6 +12,7 @@ from torch import Tensor
 from isp_mech.errors import InputError
 from isp_mech.models.activations import RecordSpec
 from isp_mech.models.batch import Batch, TokenPlaces
+from isp_mech.models.equal_logits import expect_equal, limit_of, logit_gap
 from isp_mech.models.last_layer import compute_at_selected, input_norm_of
 from isp_mech.models.model import Model
 from isp_mech.models.prefix_cache import PrefixCache
@@ -26,7 +27,7 @@ def check_causal(hf: Any, ids: Tensor, plain: Tensor, name: str) -> None:
     other = torch.cat([ids[:, :cut], ids[:, :3]], 1)
     with torch.no_grad():
         logits = hf(other).logits.to(plain.device)
-    if _gap(logits[:, :cut], plain[:, :cut]) > _limit(str(hf.dtype).removeprefix("torch."), 1e-3, 5e-2):
+    if logit_gap(logits[:, :cut], plain[:, :cut]) > limit_of(str(hf.dtype).removeprefix("torch."), 1e-3, 5e-2):
         raise InputError(name, ["its logits depend on later tokens: expected a causal language model"])
 
 
@@ -140,7 +141,7 @@ def _come_out_alike(model: Model, both: Callable[[], tuple[Tensor, Tensor]]) -> 
         ours, plain = both()
     except Exception:  # whatever a model does that was not made for it
         return False
-    return ours.shape == plain.shape and _gap(ours, plain) <= _limit(model.dtype, 1e-4, 2e-2)
+    return ours.shape == plain.shape and logit_gap(ours, plain) <= limit_of(model.dtype, 1e-4, 2e-2)
 
 
 def _as_plain(model: Model, ids: Tensor, plain: Tensor) -> bool:
@@ -162,21 +163,3 @@ def check_against_plain(model: Model, ids: Tensor, plain: Tensor) -> None:
     with torch.no_grad():
         ours = model.unembed(hidden[0])[None].to(plain.device)
         expect_equal(f"{model.name}: the packed forward", ours, plain, model.dtype)
-
-
-def expect_equal(what: str, ours: Tensor, plain: Tensor, dtype: str) -> None:
-    gap = _gap(ours, plain)
-    if not gap <= _limit(dtype, 1e-3, 5e-2):
-        raise RuntimeError(
-            f"{what} gives other logits than the plain transformers model: they differ by {gap:.2g} of their size"
-        )
-
-
-def _gap(ours: Tensor, plain: Tensor) -> float:
-    """The largest difference, as a part of the plain values' size."""
-    scale = max(1.0, float(plain.float().abs().max()))
-    return float((ours.float() - plain.float()).abs().max()) / scale
-
-
-def _limit(dtype: str, exact: float, half: float) -> float:
-    return exact if dtype == "float32" else half
