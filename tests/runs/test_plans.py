@@ -342,7 +342,8 @@ def test_settings_are_declared_once_for_all_who_tell_of_them(tmp_path):
     from isp_mech.cli.verbs import _settings
 
     said = {"seed": "3", "rule": "prize", "replacement": "plain,zero", "method": "attribution", "positions": "decision",
-            "n_random": "7", "share": "0.5", "device": "cpu", "device_map": "auto", "dtype": "float16",
+            "n_random": "7", "share": "0.5", "tokens": "all", "intervention": __file__, "chat": "all",
+            "system": "Be brief", "device": "cpu", "device_map": "auto", "dtype": "float16",
             "batch_size": "9", "threads": "2", "shard": "4"}  # fmt: skip
     assert list(said) == list(DECLARED)
     for verb in VERBS:
