@@ -125,4 +125,4 @@ def test_the_page_on_runs_has_every_setting_with_its_default():
     plain = {
         name: told.default[0] if isinstance(told.default, tuple) else told.default for name, told in DECLARED.items()
     }
-    assert shown == {"n": "300", **{name: str(value) for name, value in plain.items()}, "threads": "1"}
+    assert shown == {"n": "300", **{name: str(value) or "None" for name, value in plain.items()}, "threads": "1"}
