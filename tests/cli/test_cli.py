@@ -166,7 +166,7 @@ def test_five_functions_lead_from_the_command_line_to_locating(models, tmp_path,
     monkeypatch.setattr(import_module("isp_mech.causal.locate"), "locate", locate)
     words = ["locate", "neqa", "--n", "4", *models, "--replacement", "zero", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path)]) == 130
-    assert way == [["main", "measure", "run_parts", "run_jobs", "run"]]
+    assert way == [["main", "measure", "run_what_can", "run_jobs", "run"]]
 
 
 def test_a_task_of_the_prizes_format_is_scored_and_told(models, tmp_path, capsys):
@@ -392,7 +392,7 @@ def test_usage_errors_exit_with_2(capsys):
 def test_default_folder_is_a_plain_name():
     assert explaining.default_folder(im.contrast("neqa", n=1)) == explaining.Path("reports/neqa")
     item = im.Item("0", "Q", (" a", " b"), 0)
-    assert explaining.default_folder(im.Task("../../etc/x y", (item,))) == explaining.Path("reports/etc-x-y")
+    assert explaining.default_folder(im.Task("../../etc/x y", (item,))) == explaining.Path("reports/etc-x-y-148662b1")
 
 
 # --- pairs as a file ------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ import isp_mech as im
 from isp_mech.errors import InputError
 from isp_mech.runs import jobs
 from isp_mech.runs.fingerprints import content_of, weights_of
-from isp_mech.runs.plans import plain_name, read_plan
+from isp_mech.runs.plans import read_plan
 from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.runs.settings import DECLARED, STEPS, VERBS, Settings
+from isp_mech.runs.task_folders import plain_name
 from isp_mech.scaling import summaries
 from isp_mech.scoring import score
 
@@ -367,7 +368,7 @@ def test_the_ways_of_locating_are_those_that_are_computed():
     from isp_mech import sites
     from isp_mech.causal.attribution_patching import GRADIENT_STEPS
 
-    assert sites.METHODS == ("exact", *GRADIENT_STEPS)
+    assert sites.METHODS == ("exact", "exhaustive", *GRADIENT_STEPS)
 
 
 def test_summaries_of_rows_are_those_of_scoring_locating_and_verifying(make_model, pairs):
