@@ -146,8 +146,7 @@ def test_without_packing_the_traces_are_the_same(make_model, tokenizer, pairs):
             model, architecture=dataclasses.replace(model.architecture, accepts_custom_masks=False, accepts_trees=False)
         )
         packed, apart = trace(some, model), trace(some, alone)
-        assert len(apart.attention) == 0
-        gaps = [np.abs(getattr(packed, t).frame[v] - getattr(apart, t).frame[v]).max() for t, v in VALUES[::2]]
+        gaps = [np.abs(getattr(packed, t).frame[v] - getattr(apart, t).frame[v]).max() for t, v in VALUES]
         assert max(gaps) < 1e-4
 
 
