@@ -16,15 +16,18 @@ LAYER_NAMES = {
 }  # fmt: skip
 
 
-def tiny_llama(*, tied: bool = True, vocab: int = 400, **more) -> hf.LlamaForCausalLM:
-    """A Llama whose rows are whole blocks of 32 weights, in evaluation mode."""
+def tiny_llama(*, tied: bool = True, vocab: int = 400, kind: str = "llama", **more) -> hf.PreTrainedModel:
+    """A Llama (or Qwen 2) whose rows are whole blocks of 32 weights, in evaluation mode."""
     torch.manual_seed(0)
-    config = hf.LlamaConfig(
+    config_of, model_of = {
+        "llama": (hf.LlamaConfig, hf.LlamaForCausalLM), "qwen2": (hf.Qwen2Config, hf.Qwen2ForCausalLM)
+    }[kind]  # fmt: skip
+    config = config_of(
         vocab_size=vocab, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=96, max_position_embeddings=512, tie_word_embeddings=tied, rms_norm_eps=1e-5,
         bos_token_id=1, eos_token_id=2, **more,
     )  # fmt: skip
-    made = hf.LlamaForCausalLM(config)
+    made = model_of(config)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.25 + ("norm" in name))
@@ -41,11 +44,11 @@ def vocabulary(n: int) -> tuple[list[str], list[str]]:
     return [*tokens, *(f"<unused{i}>" for i in range(n - len(tokens)))], [" ".join(pair) for pair in pairs]
 
 
-def as_llama_cpp(name: str, weight: np.ndarray, config: hf.LlamaConfig) -> np.ndarray:
+def as_llama_cpp(name: str, weight: np.ndarray, config: hf.PreTrainedConfig) -> np.ndarray:
     """Rows of queries and keys as llama.cpp's rotation wants them: the two halves of each head interleaved."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     n = next((n for part, n in heads.items() if part in name), None)
-    if n is None:
+    if n is None or config.model_type != "llama":
         return weight
     rows = weight.reshape(n, 2, weight.shape[0] // n // 2, *weight.shape[1:])
     return rows.swapaxes(1, 2).reshape(weight.shape)
@@ -53,7 +56,7 @@ def as_llama_cpp(name: str, weight: np.ndarray, config: hf.LlamaConfig) -> np.nd
 
 def write_gguf(
     path: Path,
-    made: hf.LlamaForCausalLM,
+    made: hf.PreTrainedModel,
     *,
     packed: bool = True,
     fields: dict[str, object] | None = None,
@@ -61,18 +64,18 @@ def write_gguf(
     more: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """``made`` as a GGUF file, weights in Q4_1 or as they are. Returns ``path``."""
-    config = made.config
-    writer = GGUFWriter(path, "llama")
+    config, kind = made.config, made.config.model_type
+    writer = GGUFWriter(path, kind)
     tokens, merges = vocabulary(config.vocab_size)
     said: dict[str, object] = {
         "general.name": "tiny", "general.file_type": 3 if packed else 0,
-        "llama.block_count": config.num_hidden_layers, "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size, "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.rope.freq_base": float(config.rope_parameters["rope_theta"]), "llama.rope.dimension_count": 16,
-        "llama.vocab_size": config.vocab_size, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm",
+        f"{kind}.block_count": config.num_hidden_layers, f"{kind}.context_length": config.max_position_embeddings,
+        f"{kind}.embedding_length": config.hidden_size, f"{kind}.feed_forward_length": config.intermediate_size,
+        f"{kind}.attention.head_count": config.num_attention_heads,
+        f"{kind}.attention.head_count_kv": config.num_key_value_heads,
+        f"{kind}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        f"{kind}.rope.freq_base": float(config.rope_parameters["rope_theta"]), f"{kind}.rope.dimension_count": 16,
+        f"{kind}.vocab_size": config.vocab_size, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.add_bos_token": False,
     }  # fmt: skip
     for name, value in {**said, **(fields or {})}.items():
@@ -101,7 +104,7 @@ def write_gguf(
     return path
 
 
-def dequantised(made: hf.LlamaForCausalLM) -> hf.LlamaForCausalLM:
+def dequantised(made: hf.PreTrainedModel) -> hf.PreTrainedModel:
     """The same model with its matrices as Q4_1 leaves them, in the order in which the file has them."""
     with torch.no_grad():
         for parameter in made.parameters():
@@ -122,15 +125,15 @@ def _through_blocks(weight: np.ndarray) -> np.ndarray:
     return (level * half[0] + half[1]).reshape(weight.shape).astype(np.float32)
 
 
-def _tensors(made: hf.LlamaForCausalLM) -> dict[str, np.ndarray]:
+def _tensors(made: hf.PreTrainedModel) -> dict[str, np.ndarray]:
     top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     out = {}
     for name, parameter in made.named_parameters():
-        stem = name.removesuffix(".weight")
+        stem, end = name.rsplit(".", 1)
         if stem in top:
             new = top[stem]
         else:
             _, _, layer, inner = stem.split(".", 3)
             new = f"blk.{layer}.{LAYER_NAMES[inner]}"
-        out[f"{new}.weight"] = as_llama_cpp(name, parameter.detach().numpy(), made.config)
+        out[f"{new}.{end}"] = as_llama_cpp(name, parameter.detach().numpy(), made.config)
     return out

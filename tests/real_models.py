@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isp_mech.models.gguf import convert_gguf
 
@@ -36,7 +36,7 @@ def plain_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = convert_gguf(smollm2_file()).folder
     assert folder.name == SHA256
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return plain.eval(), AutoTokenizer.from_pretrained(folder)
+    return plain.eval(), PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def plain_logprobs_of(plain: PreTrainedModel, ids: list[int], start: int) -> np.ndarray:

@@ -25,7 +25,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from isp_mech.errors import InputError
 from isp_mech.models.checkpoint import loading_problems
@@ -215,6 +222,10 @@ def _write(path: Path, header: GGUFHeader, folder: Path) -> None:
             config = AutoConfig.from_pretrained(where, **options)
             mend_config(config, header, path)
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            problems = [*config_problems(config, header), *mend_tokenizer(tokenizer, header)]
+            if problems:
+                raise InputError(str(path), problems)
+            _save_tokenizer(tokenizer, folder, path)
             hf, info = AutoModelForCausalLM.from_pretrained(
                 where,
                 config=config,
@@ -227,15 +238,19 @@ def _write(path: Path, header: GGUFHeader, folder: Path) -> None:
         raise
     except Exception as error:  # a damaged file can make the reader raise anything
         raise InputError(str(path), [f"cannot be loaded: {_first_line(error)}"]) from error
-    problems = [*config_problems(hf.config, header), *loading_problems(hf, info), *_unread(header, hf)]
-    problems += mend_tokenizer(tokenizer, header)
+    problems = [*loading_problems(hf, info), *_unread(header, hf)]
     if problems:
         raise InputError(str(path), problems)
     hf.hf_quantizer = None
     if hasattr(hf.config, "quantization_config"):
         del hf.config.quantization_config
     hf.save_pretrained(folder)
-    _save_tokenizer(tokenizer, folder, path)
+
+
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a converted folder. transformers' ``AutoTokenizer`` would take the class of the model's type for
+    some (Qwen 2), which normalises texts where the file does not."""
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, path: Path) -> None:
@@ -245,7 +260,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, path: Path
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**config, "tokenizer_class": "TokenizersBackend"}, indent=1), encoding="utf-8")
-    back = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    back = tokenizer_of(folder)
     mine, theirs = (
         (json.loads(t.backend_tokenizer.to_str()), t.chat_template, t.bos_token_id, t.eos_token_id)
         for t in (tokenizer, back)

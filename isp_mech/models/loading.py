@@ -32,10 +32,10 @@ from isp_mech.models.checkpoint import headers_of, loading_problems
 from isp_mech.models.fast_linear import use_fast_products
 from isp_mech.models.find_architecture import architecture_of
 from isp_mech.models.finite_weights import check_logits, check_weights
-from isp_mech.models.gguf import convert_gguf
+from isp_mech.models.gguf import convert_gguf, tokenizer_of
 from isp_mech.models.memory import bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
-from isp_mech.models.parity import check_causal, with_what_holds
+from isp_mech.models.parity import check_causal, two_rows, with_what_holds
 from isp_mech.models.rotary import neox_attention
 from isp_mech.models.skeleton import second_skeleton, without_weights
 from isp_mech.weight_files import is_gguf, weight_files
@@ -89,7 +89,7 @@ def load_model(
     source = str(folder) if local else where
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = tokenizer_of(folder) if converted else AutoTokenizer.from_pretrained(source, **options)
         hf, info = _auto_class(config).from_pretrained(
             source,
             config=config,
@@ -152,19 +152,19 @@ def _model_over(
     hf.eval()
     if is_settled(hf):
         device = str(hf.get_input_embeddings().weight.device if hf.device.type == "meta" else hf.device)
-    ids = probe_ids(hf, device)
+    ids, dtype = probe_ids(hf, device), str(hf.dtype).removeprefix("torch.")
     if not is_settled(hf):
         check_weights(hf, name)
     plain: list[Tensor] = []
 
     def run() -> Tensor:
         with torch.no_grad():
-            plain.append(hf(ids).logits.to(device))
-        check_logits(plain[-1], name, str(hf.dtype).removeprefix("torch."))
+            plain.append(hf(two_rows(ids)).logits.to(device))
+        check_logits(plain[-1], name, dtype)
         return plain[-1]
 
     shape = architecture_of(hf, name, run)
-    check_causal(hf, ids, plain[-1], name)
+    check_causal(plain[-1], name, dtype)
     if not is_settled(hf):
         use_fast_products(hf)
     own: dict[str, Callable[..., Any]] = {"BloomAttention": bloom_attention, "GPTNeoXAttention": neox_attention}
@@ -175,8 +175,8 @@ def _model_over(
     if shape.mask_is_argument:
         hf.set_attn_implementation(ATTENTION)
     count = _count_without_embeddings(hf, shape)
-    model = Model(name, revision, count, hf, tokenizer, shape, str(hf.dtype).removeprefix("torch."), device, source)
-    return with_what_holds(model, ids, plain[-1], lambda: hf.set_attn_implementation(before))
+    model = Model(name, revision, count, hf, tokenizer, shape, dtype, device, source)
+    return with_what_holds(model, ids, plain[-1][:1], lambda: hf.set_attn_implementation(before))
 
 
 def is_settled(hf: PreTrainedModel) -> bool:

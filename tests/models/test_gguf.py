@@ -123,6 +123,17 @@ def test_the_start_token_is_as_the_file_has_it(tmp_path, fields, start):
     assert model.added.before == start
 
 
+def test_a_file_of_qwen_2_has_the_tokens_that_it_names(tmp_path):
+    """transformers' class for Qwen 2 normalises texts, which the file does not ask for; and no start token is added."""
+    made = tiny_llama(kind="qwen2", tied=False)
+    path = write_gguf(tmp_path / "tiny.gguf", made, packed=False, fields={"tokenizer.ggml.pre": "qwen2"})
+    model = im.load_model(path)
+    letters = "e\u0301"  # an e and an accent: three bytes, where the normal form has two
+    assert len(model.encode([letters])[0].ids) == 3 and model.added.before == ()
+    ids = [5, 40, 77, 31, 260, 90, 12, 13]
+    assert torch.allclose(plain_logits(model.hf, ids), plain_logits(made, ids), atol=2e-5)
+
+
 def test_a_chat_template_is_kept(tmp_path):
     template = "{% for m in messages %}<s>{{ m['content'] }}{% endfor %}"
     path = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), fields={"tokenizer.chat_template": template})
