@@ -10,6 +10,7 @@ from isp_mech.runs.jobs import Job, Part
 from isp_mech.runs.merge import check, merge, undone
 from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.runs.scheduler import Workers, run_jobs
+from isp_mech.runs.task_folders import check_folders
 
 RETRIES = 3  # times that damaged units are computed again before the directory is given up
 IN_THIS_PROCESS = Workers()
@@ -41,6 +42,7 @@ def run_what_can(
     parts: Mapping[str, Part], directory: RunDirectory, *, workers: Workers = IN_THIS_PROCESS, progress: bool = False
 ) -> Ran:
     """As ``run_parts``, but what failed is given back, for who goes on with the tables that are there."""
+    check_folders(parts, directory)
     tables: dict[str, tuple[str, ...]] = {}
     failure: InputError | None = None
     try:

@@ -24,9 +24,10 @@ from isp_mech.families import family as find_family
 from isp_mech.runs.execute import run_what_can
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES, Part
-from isp_mech.runs.plans import N_PAIRS, origin_of, plain_name, read_subject
+from isp_mech.runs.plans import N_PAIRS, origin_of, read_subject
 from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.runs.settings import STEPS, Dtype, Settings, Step
+from isp_mech.runs.task_folders import default_folder
 from isp_mech.sites import Replacement
 from isp_mech.tasks import PairSet, Task
 
@@ -86,11 +87,6 @@ def explain(
     if ran.failure is not None:
         raise ran.failure
     return report
-
-
-def default_folder(subject: PairSet | Task) -> Path:
-    """``reports/<task>``, the name made fit for a folder."""
-    return Path("reports") / plain_name(subject.name)
 
 
 def steps_for(subject: PairSet | Task) -> tuple[Step, ...]:

@@ -14,7 +14,6 @@ tables read over them.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 import tomllib
@@ -32,6 +31,7 @@ from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import Part, needs_pairs
 from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.runs.settings import DECLARED, STEPS, Settings, Step, is_whole
+from isp_mech.runs.task_folders import folder_name
 from isp_mech.tasks import PairSet, Task, read_task
 from isp_mech.tasks.rows import show
 from isp_mech.tasks.text_files import is_there, read_text
@@ -72,22 +72,11 @@ def _label(place: int, size: Size) -> str:
 
 def _folder(family: Family, subject: PairSet | Task, taken: Mapping[str, Part]) -> str:
     revisions = "-".join(dict.fromkeys(size.revision for size in family.members if size.revision))
-    models = plain_name(f"{family.name}-{revisions}" if revisions else family.name)
-    base = f"results/{models}/{plain_name(subject.name)}"
+    name = family.name.replace(", ", "-")
+    models = folder_name(f"{name}-{revisions}" if revisions else name)
+    base = f"results/{models}/{folder_name(subject.name)}"
     names = [base, *(f"{base}-{i}" for i in range(2, len(taken) + 2))]
     return next(name for name in names if name not in taken)
-
-
-def plain_name(raw: str, otherwise: str = "task") -> str:
-    """``raw`` made fit for a folder's name: letters, digits, ``-_.``; it cannot lead anywhere.
-
-    >>> plain_name("neqa:twin"), plain_name("../../etc/x y"), plain_name("..")
-    ('neqa-twin', 'etc-x-y', 'task')
-    """
-    safe = re.sub(r"[^A-Za-z0-9_.]+", "-", raw).strip(".-")
-    if len(safe) > 80:
-        safe = f"{safe[:80]}-{hashlib.sha256(raw.encode()).hexdigest()[:8]}"
-    return safe or otherwise
 
 
 # --- tasks ----------------------------------------------------------------------------------------------
