@@ -213,10 +213,9 @@ def _expect_room(path: Path, header: GGUFHeader, cache: Path) -> None:
 
 def _write(path: Path, header: GGUFHeader, folder: Path) -> None:
     """The file as transformers reads it: config, weights in float32, tokenizer."""
-    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    where = str(path.resolve().parent)
-    if path.resolve().name != path.name:  # a link by another name
-        options["gguf_file"] = path.resolve().name
+    # by its whole path: transformers looks for a bare name in the current folder first
+    options: dict[str, Any] = {"gguf_file": str(path.absolute()), "local_files_only": True}
+    where = str(path.absolute().parent)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
             config = AutoConfig.from_pretrained(where, **options)

@@ -237,6 +237,8 @@ def _check_folder(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
         found = f"found {', '.join(pickles)}, which would have to be unpickled" if pickles else "found no weights"
+        if files := sorted(file.name for file in folder.glob("*.gguf")):
+            found = f"found {', '.join(files)}: give the file's own path"
         problems.append(f"model.safetensors is missing ({found}): expected weights as safetensors")
     else:
         problems += weight_files(folder)[1]

@@ -78,6 +78,21 @@ def test_another_file_under_the_same_name_is_another_model(tmp_path):
     assert torch.allclose(plain_logits(im.load_model(path).hf, ids), 2 * plain_logits(before.hf, ids), atol=1e-4)
 
 
+def test_a_file_of_that_name_elsewhere_is_not_taken(tmp_path, monkeypatch):
+    """transformers looks for a bare name in the current folder; and a link, or a name without an end, is a file too."""
+    other = tiny_llama()
+    with torch.no_grad():
+        other.model.norm.weight.mul_(2)
+    (tmp_path / "here").mkdir()
+    write_gguf(tmp_path / "here" / "tiny.gguf", other, packed=False)
+    path = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), packed=False)
+    (tmp_path / "here" / "link").symlink_to(path)
+    monkeypatch.chdir(tmp_path / "here")
+    ids = [5, 40, 77]
+    for name in ("../tiny.gguf", "link"):
+        assert torch.allclose(plain_logits(im.load_model(name).hf, ids), plain_logits(tiny_llama(), ids), atol=2e-5)
+
+
 @pytest.mark.parametrize("damage", ["gone", "short", "record"])
 def test_a_damaged_cache_is_made_again(tmp_path, cache, damage, capsys):
     path = write_gguf(tmp_path / "tiny.gguf", tiny_llama())
@@ -215,6 +230,10 @@ def test_a_damaged_file_is_one_error(tmp_path, spoil, expected):
 
 
 def test_a_file_that_is_none(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "q4.gguf").touch()
+    with pytest.raises(InputError, match="found q4.gguf: give the file's own path"):
+        im.load_model(tmp_path / "folder")
     (tmp_path / "model.bin").write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="model.bin: a file that is no GGUF file"):
         im.load_model(tmp_path / "model.bin")
