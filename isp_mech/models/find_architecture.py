@@ -37,7 +37,8 @@ def architecture_of(hf: Any, name: str, run: Callable[[], Tensor] | None = None)
         with torch.no_grad():
             logits.append(hf(probe_ids(hf, str(hf.device))).logits if run is None else run())
 
-    parts = find_parts(decoder, unembed, n_layers, keep_logits)
+    numbers = [float(v) for v in vars(config).values() if isinstance(v, float) and 0 < v < 1e3]
+    parts = find_parts(decoder, unembed, n_layers, keep_logits, said=numbers)
     cap = next((float(c) for n in _CAPS if (c := getattr(config, n, None))), None)
     n_heads, d_head = _heads_of(config, parts)
     no_sites = parts.no_sites or ("" if d_head else "its layers have different numbers of heads")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from math import isnan
-from typing import Any, Literal
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,16 @@ class Parts:
     unembedded: Tensor | None = None
 
 
-def find_parts(decoder: nn.Module, unembed: nn.Module, n_layers: int | None, run: Callable[[], object]) -> Parts:
-    """The parts of ``decoder``, as ``run``, a forward of a few tokens, shows them."""
+def find_parts(
+    decoder: nn.Module,
+    unembed: nn.Module,
+    n_layers: int | None,
+    run: Callable[[], object],
+    *,
+    said: Sequence[float] = (),
+) -> Parts:
+    """The parts of ``decoder``, as ``run``, a forward of a few tokens, shows them; ``said`` are factors by which its
+    config may mean that sublayers' outputs are multiplied."""
     path, layers = blocks_of(decoder, n_layers)
     if layers is None:
         return Parts(no_blocks="no list of its blocks was found")
@@ -64,7 +73,7 @@ def find_parts(decoder: nn.Module, unembed: nn.Module, n_layers: int | None, run
     finally:
         for handle in handles:
             handle.remove()
-    parts = _parts(watched, outside, final[-1] if final else None)
+    parts = _parts(watched, outside, final[-1] if final else None, said)
     return replace(parts, unembedded=final[-1] if final else None)
 
 
@@ -75,7 +84,9 @@ def blocks_of(decoder: nn.Module, n_layers: int | None) -> tuple[str, nn.ModuleL
     return fits[0] if fits else ("", None)
 
 
-def _parts(watched: Sequence[_WatchedBlock], outside: Sequence[Call], final: Tensor | None) -> Parts:
+def _parts(
+    watched: Sequence[_WatchedBlock], outside: Sequence[Call], final: Tensor | None, said: Sequence[float]
+) -> Parts:
     if any(block.n_calls != 1 for block in watched):
         return Parts(no_blocks="its blocks do not run once each")
     if final is None or any(block.before is None or block.after is None for block in watched):
@@ -86,7 +97,7 @@ def _parts(watched: Sequence[_WatchedBlock], outside: Sequence[Call], final: Ten
     if any(not _same(a[1], b[0]) for a, b in zip(streams, streams[1:], strict=False)):
         return Parts(no_blocks="the residual stream is changed between its blocks")
     found = [block.sublayers for block in watched]
-    blocks = [_filled(one.block, [two.block for two in found]) for one in found]
+    blocks = _agreed([one.block for one in found], said)
     last = streams[-1][1]
     assert last is not None
     norm = next((call.module for call in outside if _same(call.given, last) and _same(call.gave, final)), None)
@@ -98,14 +109,23 @@ def _parts(watched: Sequence[_WatchedBlock], outside: Sequence[Call], final: Ten
     return Parts(blocks, norm, no_lens=no_lens, no_sites=no_sites)
 
 
-def _filled(block: Block, all_blocks: Sequence[Block]) -> Block:
-    """With the factors of other layers where a write is zero, so that its own cannot be seen."""
+def _agreed(blocks: Sequence[Block], said: Sequence[float]) -> list[Block]:
+    """The blocks with factors that all agree on: a number that the config has, where it is as near as rounding lets
+    one tell. A layer that writes nothing has the others' factor."""
+    exact = all(p.dtype == torch.float32 for p in blocks[0].block.parameters())
+    near = 1e-4 if exact else 0.1
 
-    def known(gain: float, name: Literal["attn_gain", "mlp_gain"]) -> float:
-        others = (getattr(other, name) for other in all_blocks)
-        return next((g for g in (gain, *others) if not isnan(g)), 1.0)
+    def agreed(gains: Sequence[float]) -> list[float]:
+        known = [gain for gain in gains if not isnan(gain)]
+        middle = median(known) if known else 1.0
+        if any(abs(gain - middle) > near * abs(middle) for gain in known):
+            return [middle if isnan(gain) else gain for gain in gains]  # each layer has its own
+        closest = min((1.0, *said), key=lambda number: abs(number - middle))
+        is_said = abs(closest - middle) <= (1e-4 if exact else 2e-2) * abs(middle)
+        return [closest if is_said else middle] * len(gains)
 
-    return replace(block, attn_gain=known(block.attn_gain, "attn_gain"), mlp_gain=known(block.mlp_gain, "mlp_gain"))
+    pairs = zip(agreed([b.attn_gain for b in blocks]), agreed([b.mlp_gain for b in blocks]), strict=True)
+    return [replace(block, attn_gain=a, mlp_gain=m) for block, (a, m) in zip(blocks, pairs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -230,9 +250,11 @@ def fit(target: Tensor, parts: Sequence[Tensor], whole: Tensor) -> list[float] |
     The sum may be off by 1e-4 of the target, and by what rounding leaves of ``whole``, of which it is a difference.
     """
     exact = whole.dtype == torch.float32
-    a = torch.stack([part.double() for part in parts], -1).cpu()  # (token, d, part)
-    b, size = target.double().cpu(), whole.double().norm(dim=-1).cpu()
-    there = a.flatten(0, 1).norm(dim=0) > 1e-9 * size.norm()
+    size = whole.double().norm(dim=-1).clamp(min=1e-30).cpu()
+    scale = 1 / size[:, None]  # rounding is as large as the token's stream
+    a = torch.stack([part.double().cpu() * scale for part in parts], -1)  # (token, d, part)
+    b = target.double().cpu() * scale
+    there = a.flatten(0, 1).norm(dim=0) > 1e-9
     factors = torch.full((len(parts),), torch.nan, dtype=torch.double)
     if bool(there.any()):
         known = a[..., there].flatten(0, 1)
@@ -240,7 +262,7 @@ def fit(target: Tensor, parts: Sequence[Tensor], whole: Tensor) -> list[float] |
     near_one = (factors - 1).abs() < (1e-4 if exact else 5e-3)
     factors[near_one] = 1.0
     left = (b - a @ factors.nan_to_num()).norm(dim=-1)
-    allowed = (1e-4 if exact else 2e-2) * b.norm(dim=-1) + (2e-6 if exact else 1e-2) * size
+    allowed = (1e-4 if exact else 2e-2) * b.norm(dim=-1) + (2e-6 if exact else 1e-2)
     return [float(factor) for factor in factors] if bool((left <= allowed).all()) else None
 
 
