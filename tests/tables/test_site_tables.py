@@ -28,7 +28,7 @@ def site_rows(*sites: tuple[str, str, float, bool]) -> Table:
         kind = {"a": "head", "m": "mlp", "r": "resid"}[name[0]]
         layer, _, head = name[1:].partition(".h")
         known = {"layer": int(layer), "kind": kind, "head": int(head) if head else None, "effect": effect}
-        row = {c.name: None if c.nullable else 0 for c in SCHEMAS["sites"]}
+        row = {c.name: None if c.nullable else 0 for c in SCHEMAS["sites"] if c.default is None}
         rows.append(row | known | {"model": model, "task": "t", "significant": significant})
     return table("sites", rows, RUN)
 
