@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -243,8 +244,9 @@ def _told_apart(names: Sequence[str], places: Sequence[tuple[str, ...]]) -> list
 
 def _only(family: Family, sizes: Sequence[str]) -> Family:
     def matches(size: Size, wanted: str) -> bool:
-        name = size.name.lower()
-        return name == wanted.lower() or name.removesuffix("-deduped").endswith(f"-{wanted.lower()}")
+        name, wanted = size.name.lower(), wanted.lower()
+        is_size = re.fullmatch(r"[\d.]+[mb]", wanted) is not None and wanted in name.split("-")  # as in gemma-3-1b-pt
+        return name == wanted or is_size or name.removesuffix("-deduped").endswith(f"-{wanted}")
 
     unknown = [wanted for wanted in sizes if not any(matches(size, wanted) for size in family.members)]
     if unknown or not sizes:

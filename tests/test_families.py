@@ -144,6 +144,8 @@ def test_sizes_and_revisions():
         ("pythia-410m", "step512"),
     ]
     assert [s.name for s in family("pythia-deduped", sizes=["70m"]).members] == ["pythia-70m-deduped"]
+    assert [s.name for s in family("gemma3", sizes=["1b", "270m"]).members] == ["gemma-3-270m", "gemma-3-1b-pt"]
+    assert [s.name for s in family("Qwen3", sizes=["0.6B"]).members] == ["Qwen3-0.6B-Base"]
     with pytest.raises(InputError) as caught:
         family("gpt2", sizes=["small", "xl", "huge"])
     assert caught.value.problems == tuple(
