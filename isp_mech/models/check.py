@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from isp_mech.errors import InputError
 from isp_mech.models.activations import ActivationEdit, RecordSpec
 from isp_mech.models.batch import Batch, TokenPlaces
 from isp_mech.models.loading import is_settled, load_model
@@ -268,14 +269,22 @@ def _chat(probe: _Probe) -> Ability:
     tokenizer = probe.model.tokenizer
     if not getattr(tokenizer, "chat_template", None):
         return Ability("chat", False, None, "its tokenizer has no chat template")
-    turn = [{"role": "user", "content": TEXTS[0]}]
-    rendered = str(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))
+    chatting = probe.model.with_chat(True)
+    text = chatting.prompt_text(TEXTS[0])
+    if isinstance(text, str) or chatting.chat is None:
+        return Ability("chat", False, None, str(text))
+    ours = tokenizer(text.text, add_special_tokens=False).input_ids
+    turn, template = [{"role": "user", "content": TEXTS[0]}], chatting.chat.template
+    told = tokenizer.apply_chat_template(turn, chat_template=template, add_generation_prompt=True, tokenize=False)
+    theirs = tokenizer(str(told), add_special_tokens=False).input_ids
+    if ours[: len(theirs)] != theirs:
+        return Ability("chat", False, None, "its tokens are not those of apply_chat_template")
     try:
-        system = [{"role": "system", "content": "Be brief."}, *turn]
-        with_system = "Be brief." in str(tokenizer.apply_chat_template(system, tokenize=False))
-    except Exception:  # templates raise what they like
-        with_system = False
-    return Ability("chat", TEXTS[0] in rendered, None, "" if with_system else "without a system text")
+        probe.model.with_chat("Be brief.")
+        notes = []
+    except InputError:
+        notes = ["without a system text"]
+    return Ability("chat", True, None, "; ".join([*notes, *chatting.chat.notes]))
 
 
 def _facts(model: Model) -> dict[str, Fact]:

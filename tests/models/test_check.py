@@ -41,10 +41,10 @@ def test_start_tokens_and_chat_templates():
     found = check_model(wrap_model(make_hf("neox"), tokenizer, name="chatty"))
     assert found.facts["added before every text"] == "<|endoftext|>"
     assert by_name(found)["chat"].can and by_name(found)["chat"].note == ""
-    tokenizer.chat_template = "{{ raise_exception('no') if messages[0].role == 'system' }}{{ messages[0].content }}"
-    assert (
-        by_name(check_model(wrap_model(make_hf("neox"), tokenizer, name="x")))["chat"].note == "without a system text"
-    )
+    refuse = "{{ raise_exception('no') if m.role == 'system' }}"
+    tokenizer.chat_template = "{% for m in messages %}" + refuse + "{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    found = check_model(wrap_model(make_hf("neox"), tokenizer, name="chatty"))
+    assert by_name(found)["chat"].can and by_name(found)["chat"].note == "without a system text"
 
 
 def test_a_model_without_trees_says_so(tokenizer):
