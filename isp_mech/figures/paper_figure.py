@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from matplotlib import rc_context
@@ -31,7 +32,10 @@ class PaperFigure(Figure):
     """A matplotlib Figure that draws and saves itself in this library's style, whatever the reader's settings.
 
     ``savefig`` embeds TrueType fonts, keeps text as text in SVG, and writes the same bytes each time.
+    ``names_by_number`` are the names that no font here can write, by the numbers that stand for them in the figure.
     """
+
+    names_by_number: Mapping[str, str] = MappingProxyType({})
 
     def draw(self, renderer: RendererBase) -> None:
         with rc_context(LOOK):

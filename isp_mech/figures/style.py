@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
+from isp_mech.figures.scripts import FAMILIES, names_by_number, written
+
 P = ParamSpec("P")
 R = TypeVar("R")
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches
@@ -30,7 +32,7 @@ LINE_MARKERS = "osD^vPX*"
 DASHES, DOTS = (0, (4, 3)), (0, (1, 2))
 
 LOOK: Any = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8,
+    "font.family": "sans-serif", "font.sans-serif": FAMILIES, "font.size": 8,
     "axes.titlesize": 8, "axes.labelsize": 8, "figure.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7.5, "legend.frameon": False, "legend.handlelength": 1.6, "legend.columnspacing": 1.4,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.unicode_minus": True,
@@ -46,8 +48,11 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def under_style(*args: P.args, **settings: P.kwargs) -> R:
-        with rc_context(LOOK):
-            return function(*args, **settings)
+        with rc_context(LOOK), names_by_number() as numbered:
+            made = function(*args, **settings)
+            if hasattr(made, "names_by_number"):
+                made.names_by_number = dict(numbered)
+            return made
 
     return under_style
 
@@ -78,14 +83,15 @@ def size_labels(sizes: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def plain(text: object, longest: int = 40) -> str:
-    """``text`` fit for a figure: no control characters, no mathematics run from ``$``, at most ``longest`` characters.
+    """``text`` fit for a figure: no control characters, no mathematics run from ``$``, at most ``longest`` characters;
+    in a figure of ours a number, where no font has its characters.
 
     >>> plain("pay $5\\x1b[31m now")
     'pay \\\\$5[31m now'
     """
     kept = "".join(c for c in str(text) if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029")
-    kept = kept if len(kept) <= longest else kept[: longest - 1] + "…"
-    return kept.replace("$", r"\$")
+    shown = kept if len(kept) <= longest else kept[: longest - 1] + "…"
+    return written(kept, shown.replace("$", r"\$"))
 
 
 def number(value: float, digits: int = 6) -> str:

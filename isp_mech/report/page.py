@@ -140,6 +140,10 @@ class PageFigure:
 def _figure(name: str, source: Figure | str | Path) -> PageFigure:
     place, _, key = name.replace("-", "_").rpartition("/")
     title, reading = texts("captions.tsv").get(key, (f"{key.replace('_', ' ')}.", ""))
+    numbered = getattr(source, "names_by_number", {})
+    if numbered:
+        said = ", ".join(f"{number} is {name}" for number, name in numbered.items())
+        reading = f"{reading} Names in a script that no font here has are numbered: {said}.".strip()
     return PageFigure(_image(source), f"{place.replace('_', '-')}: {title}" if place else title, reading)
 
 
