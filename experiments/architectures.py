@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 import traceback
 import warnings
@@ -82,10 +83,10 @@ class Reference:
         self.layers = range(len(self.plain.blocks))
 
     def conflict(self, *, weights: bool = False) -> Iterator[tuple[str, Asked, Seen]]:
-        """Each pair's conflict prompt, run up to the first token that differs."""
+        """Each pair's conflict prompt, run with its answer: what is read stands before the first token that differs."""
         for pair in self.pairs:
             asked = self.asked[pair.id, "conflict"]
-            yield pair.id, asked, self.plain.run(asked.answer[: asked.cut], weights=weights)
+            yield pair.id, asked, self.plain.run(asked.answer, weights=weights)
 
     def scores(self) -> Values:
         return {
@@ -97,7 +98,7 @@ class Reference:
     def lens(self) -> Values:
         out: Values = {}
         for pair, asked, seen in self.conflict():
-            ids, at = asked.answer[: asked.cut], asked.at
+            ids, at = asked.answer, asked.at
             stream = {(-1, "embed"): seen.before[0]}
             for layer in self.layers:
                 stream[layer, "attn"] = seen.after[layer] - self.plain.mlp_write(ids, layer, seen)
@@ -111,7 +112,7 @@ class Reference:
     def direct(self) -> Values:
         out: Values = {}
         for pair, asked, seen in self.conflict():
-            ids, at, weight = asked.answer[: asked.cut], asked.at, self.plain.head.weight
+            ids, at, weight = asked.answer, asked.at, self.plain.head.weight
             read = (weight[asked.answer[asked.cut]] - weight[asked.lure[asked.cut]]) * self.plain.logit_scale(seen)
             whole = seen.after[self.layers[-1]][at]
             for layer in self.layers:
@@ -127,7 +128,7 @@ class Reference:
         out: Values = {}
         for pair, asked, seen in self.conflict(weights=True):
             names = list(dict.fromkeys([*asked.roles, "other"]))
-            roles = [*asked.roles, *["other"] * (asked.cut - asked.start)]
+            roles = [*asked.roles, *["other"] * (len(asked.answer) - asked.start)]
             for layer, weights in seen.weights.items():
                 for head, row in enumerate(weights[:, asked.at]):
                     for role in names:
@@ -154,7 +155,7 @@ class Reference:
     def _output(self, layer: int, head: int | None, asked: Asked, seen: Seen) -> Tensor:
         if head is not None:
             return seen.heads[layer][asked.at].view(self.plain.n_heads, -1)[head]
-        return self.plain.mlp_value(asked.answer[: asked.cut], layer, seen)[asked.at]
+        return self.plain.mlp_value(asked.answer, layer, seen)[asked.at]
 
     def _margin(self, asked: Asked, change: Callable[[Plain], list[Any]] | None) -> float:
         answer, lure = (self.plain.logprob(ids, asked.cut, change) for ids in (asked.answer, asked.lure))
@@ -315,7 +316,8 @@ def markdown(rows: Sequence[Row]) -> str:
             if what in row.gaps and what not in row.wrong:
                 cells.append(f"{row.gaps[what]:.0e}")
             else:
-                said = row.broken.get(what) or row.wrong.get(what) or row.refused[what].replace(row.name, "")
+                said = row.broken.get(what) or row.wrong.get(what) or row.refused[what]
+                said = re.sub(r"^(trace: |locate: )?([\w-]+: )?", "", said, count=1)  # without the model's name
                 cells.append(f"[{reasons.setdefault(said, len(reasons) + 1)}]")
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"{n}. {said}" for said, n in reasons.items())])

@@ -155,6 +155,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "PhiForCausalLM": {"qk_layernorm": True},
     "Phi3ForCausalLM": {},
     "Phi3ForCausalLM:longrope": {"rope_parameters": LONG, "original_max_position_embeddings": 16},
+    "Phi3ForCausalLM:longrope-and-short": {  # of the prompts some are short, some long
+        "rope_parameters": {**LONG, "original_max_position_embeddings": 27},
+        "original_max_position_embeddings": 27,
+    },
     "Qwen2ForCausalLM": {"layer_types": WINDOWS, "use_sliding_window": True},
     "Qwen2MoeForCausalLM": {},
     "Qwen2_5_VLForConditionalGeneration": {"text": {"rope_parameters": MROPE}, "vision": QWEN_VISION},

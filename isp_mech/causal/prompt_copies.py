@@ -7,7 +7,7 @@ begin with alike runs once for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isp_mech.inference.batches import BatchPlan, make_batch
 from isp_mech.inference.finite import check_finite
-from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, make_terms, margin_of
+from isp_mech.inference.margin import ContrastPrompt, LogprobTerms, lengths_of, make_terms, margin_of
 from isp_mech.inference.prefix_tree import PrefixTree, build_trees
 from isp_mech.models import ActivationEdit, ActivationRecord, Batch, Model, PrefixCache, RecordSpec
 
@@ -67,14 +67,16 @@ def run_prompts(
     """
     sizes = _node_counts(plan.model, prompts)
     firsts = firsts if firsts is not None else decision_tokens(prompts)
-    alike: dict[int, list[int]] = {}
+    lengths = lengths_of(plan.model, prompts)
+    alike: dict[tuple[int | None, int], list[int]] = {}
     for i, (first, size) in enumerate(zip(firsts, sizes, strict=True)):
-        alike.setdefault(size - first, []).append(i)
+        alike.setdefault((lengths[i], size - first), []).append(i)
     order = [i for group in alike.values() for i in sorted(group, key=lambda i: prompts[i].answer.tokens)]
 
     def take(left: Sequence[int]) -> tuple[int, int]:
-        own = sizes[left[0]] - firsts[left[0]]
-        group = list(takewhile(lambda i: sizes[i] - firsts[i] == own, left[: plan.rows or plan.tokens]))
+        own = lengths[left[0]], sizes[left[0]] - firsts[left[0]]
+        some = left[: plan.rows or plan.tokens]
+        group = list(takewhile(lambda i: (lengths[i], sizes[i] - firsts[i]) == own, some))
         longest = np.maximum.accumulate([sizes[i] for i in group])
         n = len(group)
         if plan.rows is None:
@@ -100,7 +102,7 @@ def _whole(model: Model, prompts: Sequence[ContrastPrompt]) -> WholePrompts:
     trees: list[PrefixTree] = []
     paths = []
     for some in [prompts] if model.uses_prefix_caches else [[prompt] for prompt in prompts]:
-        made, places = build_trees([prompt.completions for prompt in some])
+        made, places = build_trees([prompt.completions for prompt in some], lengths=lengths_of(model, some))
         paths += [PromptPaths(len(trees) + at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
         trees += made
     return WholePrompts(model, prompts, make_batch(trees), paths)
@@ -156,7 +158,7 @@ class PromptCopies:
         gradients: bool = False,
     ) -> Tensor:
         """(copy, prompt): the margins of ``copies`` copies with ``edits``, from ``first_layer`` on."""
-        batch = Batch(self.copy.ids.repeat(1, copies), self.copy.depth.repeat(1, copies))
+        batch = replace(self.copy, ids=self.copy.ids.repeat(1, copies), depth=self.copy.depth.repeat(1, copies))
         terms = self.terms.copied(copies, self.t)
         states = self.model.forward(
             batch, prefix=prefix or self.prefix, edits=edits, first_layer=first_layer, gradients=gradients
@@ -202,7 +204,8 @@ def run_once(whole: WholePrompts, firsts: Sequence[int] | None = None) -> Prompt
     own, at_nodes = (x.to(model.device)[terms.rows, terms.nodes] for x in (row, index))
     margins = margin_of(model, forward.hidden[own, at_nodes], terms).cpu().numpy()
     check_finite(margins, [prompt.owner for prompt in whole.prompts], model.name)
-    copy, written = Batch(batch.ids[row, index], batch.depth[row, index]), ActivationRecord(heads=heads, mlp=mlp)
+    copy = Batch(batch.ids[row, index], batch.depth[row, index], length=batch.length)
+    written = ActivationRecord(heads=heads, mlp=mlp)
     return PromptCopies(model, prefix, copy, terms, margins, written)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -93,11 +94,12 @@ class BatchPlan:
 
     def run_trees(self, trees: Sequence[PrefixTree], run: Callable[[list[int], Batch], None], doing: str = "") -> None:
         """Calls ``run`` with the numbers of trees, one a row, and their ``Batch``, until all are run, longest first."""
-        order = sorted(range(len(trees)), key=lambda t: (-len(trees[t]), t))
+        order = sorted(range(len(trees)), key=lambda t: (trees[t].length or 0, -len(trees[t]), t))
 
         def take(left: Sequence[int]) -> tuple[int, int]:
-            length = len(trees[left[0]])
-            return min(len(left), self.fit(length, masked=True)), length
+            longest = trees[left[0]]
+            alike = takewhile(lambda t: trees[t].length == longest.length, left)
+            return min(sum(1 for _ in alike), self.fit(len(longest), masked=True)), len(longest)
 
         self.run(order, lambda rows: run(list(rows), make_batch([trees[t] for t in rows])), take=take, doing=doing)
 
@@ -160,8 +162,11 @@ def check_batch_size(batch_size: BatchSize) -> None:
 
 def make_batch(trees: Sequence[PrefixTree]) -> Batch:
     """The trees as rows of one ``Batch``, padded on the right; without a mask where all are chains."""
+    of_lengths = {tree.length for tree in trees}
+    if len(of_lengths) > 1:
+        raise ValueError(f"texts of lengths {of_lengths} in one batch: their positions are not alike")
     if all(tree.is_chain for tree in trees):
-        return chains([tree.tokens for tree in trees])
+        return chains([tree.tokens for tree in trees], *of_lengths)
     length = max(map(len, trees))
     ids = np.zeros((len(trees), length), dtype=np.int64)
     depth = np.zeros_like(ids)
@@ -171,12 +176,12 @@ def make_batch(trees: Sequence[PrefixTree]) -> Batch:
         ids[row, :n] = tree.tokens
         depth[row, :n] = tree.depths
         visible[row, :n, :n] = tree.visible()
-    return Batch(torch.from_numpy(ids), torch.from_numpy(depth), torch.from_numpy(visible))
+    return Batch(torch.from_numpy(ids), torch.from_numpy(depth), torch.from_numpy(visible), *of_lengths)
 
 
-def chains(rows: Sequence[Sequence[int]]) -> Batch:
+def chains(rows: Sequence[Sequence[int]], length: int | None = None) -> Batch:
     """Plain sequences of tokens as rows of one ``Batch``, padded on the right."""
     ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for row, tokens in enumerate(rows):
         ids[row, : len(tokens)] = tokens
-    return Batch(torch.from_numpy(ids), torch.arange(ids.shape[1]).repeat(len(rows), 1))
+    return Batch(torch.from_numpy(ids), torch.arange(ids.shape[1]).repeat(len(rows), 1), None, length)

@@ -15,6 +15,7 @@ from isp_mech.inference.margin import (
     at_first_token,
     branches,
     contrast_prompts,
+    lengths_of,
     make_terms,
 )
 from isp_mech.inference.prefix_tree import PrefixTree, TreePath, build_trees
@@ -60,6 +61,7 @@ def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) ->
         [[p.answer] if fork else p.completions for p, fork in zip(prompts, forks, strict=True)],
         share=model.accepts_trees,
         across=model.shares_trees,
+        lengths=lengths_of(model, prompts),
     )
     paths = [at * 2 if fork else at for at, fork in zip(paths, forks, strict=True)]
     owners: list[list[int]] = [[] for _ in trees]

@@ -38,7 +38,21 @@ def completion_logprobs(groups: Sequence[PrefixGroup], plan: BatchPlan) -> np.nd
 
 def groups_for(model: Model, items: Sequence[Sequence[CompletionTokens]]) -> list[PrefixGroup]:
     """The items' completions as ``model`` can take them: in trees over shared prefixes, in trees, or each alone."""
-    return group_by_prefix(items, trees=model.shares_trees, prefixes=model.uses_prefix_caches)
+    how = {"trees": model.shares_trees, "prefixes": model.uses_prefix_caches}
+    if model.architecture.length_rule is None:
+        return group_by_prefix(items, **how)
+    lengths = [[model.length_of(len(query.tokens)) for query in item] for item in items]
+    numbers = np.arange(sum(map(len, items)))
+    flat = np.array([length for of_item in lengths for length in of_item])
+    groups: list[PrefixGroup] = []
+    for length in np.unique(flat).tolist():
+        some = [
+            [query for query, own in zip(item, of_item, strict=True) if own == length]
+            for item, of_item in zip(items, lengths, strict=True)
+        ]
+        made = group_by_prefix([queries for queries in some if queries], **how)
+        groups += [group.of_length(length, numbers[flat == length]) for group in made]
+    return groups
 
 
 def run_groups(groups: Sequence[PrefixGroup], plan: BatchPlan, use: Use) -> None:
@@ -48,9 +62,10 @@ def run_groups(groups: Sequence[PrefixGroup], plan: BatchPlan, use: Use) -> None
     number, is the same with one.
     """
     with plan.bar(sum(len(group.trees) for group in groups)) as bar:
-        steps = _Steps(plan, use, bar)
-        alone, rooted = [g for g in groups if not g.prefix], [g for g in groups if g.prefix]
-        run_steps([steps.whole_trees(alone), steps.over_prefixes(rooted)], plan.model)
+        for length in dict.fromkeys(group.length for group in groups):  # texts whose positions are alike, together
+            steps, here = _Steps(plan, use, bar, length), [group for group in groups if group.length == length]
+            alone, rooted = [g for g in here if not g.prefix], [g for g in here if g.prefix]
+            run_steps([steps.whole_trees(alone), steps.over_prefixes(rooted)], plan.model)
 
 
 Asked = tuple[PrefixTree, np.ndarray]  # a tree and what is asked of it
@@ -64,6 +79,7 @@ class _Steps:
     plan: BatchPlan
     use: Use
     bar: tqdm
+    length: int | None
 
     def whole_trees(self, groups: Iterable[PrefixGroup]) -> Iterator[Step]:
         """Trees without a prefix."""
@@ -111,7 +127,7 @@ class _Steps:
 
     def _run_prefixes(self, some: list[Rooted]) -> Iterator[Step]:
         made: list[PrefixCache] = []
-        run = partial(_prefill_into, made, self.plan.model, [tokens for tokens, _ in some])
+        run = partial(_prefill_into, made, self.plan.model, [tokens for tokens, _ in some], self.length)
         if not self.plan.attempt(run, len(some), len(some[0][0])):
             return self._prefixes(some)
         return self._trees_after(made[0], [(tokens, list(trees)) for tokens, trees in some])
@@ -161,13 +177,13 @@ class _Steps:
         return iter(())
 
 
-def _prefill_into(made: list[PrefixCache], model: Model, prefixes: Sequence[Sequence[int]]) -> None:
-    made.append(prefill(model, prefixes))
+def _prefill_into(made: list[PrefixCache], model: Model, prefixes: Sequence[Sequence[int]], length: int | None) -> None:
+    made.append(prefill(model, prefixes, length))
 
 
-def prefill(model: Model, prefixes: Sequence[Sequence[int]]) -> PrefixCache:
+def prefill(model: Model, prefixes: Sequence[Sequence[int]], length: int | None = None) -> PrefixCache:
     """The prefixes, run once, one a row; which of its own tokens a tree after them sees is said before it runs."""
-    batch = chains(prefixes)
+    batch = chains(prefixes, length)
     nothing = torch.zeros(0, dtype=torch.long, device=model.device)
     spec = RecordSpec(nothing, nothing, keys=True)
     record = model.forward(batch, at=TokenPlaces(nothing, nothing), record=spec).record

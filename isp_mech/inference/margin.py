@@ -79,6 +79,24 @@ def at_first_token(prompt: ContrastPrompt) -> ContrastPrompt:
     return replace(prompt, answer=answer, lure=lure)
 
 
+def lengths_of(model: Model, prompts: Sequence[ContrastPrompt]) -> list[int | None]:
+    """What ``Batch.length`` is for each of the prompts. ``InputError`` names those whose two completions have not the
+    same: what comes before them would be another thing in the one than in the other."""
+    rule = model.architecture.length_rule
+    if rule is None:
+        return [None] * len(prompts)
+    both = [[len(tokens.tokens) for tokens in prompt.completions] for prompt in prompts]
+    problems = [
+        f"{prompt.owner}: {min(n)} and {max(n)} tokens with its completions, and the model's positions depend on the "
+        f"length beyond {rule.limit}: expected completions with which it does not differ"
+        for prompt, n in zip(prompts, both, strict=True)
+        if len(set(map(rule.length, n))) > 1
+    ]
+    if problems:
+        raise InputError(model.name, problems)
+    return [rule.length(n[0]) for n in both]
+
+
 def branches(prompt: ContrastPrompt) -> bool:
     """Whether the completions need two sequences of tokens: what either has before its last token goes on after the
     first that differs."""

@@ -14,7 +14,7 @@ hundred copies of one token, each to be edited in another place, share everythin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,12 +56,14 @@ class TreePath:
 
 @dataclass
 class PrefixTree:
-    """A tree of tokens under construction. A node's parent stands before it; -1 is the root's parent."""
+    """A tree of tokens under construction. A node's parent stands before it; -1 is the root's parent. ``length`` is
+    that of its texts, where positions depend on it (``Batch``)."""
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
+    length: int | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -110,35 +112,41 @@ class PrefixTree:
 
 
 def build_trees(
-    groups: Sequence[Sequence[CompletionTokens]], *, share: bool = True, across: bool = True
+    groups: Sequence[Sequence[CompletionTokens]],
+    *,
+    share: bool = True,
+    across: bool = True,
+    lengths: Sequence[int | None] = (),
 ) -> tuple[list[PrefixTree], list[list[TreePath]]]:
     """Trees that hold every query, and where each query went, in the given order.
 
     The queries of a group (an item's completions) share a tree, and groups share one with others where at least
     half of their tokens are in common and the tree stays small; with ``across=False`` they do not. With
     ``share=False`` each query has a tree, a plain chain, of its own. What a token sees, and so every result, is the
-    same either way.
+    same either way. ``lengths`` are the trees' lengths, by group: those in which they differ share nothing.
     """
     trees: list[PrefixTree] = []
     places: list[list[TreePath]] = [[] for _ in groups]
-    order = sorted(range(len(groups)), key=lambda g: groups[g][0].tokens)
+    of_group = lengths or [None] * len(groups)
+    order = sorted(range(len(groups)), key=lambda g: (of_group[g] or 0, groups[g][0].tokens))
     before: Sequence[int] = ()
     for g in order:
-        first = groups[g][0].tokens
+        first, length = groups[g][0].tokens, of_group[g]
         common = _common(before, first)
         most = min(MAX_TREE, WIDEST * len(first))
         room = bool(trees) and len(trees[-1]) + sum(len(q.tokens) - common for q in groups[g]) <= most
+        room = room and trees[-1].length == length
         if not (share and across and room and 2 * common >= len(first)):
-            trees.append(PrefixTree())
+            trees.append(PrefixTree(length=length))
         of_query: dict[int, TreePath] = {}
-        lengths = [-len(query.tokens) for query in groups[g]]
-        for i in range(len(lengths)) if share else np.argsort(lengths, kind="stable").tolist():
+        n_tokens = [-len(query.tokens) for query in groups[g]]
+        for i in range(len(n_tokens)) if share else np.argsort(n_tokens, kind="stable").tolist():
             tokens = groups[g][i].tokens[:-1]
             tree = len(trees) - 1 if share or not of_query else _chain_of(groups[g][i], trees, of_query)
             if tree == len(trees):
-                trees.append(PrefixTree())
+                trees.append(PrefixTree(length=length))
             of_query[i] = TreePath(tree, trees[tree].extend(tokens))
-        places[g] = [_to_fork(groups[g], i, of_query[i], trees) for i in range(len(lengths))]
+        places[g] = [_to_fork(groups[g], i, of_query[i], trees) for i in range(len(n_tokens))]
         before = first
     return trees, places
 
@@ -177,12 +185,19 @@ class PrefixGroup:
     """Trees that come after one ``prefix``, which is run once; without a prefix they are whole.
 
     ``asked[t]`` is (3, n): the nodes of tree t that predict something, the token that each predicts, and the
-    number of the query it is asked for, queries being counted through all groups.
+    number of the query it is asked for, queries being counted through all groups. ``length`` is that of the texts,
+    where positions depend on it (``Batch``).
     """
 
     prefix: tuple[int, ...]
     trees: tuple[PrefixTree, ...]
     asked: tuple[np.ndarray, ...]
+    length: int | None = None
+
+    def of_length(self, length: int | None, numbers: np.ndarray) -> PrefixGroup:
+        """The group for texts of that length, its queries being those of these ``numbers``."""
+        asked = tuple(np.stack([node, token, numbers[query]]) for node, token, query in self.asked)
+        return PrefixGroup(self.prefix, tuple(replace(tree, length=length) for tree in self.trees), asked, length)
 
 
 def group_by_prefix(

@@ -35,7 +35,7 @@ OTHER = "other"
 @dataclass(frozen=True)
 class Asked:
     """A prompt with its completions, as queries; ``encodings`` are the joint texts' tokens, with spans in the prompt:
-    tokens of a chat template, and of completions, span nothing."""
+    tokens of a chat template span nothing."""
 
     queries: tuple[CompletionTokens, ...]
     encodings: tuple[Encoding, ...]
@@ -212,7 +212,7 @@ def _read_all(
                 reading["strict"] = _strict_query(model, at.text, own, texts.replies[completion], both, last_token)
             if "prize" in rules:
                 reading["prize"] = _prize_query(model, own if last_token else None, texts.alone[completion], both)
-            encodings.append(Encoding(both.ids, tuple(at.span(*span) for span in both.spans)))
+            encodings.append(both if model.chat is None else at.encoding(both))
             readings.append(reading)
         out.append((encodings, readings))
     return out

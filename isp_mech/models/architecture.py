@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from isp_mech.models.length_rule import LengthRule
+
 
 @dataclass(frozen=True)
 class Block:
@@ -69,7 +71,7 @@ class Architecture:
     What is not defined on the model, and why (empty where it is): ``no_blocks`` its layers, and so all but scores;
     ``no_lens`` the lens, and so direct effects; ``no_sites`` single heads and MLPs; ``no_attention`` its weights, which
     otherwise the layers ``attention_layers`` have; with ``gives_weights`` they come out of its own attention, if asked
-    for.
+    for. ``length_rule`` says how positions depend on a text's length, where they do.
     """
 
     n_layers: int
@@ -93,6 +95,7 @@ class Architecture:
     no_attention: str = ""
     attention_layers: tuple[int, ...] = ()
     gives_weights: bool = False
+    length_rule: LengthRule | None = None
     selects_tokens: bool = False
 
     def head_matrix(self, layer: int) -> Float[Tensor, "head d_head d_model"]:

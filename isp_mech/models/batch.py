@@ -23,16 +23,18 @@ class Batch:
 
     ``depth`` counts a token's ancestors: it is its position id. ``visible[row, i, j]`` is True where
     ``j`` is ``i`` or one of its ancestors; it is None where every row is a plain chain of tokens, for
-    which causal attention says the same.
+    which causal attention says the same. Where positions depend on it (``length_rule.py``), ``length`` is that of the
+    texts, 0 for short ones; None leaves it to transformers.
     """
 
     ids: Int[Tensor, "row pos"]
     depth: Int[Tensor, "row pos"]
     visible: Bool[Tensor, "row pos pos"] | None = None
+    length: int | None = None
 
     def to(self, device: str) -> Batch:
         visible = None if self.visible is None else self.visible.to(device)
-        return Batch(self.ids.to(device), self.depth.to(device), visible)
+        return Batch(self.ids.to(device), self.depth.to(device), visible, self.length)
 
     def all_visible(self) -> Bool[Tensor, "row pos pos"]:
         """``visible``, for chains of tokens too."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerBase
 
 from isp_mech.errors import InputError
+from isp_mech.models.batch import Encoding
 
 ChatSetting = bool | str  # whether prompts go into the template, or the system text that they go there with
 USER, REPLY = "Qzxuserzxq", "Qzxreplyzxq"  # what stands for a text, to see where the template puts it
@@ -40,10 +41,11 @@ class PromptText:
     stop: int
     shift: int
 
-    def span(self, start: int, stop: int) -> tuple[int, int]:
-        """A span of ``text`` as one of the prompt; empty where it is the template's."""
-        start, stop = max(start, self.start), min(stop, self.stop)
-        return (start - self.shift, stop - self.shift) if start < stop else (0, 0)
+    def encoding(self, whole: Encoding) -> Encoding:
+        """The tokens of ``text`` and a completion with their spans in the prompt: empty for all that is not in it."""
+        inside = ((max(start, self.start), min(stop, self.stop)) for start, stop in whole.spans)
+        spans = ((a - self.shift, b - self.shift) if a < b else (0, 0) for a, b in inside)
+        return Encoding(whole.ids, tuple(spans))
 
 
 @dataclass(frozen=True)

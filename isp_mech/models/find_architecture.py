@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from isp_mech.errors import InputError
 from isp_mech.models.architecture import Architecture
+from isp_mech.models.length_rule import length_rule_of
 from isp_mech.models.model import probe_ids
 from isp_mech.models.parts import Parts, blocks_of, find_parts
 
@@ -65,6 +66,7 @@ def architecture_of(hf: Any, name: str, run: Callable[[], Tensor] | None = None)
         no_lens=parts.no_blocks or parts.no_lens,
         no_sites=parts.no_blocks or no_sites,
         no_attention=parts.no_blocks,
+        length_rule=length_rule_of(config),
     )
 
 

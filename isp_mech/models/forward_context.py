@@ -52,6 +52,11 @@ class ForwardContext:
     selection: TokenSelection | None = None
 
     @property
+    def length(self) -> int | None:
+        """The length of the texts, where positions depend on it: the batch's, or the prefix's."""
+        return self.batch.length if self.prefix is None else self.prefix.length
+
+    @property
     def selected(self) -> TokenSelection | None:
         """The selection, while the last layer runs."""
         return None if self.selection is None or self.selection.hidden is None else self.selection

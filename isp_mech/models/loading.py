@@ -33,6 +33,7 @@ from isp_mech.models.fast_linear import use_fast_products
 from isp_mech.models.find_architecture import architecture_of
 from isp_mech.models.finite_weights import check_logits, check_weights
 from isp_mech.models.gguf import convert_gguf, tokenizer_of
+from isp_mech.models.length_rule import follow_lengths
 from isp_mech.models.memory import bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
 from isp_mech.models.parity import check_causal, two_rows, with_what_holds
@@ -109,6 +110,7 @@ def load_model(
     if not is_settled(hf):
         hf.to(device=device, dtype=DTYPES[dtype])
     model = _model_over(hf, tokenizer, name=short, revision=revision, device=device, source=source).with_chat(chat)
+    model = replace(model, runs_own_code=trust_remote_code)
     if converted is None:
         return model
     return replace(model, source=str(Path(where).expanduser()), notes=(f"{short}: {converted.note}",))
@@ -171,6 +173,8 @@ def _model_over(
     for module in hf.modules():
         if forward := own.get(type(module).__name__):
             module.forward = MethodType(forward, module)
+    if shape.length_rule is not None:
+        follow_lengths(hf)
     before = hf.config._attn_implementation
     if shape.mask_is_argument:
         hf.set_attn_implementation(ATTENTION)
@@ -202,10 +206,18 @@ def in_float32(model: Model) -> Model | None:
     if is_settled(model.hf) or free_bytes(model.device) < 1.2 * needed:
         return None
     if model.source is not None:
-        return load_model(model.source, device=model.device, revision=model.revision, name=model.name)
-    plain = type(model.hf)(model.hf.config)
-    plain.load_state_dict(model.hf.state_dict())
-    return _model_over(plain.to(model.device), model.tokenizer, name=model.name, device=model.device)
+        exact = load_model(
+            model.source,
+            device=model.device,
+            revision=model.revision,
+            name=model.name,
+            trust_remote_code=model.runs_own_code,
+        )
+    else:
+        plain = type(model.hf)(model.hf.config)
+        plain.load_state_dict(model.hf.state_dict())
+        exact = _model_over(plain.to(model.device), model.tokenizer, name=model.name, device=model.device)
+    return exact
 
 
 def _count_without_embeddings(hf: PreTrainedModel, architecture: Architecture) -> int:

@@ -41,8 +41,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model. ``hf`` is the transformers model, in evaluation mode, with our attention.
-    ``source`` is the folder, file or hub id it was loaded from, if it was; ``notes`` are what a reader of its numbers
-    must know of its weights. ``chat`` frames prompts in its chat template, where that was asked for."""
+    ``source`` is the folder, file or hub id it was loaded from, if it was, ``runs_own_code`` whether code that comes
+    with it may run; ``notes`` are what a reader of its numbers must know of its weights. ``chat`` frames prompts in its
+    chat template, where that was asked for."""
 
     name: str
     revision: str | None
@@ -55,6 +56,7 @@ class Model:
     source: str | None = None
     notes: tuple[str, ...] = ()
     chat: Chat | None = None
+    runs_own_code: bool = False
 
     def __repr__(self) -> str:
         shape = f"{self.architecture.n_layers} layers x {self.architecture.n_heads} heads"
@@ -136,6 +138,11 @@ class Model:
     def n_tokens(self) -> int:
         """How many tokens the model knows: has an embedding and a logit of."""
         return min(len(self.hf.get_input_embeddings().weight), len(self.architecture.unembed.weight))
+
+    def length_of(self, n_tokens: int) -> int | None:
+        """What ``Batch.length`` is for texts of so many tokens; None where positions do not depend on it."""
+        rule = self.architecture.length_rule
+        return None if rule is None else rule.length(n_tokens)
 
     def unfit(self, ids: Sequence[int]) -> str:
         """What keeps the model from taking these tokens: too many, or one that it has no embedding of; else ""."""

@@ -34,7 +34,7 @@ class PrefixCache:
     ``j`` (one copy stands for all that are alike). All of them see the earlier tokens where ``visible_prefix`` is
     True, and nothing of other copies. ``depth`` are the earlier tokens' position ids. ``resid`` holds each layer's
     input at the ``t`` tokens of the copy that nothing was changed in, so that a run may start at any layer.
-    ``score_bias`` has, by layer, what is added to the attention scores there.
+    ``score_bias`` has, by layer, what is added to the attention scores there; ``length`` is the batch's.
     """
 
     keys: Sequence[Float[Tensor, "row kv pos d_head"]]
@@ -44,6 +44,7 @@ class PrefixCache:
     visible_within: Bool[Tensor, "row copies_or_one t t"]
     resid: Sequence[Float[Tensor, "row t d_model"]]
     score_bias: Mapping[int, ScoreBias] = field(default_factory=dict)
+    length: int | None = None
 
     @classmethod
     def before(
@@ -58,7 +59,8 @@ class PrefixCache:
         pos, device = max(1, *ends), record.keys[0].device  # one that none sees, where all copies begin at the start
         visible = torch.arange(pos, device=device) < torch.tensor(list(ends), device=device)[:, None]
         keys, values = ([x[:, :, :pos] for x in kept] for kept in (record.keys, record.values))
-        return cls(keys, values, visible, batch.depth[:, :pos].to(device), visible_within.to(device), resid)
+        depth, within = batch.depth[:, :pos].to(device), visible_within.to(device)
+        return cls(keys, values, visible, depth, within, resid, length=batch.length)
 
     @classmethod
     def along(
@@ -83,6 +85,6 @@ class PrefixCache:
             )
             record, batch = (
                 ActivationRecord(keys=keys, values=values),
-                Batch(batch.ids[row, nodes], batch.depth[row, nodes]),
+                Batch(batch.ids[row, nodes], batch.depth[row, nodes], length=batch.length),
             )
         return cls.before(ends, record, batch, visible_within, resid)

@@ -81,6 +81,8 @@ def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 def _with_spaces(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The spans; a token of white space alone, which trimmed offsets leave with none, has the space before its end."""
+    if not any(start == end for start, end in spans):
+        return list(spans)
     out, last = [], 0
     for start, end in spans:
         if start == end > last and text[last:end].isspace():

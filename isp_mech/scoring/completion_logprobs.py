@@ -93,11 +93,11 @@ class CaseTokens:
     differences: list[Difference]
     groups: list[list[CompletionTokens]]
     other: list[int]
-    packed: dict[tuple[bool, bool], list[PrefixGroup]]  # by what prompts share
+    packed: dict[tuple[object, ...], list[PrefixGroup]]  # by what prompts share
 
     def packed_for(self, model: Model) -> list[PrefixGroup]:
         """The groups, packed for ``model``: once for all models that accept the same."""
-        how = model.shares_trees, model.uses_prefix_caches
+        how = model.shares_trees, model.uses_prefix_caches, model.architecture.length_rule
         if how not in self.packed:
             self.packed[how] = groups_for(model, self.groups)
         return self.packed[how]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from many_queries import queries, short_of_memory
-from small_models import VOCABULARY, make_hf, plain_logprobs
+from small_models import VOCABULARY, byte_tokenizer, make_hf, plain_logprobs
 
 from isp_mech.inference.batches import BatchPlan, plan_batches
 from isp_mech.inference.logprobs import completion_logprobs, groups_for
@@ -38,6 +40,44 @@ def test_prefixes_change_nothing(model):
     want = one_by_one(make_hf(model.name), groups)
     for batch_size in ("auto", 1, 5):
         assert np.abs(packed(model, groups, plan_batches(model, batch_size)) - want).max() < 2e-4
+
+
+LENGTHS = {
+    "longrope": {"short_factor": [1.0] * 4, "long_factor": [1.0, 1.5, 2.0, 4.0], "factor": 16.0},
+    "dynamic": {"factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=6), st.integers(0, 1000))
+@settings(max_examples=8, deadline=None)
+def test_positions_go_by_the_length_of_the_text_itself(kind, lengths, seed):
+    """transformers looks at the longest row of a batch, and at texts before: here each is as in a fresh model."""
+    torch.manual_seed(0)
+    rope = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 20, **LENGTHS[kind]}
+    config = hf.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=200 if kind == "longrope" else 20,
+        rope_parameters=rope,
+    )
+    made = hf.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(0, VOCABULARY, 60).tolist()
+    items = []
+    for n in lengths:
+        ends = [rng.integers(0, VOCABULARY, k).tolist() for k in (1, 3)]
+        items.append([CompletionTokens((*shared[:n], *end), n) for end in ends])
+    want = np.concatenate([one_by_one(copy.deepcopy(made), [[query]]) for item in items for query in item])
+    ours = wrap_model(made, byte_tokenizer(), name=kind)
+    assert np.abs(packed(ours, items) - want).max() < 1e-4
+    assert np.abs(packed(ours, items, plan_batches(ours, 2)) - want).max() < 1e-4
 
 
 def more(name: str):

@@ -25,6 +25,8 @@ SWEPT = {
     "Qwen2_5_VLForConditionalGeneration": {},  # one that has no class of text alone
     "FalconForCausalLM": {},  # attention of its own
     "GPTNeoForCausalLM": {},  # and windows of its own: prompts one by one
+    "Phi3ForCausalLM:longrope-and-short": {},  # positions that depend on a text's length, some beyond its limit
+    "LlamaForCausalLM:dynamic": {},
     "OPTForCausalLM:norms-after": dict.fromkeys(("lens", "direct effects"), "norms stand after its sublayers"),
     "Lfm2ForCausalLM": dict.fromkeys(("direct effects", "total effects"), "a block has no attention (Lfm2ShortConv)"),
     "MambaForCausalLM": dict.fromkeys(ALL - {"scores"}, "a block adds MambaMixer to the residual stream"),
