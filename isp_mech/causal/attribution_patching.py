@@ -105,7 +105,8 @@ def _by_gradients(once: PromptCopies, gap: SiteOutputs, steps: int, at_once: int
 def _edits(part: Sequence[InterpolationStep], gap: SiteOutputs, t: int) -> tuple[list[Tensor], list[ActivationEdit]]:
     """What is added to the sites' outputs (heads, then MLP, of each step), and the edits that add it."""
     n, _, heads, _ = gap.heads.shape
-    row, head = (i.flatten() for i in torch.meshgrid(torch.arange(n), torch.arange(heads), indexing="ij"))
+    every, head = torch.arange(n, device=gap.heads.device), torch.arange(heads, device=gap.heads.device)
+    row, head = (i.flatten() for i in torch.meshgrid(every, head, indexing="ij"))
     moved, edits = [], []
     for step in part:
         by_head = (-step.share * gap.heads[:, step.index]).requires_grad_()
@@ -116,6 +117,6 @@ def _edits(part: Sequence[InterpolationStep], gap: SiteOutputs, t: int) -> tuple
             flat = by_head.flatten(0, 1)
         edits += [
             ActivationEdit(step.index, row, torch.full_like(row, node), head, flat, add=True),
-            ActivationEdit(step.index, torch.arange(n), torch.full((n,), node), None, by_mlp, add=True),
+            ActivationEdit(step.index, every, torch.full_like(every, node), None, by_mlp, add=True),
         ]
     return moved, edits

@@ -151,7 +151,7 @@ def _bias(
 ) -> ScoreBias:
     n, t, late = len(where.firsts), where.t, where.late(device)
     by_head = n_heads if any(change.heads is not None for _, change in some) else 1
-    queries = 1 if bool(late.all()) else t
+    queries = 1 if list(where.firsts) == list(where.decisions) else t
     prefix = torch.zeros(n, copies, by_head, queries, pos, device=device)
     within: Tensor | None = None
     masks: dict[int, tuple[Tensor, Tensor]] = {}
@@ -159,9 +159,9 @@ def _bias(
         if id(change.tokens) not in masks:
             masks[id(change.tokens)] = _masks(change.tokens, where, pos, device)
         far, near = (late[:, None, :queries, None] & mask[:, None, None] for mask in masks[id(change.tokens)])
-        heads = slice(None) if change.heads is None else sorted(change.heads)
+        heads = slice(None) if change.heads is None else torch.tensor(sorted(change.heads), device=device)
         prefix[:, copy, heads] += torch.where(far, change.log_factor, 0.0)
-        if bool(near.any()):
+        if any(i >= first for mine, first in zip(change.tokens, where.firsts, strict=True) for i in mine):
             within = torch.zeros(n, copies, by_head, t, t, device=device) if within is None else within
             within[:, copy, heads] += torch.where(near, change.log_factor, 0.0)
     return ScoreBias(prefix, within)

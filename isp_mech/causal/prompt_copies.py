@@ -75,12 +75,12 @@ def run_prompts(
 
     def take(left: Sequence[int]) -> tuple[int, int]:
         own = lengths[left[0]], sizes[left[0]] - firsts[left[0]]
-        some = left[: plan.rows or plan.tokens]
+        some = left[: plan.rows or plan.keeping]
         group = list(takewhile(lambda i: (lengths[i], sizes[i] - firsts[i]) == own, some))
         longest = np.maximum.accumulate([sizes[i] for i in group])
         n = len(group)
         if plan.rows is None:
-            n = max(1, int((longest * np.arange(1, n + 1) <= plan.tokens).sum()))
+            n = max(1, int((longest * np.arange(1, n + 1) <= plan.keeping).sum()))
         return n, int(longest[n - 1])
 
     plan.run(

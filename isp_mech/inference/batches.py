@@ -16,7 +16,7 @@ from isp_mech.inference.prefix_tree import PrefixTree
 from isp_mech.models import Batch, ChatSetting, Model, Models, is_out_of_memory, let_go, members, plan_tokens
 
 MAX_MASK = 1 << 26  # mask entries of one batch
-MAX_WEIGHTS = 1 << 24  # attention weights of copies in one forward
+MAX_WEIGHTS = {"cpu": 1 << 24, "cuda": 1 << 27}  # attention weights of copies in one forward
 
 BatchSize = int | Literal["auto"]
 T = TypeVar("T")
@@ -24,9 +24,11 @@ T = TypeVar("T")
 
 @dataclass
 class BatchPlan:
-    """How many rows one forward of ``model`` takes: as many as ``tokens`` hold, or ``rows``.
+    """How many rows one forward of ``model`` takes: as many as ``tokens`` hold, or ``rows``; ``kept`` are the tokens of
+    a forward whose keys and values are kept for what runs over them.
 
-    Both are halved when memory runs out, by whoever runs a batch through ``attempt``; what is done stays done.
+    ``tokens`` and ``rows`` are halved when memory runs out, by whoever runs a batch through ``attempt``; what is done
+    stays done.
     """
 
     model: Model
@@ -34,12 +36,19 @@ class BatchPlan:
     rows: int | None = None
     progress: bool = False
     halvings: int = 0
+    kept: int | None = None
 
-    def fit(self, length: int, *, masked: bool = False) -> int:
+    @property
+    def keeping(self) -> int:
+        """Tokens of a forward whose keys and values are kept."""
+        return self.tokens if self.kept is None else min(self.tokens, self.kept)
+
+    def fit(self, length: int, *, masked: bool = False, keeping: bool = False) -> int:
         """Rows of ``length`` tokens that one forward takes, at least one."""
         if self.rows is not None:
             return self.rows
-        return max(1, min(self.tokens // length, MAX_MASK // length**2 if masked else self.tokens))
+        tokens = self.keeping if keeping else self.tokens
+        return max(1, min(tokens // length, MAX_MASK // length**2 if masked else tokens))
 
     def alike(self, sizes: Sequence[int], most: int, each: int = 1) -> int:
         """How many of ``sizes``, largest first, to pad to the first: up to ``most``, little being wasted.
@@ -56,7 +65,8 @@ class BatchPlan:
     def copies(self, n: int, t: int, pos: int) -> int:
         """How many copies of ``t`` tokens one forward takes, of each of ``n`` prompts of ``pos`` tokens."""
         weights = n * t * self.model.architecture.n_heads * (pos + t)
-        return max(1, min(self.tokens // (n * t), MAX_WEIGHTS // weights))
+        most = MAX_WEIGHTS.get(torch.device(self.model.device).type, MAX_WEIGHTS["cpu"])
+        return max(1, min(self.tokens // (n * t), most // weights))
 
     def attempt(self, run: Callable[[], None], taken: int, length: int) -> bool:
         """Whether ``run``, a forward of ``taken`` rows of ``length`` tokens, had memory enough; if not, the plan is
@@ -120,7 +130,8 @@ class BatchPlan:
 def plan_batches(model: Model, batch_size: BatchSize = "auto", *, progress: bool = False) -> BatchPlan:
     """The plan for one model. ``batch_size`` is a number of rows, or "auto": as many tokens as keep the device busy."""
     check_batch_size(batch_size)
-    return BatchPlan(model, plan_tokens(model), None if batch_size == "auto" else batch_size, progress)
+    rows = None if batch_size == "auto" else batch_size
+    return BatchPlan(model, plan_tokens(model), rows, progress, kept=plan_tokens(model, keeping=True))
 
 
 def each_model(

@@ -118,7 +118,7 @@ class _Steps:
     def _prefixes(self, left: list[Rooted]) -> Iterator[Step]:
         while left:
             length = len(left[0][0])
-            most = max(1, self.plan.fit(length) // 2)  # keys and values are kept: half as many as of a plain forward
+            most = max(1, self.plan.fit(length, keeping=True) // 2)  # room for what runs over them
             most = min(most, next((i for i, (tokens, _) in enumerate(left) if len(tokens) > length), most))
             fewest = self.plan.alike([len(trees) for _, trees in left], most, len(left[0][1][-1][0]))
             n = min(fewest, self.plan.alike([len(tokens) for tokens, _ in left], most))

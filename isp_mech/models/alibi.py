@@ -17,7 +17,7 @@ from isp_mech.models.batch import attention_mask
 from isp_mech.models.forward_context import CONTEXT
 
 
-def slopes_of(n_heads: int) -> Tensor:
+def slopes_of(n_heads: int, device: torch.device | None = None) -> Tensor:
     """(head,): how fast each head's weights fall with distance, as ALiBi defines it.
 
     Powers of 2^(-8/n) for n heads, a power of two; further heads take every second one of 2n's.
@@ -26,9 +26,9 @@ def slopes_of(n_heads: int) -> Tensor:
     [0.25, 0.0625, 0.015625, 0.00390625]
     """
     whole = 1 << (n_heads.bit_length() - 1)
-    first = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
-    between = [2 ** (-4 * (2 * i + 1) / whole) for i in range(n_heads - whole)]
-    return torch.tensor(first + between)
+    head = torch.arange(n_heads, device=device)  # reckoned there: nothing is carried to the device, layer by layer
+    power = torch.where(head < whole, -8 * (head + 1), -4 * (2 * (head - whole) + 1))
+    return torch.exp2(power.double() / whole).float()
 
 
 def bloom_attention(
@@ -39,7 +39,7 @@ def bloom_attention(
     if context is None:
         return type(self).forward(self, hidden_states, residual, *args, **kwargs)
     query, key, value = self._reshape(self.query_key_value(hidden_states))
-    slopes = slopes_of(self.num_heads).to(query) / self.inv_norm_factor
+    slopes = slopes_of(self.num_heads, query.device).to(query.dtype) / self.inv_norm_factor
     query = torch.cat([query, slopes[:, None, None].expand(*query.shape[:3], 1)], -1)
     key = torch.cat([key, context.batch.depth[:, None, :, None].expand(*key.shape[:3], 1).to(key)], -1)
     value = torch.cat([value, torch.zeros_like(value[..., :1])], -1)  # kernels want as many dimensions here

@@ -144,31 +144,32 @@ def _record(context: ForwardContext, layer: int, query: Tensor, key: Tensor, val
 def _attention_by_role(
     context: ForwardContext, query: Tensor, key: Tensor, form: ScoreForm
 ) -> Float[Tensor, "q head role"]:
-    """A row of the batch at a time, over its own keys: nothing is copied for each query."""
-    spec, batch = context.spec, context.batch
-    assert spec is not None and spec.query_rows is not None and spec.query_nodes is not None and spec.roles is not None
-    out = query.new_empty(len(spec.query_rows), query.shape[1], spec.roles.shape[-1], dtype=torch.float32)
-    for row in spec.query_rows.unique().tolist():
-        here = (spec.query_rows == row).nonzero()[:, 0]
-        nodes = spec.query_nodes[here]
-        seen = batch.seen_from(spec.query_rows[here], nodes)
-        if form.is_local:
-            seen = seen & form.near(batch.depth[row, nodes][:, None], batch.depth[row])
-        weights = _weights(query[None, row][:, :, nodes], key[None, row], seen[None], form)[0]
-        out[here] = torch.einsum("h q k, q k r -> q h r", weights, spec.roles[here])
-    return out
+    """Of all rows at once, each over its own keys: which rows ask is not for the host to know, layer by layer."""
+    spec, asking = context.spec, context.asking
+    assert asking is not None and spec is not None and spec.query_rows is not None and spec.query_nodes is not None
+    asked, seen = _at_selected(context.batch, asking, query, form)
+    column = asking.column[spec.query_rows, spec.query_nodes]
+    weights = _weights(asked, key, seen, form)[spec.query_rows, :, column]
+    return torch.einsum("q h k, q k r -> q h r", weights, spec.roles)
+
+
+def _at_selected(
+    batch: Batch, selected: TokenSelection, query: Tensor, form: ScoreForm
+) -> tuple[Float[Tensor, "row head m d"], Bool[Tensor, "row m pos"]]:
+    """The queries of the selected tokens, and what each of them sees."""
+    nodes = selected.nodes
+    rows = torch.arange(len(nodes), device=nodes.device).repeat_interleave(nodes.shape[1])
+    seen = batch.seen_from(rows, nodes.flatten()).view(*nodes.shape, -1)
+    if form.is_local:
+        seen = seen & form.near(selected.narrow(batch.depth)[:, :, None], batch.depth[:, None])
+    return selected.narrow(query.transpose(1, 2)).transpose(1, 2), seen
 
 
 def _from_selected(
     batch: Batch, selected: TokenSelection, query: Tensor, key: Tensor, value: Tensor, form: ScoreForm
 ) -> Float[Tensor, "row m head d"]:
     """Attention of the selected tokens to all tokens."""
-    nodes = selected.nodes
-    rows = torch.arange(len(nodes), device=nodes.device).repeat_interleave(nodes.shape[1])
-    seen = batch.seen_from(rows, nodes.flatten()).view(*nodes.shape, -1)
-    if form.is_local:
-        seen = seen & form.near(selected.narrow(batch.depth)[:, :, None], batch.depth[:, None])
-    query = selected.narrow(query.transpose(1, 2)).transpose(1, 2)
+    query, seen = _at_selected(batch, selected, query, form)
     return _written_out(query, key, value, seen, form)
 
 

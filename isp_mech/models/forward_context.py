@@ -43,13 +43,15 @@ class TokenSelection:
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """One forward: what it runs, what is asked of it, and what it has recorded so far."""
+    """One forward: what it runs, what is asked of it, and what it has recorded so far. ``asking`` are the tokens whose
+    attention is recorded."""
 
     batch: Batch
     spec: RecordSpec | None
     record: ActivationRecord
     prefix: PrefixCache | None = None
     selection: TokenSelection | None = None
+    asking: TokenSelection | None = None
 
     @property
     def length(self) -> int | None:

@@ -21,17 +21,21 @@ from isp_mech.models.hooks import first_input, on_output, with_first_input
 
 
 def select_tokens(batch: Batch, at: TokenPlaces, copy_length: int | None = None) -> TokenSelection | None:
-    """The tokens ``at``, each once, as equally many for each row of the batch; of rows that are copies of
-    ``copy_length`` tokens, equally many of each copy. None where they are over half of all: then attention written out
+    """The tokens ``at`` as ``in_rows`` gives them. None where they are over half of all: then attention written out
     would take longer than it spares."""
+    selected = in_rows(batch, at, copy_length)
+    return None if 2 * selected.nodes.shape[1] > batch.ids.shape[1] else selected
+
+
+def in_rows(batch: Batch, at: TokenPlaces, copy_length: int | None = None) -> TokenSelection:
+    """The tokens ``at``, each once, as equally many for each row of the batch; of rows that are copies of
+    ``copy_length`` tokens, equally many of each copy."""
     n, pos = batch.ids.shape
     t = copy_length or pos
     wanted = torch.zeros(batch.ids.shape, dtype=torch.bool, device=batch.ids.device)
     wanted[at.rows, at.nodes] = True
     wanted = wanted.view(-1, t)  # (row copy) t
     m = max(1, int(wanted.sum(1).max()))
-    if 2 * m > t:
-        return None
     column = (wanted.cumsum(1) - 1).clamp(min=0)
     order = torch.sort((~wanted).to(torch.uint8), dim=1, stable=True).indices[:, :m]  # the wanted first, in their order
     nodes = torch.where(wanted.gather(1, order), order, order[:, :1])

@@ -34,7 +34,7 @@ from isp_mech.models.find_architecture import architecture_of
 from isp_mech.models.finite_weights import check_logits, check_weights
 from isp_mech.models.gguf import convert_gguf, tokenizer_of
 from isp_mech.models.length_rule import follow_lengths
-from isp_mech.models.memory import bytes_per_token, free_bytes
+from isp_mech.models.memory import bytes_kept_per_token, bytes_per_token, free_bytes
 from isp_mech.models.model import DTYPES, Dtype, Model, probe_ids
 from isp_mech.models.parity import check_causal, two_rows, with_what_holds
 from isp_mech.models.rotary import neox_attention
@@ -191,10 +191,12 @@ def is_settled(hf: PreTrainedModel) -> bool:
 AUTO_TOKENS = {"cpu": 4096, "cuda": 1 << 15}  # enough to keep the device busy; more gains nothing
 
 
-def plan_tokens(model: Model) -> int:
-    """Tokens of one forward: as many as keep the device busy, if half of its free memory holds them."""
+def plan_tokens(model: Model, *, keeping: bool = False) -> int:
+    """Tokens of one forward: as many as keep the device busy, if half of its free memory holds them; with ``keeping``
+    their keys and values in all layers too."""
     shape = model.architecture
     each = bytes_per_token(model.hf, shape.d_model, shape.n_heads * shape.d_head)
+    each += bytes_kept_per_token(model.hf, shape.n_layers, shape.n_heads, shape.d_head) if keeping else 0
     most = AUTO_TOKENS.get(torch.device(model.device).type, AUTO_TOKENS["cpu"])
     return max(1, min(most, free_bytes(model.device) // 2 // each))
 

@@ -56,6 +56,14 @@ def bytes_per_token(hf: PreTrainedModel, d_model: int, width: int) -> int:
     return max(2, size) * (8 * d_model + 6 * width + 3 * inner)
 
 
+def bytes_kept_per_token(hf: PreTrainedModel, n_layers: int, n_heads: int, d_head: int) -> int:
+    """What a token's keys and values take in all layers, where they are kept, bytes; as if queries stayed beside them,
+    as they do where one product makes all three."""
+    config = hf.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or n_heads
+    return 3 * n_layers * heads * d_head * max(2, next(hf.parameters()).element_size())
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: on a GPU, in torch's allocator on a CPU, or in Python."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

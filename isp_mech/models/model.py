@@ -26,7 +26,7 @@ from isp_mech.models.equal_logits import expect_equal
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.forward_context import CONTEXT, ForwardContext
 from isp_mech.models.hooks import editing, recording, starting_at
-from isp_mech.models.last_layer import select_tokens
+from isp_mech.models.last_layer import in_rows, select_tokens
 from isp_mech.models.prefix_cache import PrefixCache
 from isp_mech.models.skeleton import second_skeleton
 from isp_mech.models.texts import AddedTokens, added_tokens, encode_texts, end_tokens, token_limit
@@ -245,7 +245,11 @@ class Model:
                 else TokenPlaces(torch.cat([at.rows, record.rows]), torch.cat([at.nodes, record.nodes]))
             )
             selection = select_tokens(batch, places, copy_length)
-        context = ForwardContext(batch, record, ActivationRecord(), prefix, selection)
+        asking = None
+        if record is not None and record.query_rows is not None and not self.architecture.gives_weights:
+            assert record.query_nodes is not None
+            asking = in_rows(batch, TokenPlaces(record.query_rows, record.query_nodes))
+        context = ForwardContext(batch, record, ActivationRecord(), prefix, selection, asking)
         with ExitStack() as stack, torch.set_grad_enabled(gradients):
             stack.callback(CONTEXT.reset, CONTEXT.set(context))
             if prefix is not None and first_layer:

@@ -1,11 +1,12 @@
 """Attention of copies over a prefix that is done already: to the prefix's tokens, and to their own.
 
-The two parts are separate softmaxes, put together by their log-sum-exps. On a CPU both are torch's fused
-attention, so that no scores are kept; elsewhere they are written out.
+The two parts are separate softmaxes, put together by their log-sum-exps. Both are torch's fused attention, so that no
+scores are kept; they are written out where no kernel fits: with a soft cap, for gradients, on a GPU with odd widths.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from isp_mech.models.fast_paths import fast_paths
 from isp_mech.models.prefix_cache import ScoreBias
 
-FUSED: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+CPU_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+GPU_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
+ALIGNED = 16  # the GPU's kernel reads masks whose rows begin at multiples of so many numbers
 
 
 def attend_over_prefix(
@@ -98,20 +101,61 @@ def _attend(
     if bias is not None:
         bias = bias.to(query.device)
         seen = seen & (bias > -torch.inf)
-    everything = bias is None and bool(seen.all())
-    plain = torch.is_grad_enabled() or not fast_paths()  # the fused one gives no gradient of its log-sum-exps
-    if FUSED is not None and not plain and softcap is None and query.device.type == "cpu":
-        mask = None if everything else _additive(seen, query, bias)
-        d_value, d = value.shape[-1], query.shape[-1]
-        if d_value < d:  # the kernel wants keys and values of one width
-            value = torch.nn.functional.pad(value, (0, d - d_value))
-        elif d_value > d:
-            query, key = (torch.nn.functional.pad(x, (0, d_value - d)) for x in (query, key))
-        out, total = FUSED(query, key, value, attn_mask=mask, scale=scale)
-        out = out[..., :d_value]
+    everything = bias is None and query.device.type == "cpu" and bool(seen.all())  # a GPU would have to be waited for
+    plain = torch.is_grad_enabled() or not fast_paths()  # the fused ones give no gradient of their log-sum-exps
+    fused = None if plain or softcap is not None else FUSED.get(query.device.type)
+    if key.shape[2] == 1 and not plain:
+        out, total = _to_one(query, key, value, scale, softcap, bias)
+    elif fused is not None and _fits(fused, query, value):
+        out, total = fused(query, key, value, None if everything else _additive(seen, query, bias), scale)
     else:
         out, total = _written_out(query, key, value, None if everything else seen, scale, softcap, bias)
     return out, total if everything else total.masked_fill(~seen.any(-1), -torch.inf)
+
+
+def _to_one(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Attention to one key, which has all the weight: millions of products of one row and one column are none."""
+    total = (query.float() * key).sum(-1) * scale
+    if softcap is not None:
+        total = softcap * torch.tanh(total / softcap)
+    if bias is not None:
+        total = total + bias[..., 0]
+    return value.expand(*query.shape[:-1], -1), total
+
+
+def on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """The kernel wants keys and values of one width."""
+    d_value, d = value.shape[-1], query.shape[-1]
+    if d_value < d:
+        value = torch.nn.functional.pad(value, (0, d - d_value))
+    elif d_value > d:
+        query, key = (torch.nn.functional.pad(x, (0, d_value - d)) for x in (query, key))
+    mask = None if mask is None else mask.expand(-1, -1, query.shape[2], -1)
+    out, total = CPU_KERNEL(query, key, value, attn_mask=mask, scale=scale)
+    return out[..., :d_value], total
+
+
+def on_gpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """The kernel wants the mask's rows aligned, and fills the log-sum-exps up to a multiple of 32 queries."""
+    pos = key.shape[2]
+    if mask is not None:
+        padded = torch.nn.functional.pad(mask, (0, -pos % ALIGNED))[..., :pos]
+        mask = padded.expand(*query.shape[:-1], pos)
+    out, total, *_ = GPU_KERNEL(query, key, value, mask, True, scale=scale)
+    return out, total[..., : query.shape[2]]
+
+
+Fused = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
+FUSED: Mapping[str, Fused] = {  # by kind of device: torch's kernels that give log-sum-exps beside the output
+    kind: function for kind, kernel, function in (("cpu", CPU_KERNEL, on_cpu), ("cuda", GPU_KERNEL, on_gpu)) if kernel
+}
+
+
+def _fits(fused: Fused, query: Tensor, value: Tensor) -> bool:
+    """The GPU's kernel wants heads of a multiple of 8 numbers."""
+    return fused is not on_gpu or (query.shape[-1] % 8 == 0 and value.shape[-1] % 8 == 0)
 
 
 def _written_out(
@@ -134,6 +178,6 @@ def _written_out(
 
 
 def _additive(seen: Tensor, query: Tensor, bias: Tensor | None) -> Tensor:
-    added = torch.zeros(()) if bias is None else bias
-    mask = added.to(query.dtype).expand(seen.shape).masked_fill(~seen, torch.finfo(query.dtype).min)
-    return mask.expand(-1, -1, query.shape[2], -1) if mask.shape[2] == 1 else mask
+    added = query.new_zeros(()) if bias is None else bias
+    # a quarter of the lowest, which a GPU's kernel, that reckons in powers of 2, can still multiply
+    return added.to(query.dtype).expand(seen.shape).masked_fill(~seen, torch.finfo(query.dtype).min / 4)

@@ -115,7 +115,7 @@ def test_when_memory_runs_out_batches_are_halved_and_the_run_says_so(
 @pytest.mark.parametrize("verb", VERBS)
 def test_auto_is_the_same_number_of_tokens_for_all(make_model, pairs, located, alone, monkeypatch, verb):
     want = alone(verb)
-    monkeypatch.setattr("isp_mech.inference.batches.plan_tokens", lambda model: MOST)
+    monkeypatch.setattr("isp_mech.inference.batches.plan_tokens", lambda model, keeping=False: MOST)
     done = sizes_of_forwards(monkeypatch)
     made = tables_of(VERBS[verb](pairs, make_model("neox"), located))
     assert MOST // 2 < max(done) <= MOST
