@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +27,12 @@ from isp_mech.tasks import Pair, PairSet, compose  # noqa: E402
 settings.register_profile("short", max_examples=50, deadline=None)
 settings.register_profile("long", max_examples=400, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: to collect garbage after each model need not look through all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
