@@ -153,7 +153,8 @@ def _one_after_the_other(
     while (plan := _next_plan(loaded, batch_size, chat, progress)) is not None:
         yield plan
         del plan.model  # who asked may still hold the plan while the next model is loaded
-        let_go()
+        if not isinstance(models, Model):  # one that was given loaded stays, and looking for garbage takes a while
+            let_go()
 
 
 def _next_plan(

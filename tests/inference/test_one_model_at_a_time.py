@@ -47,3 +47,12 @@ def test_models_that_the_user_holds_stay(pairs, folders):
     scores = im.score(pairs.take(range(2)), [model, folders[1]])
     assert list(dict.fromkeys(scores.scores.frame["model"])) == ["small", "large"]
     assert im.score(pairs.take(range(2)), model).scores.frame["logprob"].notna().all()
+
+
+def test_for_a_model_that_was_given_loaded_no_garbage_is_looked_for(pairs, folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr("isp_mech.inference.batches.let_go", lambda: asked.append(1))
+    im.score(pairs.take(range(2)), im.load_model(folders[0]))
+    assert not asked
+    im.score(pairs.take(range(2)), folders[0])
+    assert len(asked) == 1
