@@ -101,13 +101,13 @@ def plain_each(plain, tokenizer, task: Task) -> np.ndarray:
     return np.array(out)
 
 
-def harness(plain, tokenizer, task: Task) -> Callable[[], np.ndarray] | None:
+def harness(plain, tokenizer, task: Task, at_once: int | None = None) -> Callable[[], np.ndarray] | None:
     try:
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
     except ImportError:
         return None
-    lm = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=len(task.items), max_length=2048)
+    lm = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=at_once or len(task.items), max_length=2048)
 
     def run() -> np.ndarray:
         requests = [
