@@ -91,7 +91,7 @@ def save(rows: Sequence[Row], out: Path) -> pd.DataFrame:
     columns = ["section", "shape", "path", "measure", "value", "unit", "bar", "note"]
     frame = pd.DataFrame(rows).reindex(columns=columns).astype({"value": float})
     texts = [name for name in columns if name != "value"]
-    frame[texts] = frame[texts].astype(object).fillna("")
+    frame[texts] = frame[texts].astype(object).fillna("").astype("str")
     out.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out / "bench.parquet")
     (out / "page.md").write_text(page(frame), encoding="utf-8")
