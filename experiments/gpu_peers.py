@@ -38,10 +38,16 @@ def by_vllm(plain: Any, tokenizer: Any, task: Task) -> Callable[[], object]:
     """One token after each prompt, of the two classes' tokens alone, with shared beginnings run once."""
     from vllm import LLM, SamplingParams
 
-    folder = tempfile.mkdtemp()
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    engine = LLM(folder, dtype="bfloat16", enable_prefix_caching=True, gpu_memory_utilization=0.3, max_model_len=2048)
+    settings = {
+        "dtype": "bfloat16",
+        "enable_prefix_caching": True,
+        "gpu_memory_utilization": 0.3,
+        "max_model_len": 2048,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        engine = LLM(folder, **settings)
     classes = [tokenizer(c).input_ids[0] for c in task.items[0].classes]
     asked = SamplingParams(max_tokens=1, temperature=0.0, logprobs=len(classes), allowed_token_ids=classes)
     prompts = [{"prompt_token_ids": tokenizer(item.prompt).input_ids} for item in task.items]
