@@ -39,7 +39,7 @@ from isp_mech.causal.replacements import SiteOutputs
 from isp_mech.inference.batches import BatchPlan
 from isp_mech.inference.finite import check_finite
 from isp_mech.inference.margin import ContrastPrompt, branches, margin_of
-from isp_mech.models import ActivationRecord, Model, RecordSpec
+from isp_mech.models import ActivationRecord, Batch, Model, RecordSpec
 from isp_mech.sites import Site
 
 __all__ = [
@@ -180,7 +180,8 @@ def _each_alone(
     """(prompt, change): margins by one forward for each change, for models that do not accept custom masks."""
     model, terms, n_layers = plan.model, whole.terms(), plan.model.architecture.n_layers
     out = np.zeros((len(whole.prompts), len(together)))
-    own = _written(whole, where) if any(isinstance(c, Replay) for changes in together for c in changes) else None
+    replayed = any(isinstance(c, Replay) for changes in together for c in changes)
+    own = written_by(model, whole.batch, where.t) if replayed else None
     for i, changes in enumerate(together):
         touched = first_layer(changes, n_layers) < n_layers
         edits = site_edits([changes], where, own, model.architecture.n_heads, model.device) if touched else []
@@ -189,11 +190,11 @@ def _each_alone(
     return out
 
 
-def _written(whole: WholePrompts, where: CopyTokens) -> ActivationRecord:
-    """What every token of whole prompts writes unchanged."""
-    n = len(whole.prompts)
-    rows = torch.arange(n, device=whole.model.device).repeat_interleave(where.t)
-    nodes = torch.arange(where.t, device=whole.model.device).repeat(n)
-    record = whole.model.forward(whole.batch, record=RecordSpec(rows, nodes)).record
-    heads, mlp = ([x.unflatten(0, (n, where.t)) for x in kept] for kept in (record.heads, record.mlp))
+def written_by(model: Model, batch: Batch, t: int) -> ActivationRecord:
+    """What heads and MLPs write unchanged at the first ``t`` tokens of every row (row, t, ..)."""
+    n = len(batch.ids)
+    rows = torch.arange(n, device=model.device).repeat_interleave(t)
+    nodes = torch.arange(t, device=model.device).repeat(n)
+    record = model.forward(batch, record=RecordSpec(rows, nodes)).record
+    heads, mlp = ([x.unflatten(0, (n, t)) for x in kept] for kept in (record.heads, record.mlp))
     return ActivationRecord(heads=heads, mlp=mlp)

@@ -73,15 +73,18 @@ class Intervention:
         """What has to be known of a prompt: the spans of roles, the pair's other prompt, or nothing."""
         return "; ".join(dict.fromkeys(need for part in self.parts for need in part.needs)) or "nothing"
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the text and its vectors into one small file, which ``load_intervention`` reads back."""
-        arrays = {
-            name: {"shape": list(values.shape), "values": np.asarray(values, np.float32).ravel().tolist()}
+    def to_json(self) -> str:
+        """The text, what it needs and its vectors, as ``save`` writes them, on one line."""
+        arrays = {  # the shortest digits that give the same float32
+            name: {"shape": list(values.shape), "values": [float(str(x)) for x in np.float32(values).ravel()]}
             for name, values in self.arrays.items()
         }
-        told = {"format": FORMAT, "intervention": str(self), "needs": self.needs, "arrays": arrays}
+        return json.dumps({"format": FORMAT, "intervention": str(self), "needs": self.needs, "arrays": arrays})
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the text and its vectors into one small file, which ``load_intervention`` reads back."""
         target = Path(path)
-        target.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        target.write_text(self.to_json() + "\n", encoding="utf-8")
         return target
 
     def attach(

@@ -28,12 +28,18 @@ def random_changes(intervention: Intervention, bound: Bound, n: int, seed: int) 
         sites = _random_sites(intervention, bound, n, rng)
         return [bound.changes(drawn) for drawn in sites]
     own = bound.changes(Intervention(tuple(parts), intervention.arrays))
-    return [tuple(_random(change, part, bound, rng) for change, part in zip(own, parts, strict=True)) for _ in range(n)]
+    ends = [prompt.shared - 1 for prompt in bound.prompts]
+    others = [_others(change.tokens, ends) if isinstance(change, OfAttention) else [] for change in own]
+    return [
+        tuple(_random(change, part, bound, free, rng) for change, part, free in zip(own, parts, others, strict=True))
+        for _ in range(n)
+    ]
 
 
-def _random(change: Change, part: Part, bound: Bound, rng: np.random.Generator) -> Change:
+def _random(change: Change, part: Part, bound: Bound, free: Sequence[np.ndarray], rng: np.random.Generator) -> Change:
     if isinstance(change, OfAttention):
-        return replace(change, tokens=_other_tokens(change.tokens, [p.shared - 1 for p in bound.prompts], rng))
+        pieces = zip(change.tokens, free, strict=True)
+        return replace(change, tokens=[sorted(rng.permutation(them)[: len(mine)].tolist()) for mine, them in pieces])
     if isinstance(change, Add):
         assert change.values.stream is not None
         layer = part.sites[0].layer
@@ -46,14 +52,10 @@ def _random(change: Change, part: Part, bound: Bound, rng: np.random.Generator) 
     return bound.changes(drawn)[0]
 
 
-def _other_tokens(tokens: Sequence[Sequence[int]], ends: Sequence[int], rng: np.random.Generator) -> list[list[int]]:
-    """Of each prompt equally many random tokens that are not among ``tokens``, before ``ends``; all others, where there
-    are fewer."""
-    out = []
-    for mine, end in zip(tokens, ends, strict=True):
-        others = np.setdiff1d(np.arange(end), np.asarray(mine, dtype=int))
-        out.append(sorted(rng.choice(others, min(len(mine), len(others)), replace=False).tolist()))
-    return out
+def _others(tokens: Sequence[Sequence[int]], ends: Sequence[int]) -> list[np.ndarray]:
+    """Of each prompt the tokens before its end that are not among ``tokens``: equally many of them are drawn, or all,
+    where there are fewer."""
+    return [np.setdiff1d(np.arange(end), np.asarray(mine, int)) for mine, end in zip(tokens, ends, strict=True)]
 
 
 def _random_sites(intervention: Intervention, bound: Bound, n: int, rng: np.random.Generator) -> list[Intervention]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
 
 import numpy as np
 
@@ -24,12 +24,9 @@ from isp_mech.causal.intervention_values import (
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.inference.batches import BatchPlan
 from isp_mech.inference.tokenization import OTHER, role_names
-from isp_mech.sites import Site, all_sites
+from isp_mech.sites import Searched, Site, all_sites
 from isp_mech.tasks import PairSet
 
-Searched = Literal["replace", "scale", "block", "reweight", "replay", "steer"]
-SEARCHED: tuple[Searched, ...] = get_args(Searched)
-PLAIN_COST, NEUTRAL_COST = 0.05, 0.1  # what a change may cost: plain accuracy, a share; neutral loss, nats a token
 ALPHAS: Mapping[str, tuple[float, ...]] = {
     "replace": (1.0,),
     "scale": (0.0, 2.0, -1.0, 4.0),
@@ -38,7 +35,11 @@ ALPHAS: Mapping[str, tuple[float, ...]] = {
 }
 LOG_FACTORS = (2.0, 4.0, 8.0, -2.0, -4.0)
 MOST_PARTS = 6  # that are chosen one after the other
-BEST = 12  # single changes of which more are put together
+BEST = 8  # single changes of which more are put together
+LEAST_STEP = 0.02  # of the pairs that choose: a further part has to make so many more right
+FEW = 60  # pairs on which many single changes are looked through, and random ones judged
+LOOKED_THROUGH = 40  # single changes that are left then, to be judged on all pairs
+AT_A_TIME = 8  # changes, the best first, whose cost is looked at
 
 
 @dataclass
@@ -60,12 +61,14 @@ class PromptSide:
 
 @dataclass(frozen=True)
 class PairHalf:
-    """Both sides of some pairs; ``quick`` ones at the first token that differs where the whole margin is costly."""
+    """Both sides of some pairs; ``quick`` ones at the first token that differs where the whole margin is costly, and
+    ``few`` of these on the conflict side."""
 
     conflict: PromptSide
     plain: PromptSide
     quick_conflict: PromptSide
     quick_plain: PromptSide
+    few: PromptSide
 
 
 @dataclass(frozen=True)
@@ -102,38 +105,69 @@ class Search:
     plain_floor: float
     neutral_ceiling: float
 
-    def judged(self, candidates: Sequence[Intervention]) -> list[Judged]:
-        """Those that cost little enough."""
+    @cached_property
+    def nothing(self) -> Judged:
+        """The model as it is."""
+        return _judged(Intervention(), self.half.quick_conflict.of([Intervention()])[:, 0])
+
+    def judged(self, candidates: Sequence[Intervention], most: int) -> list[Judged]:
+        """The best ``most`` of those that are better than nothing and cost little enough, the best first. What one
+        costs is looked at only where it may be among them."""
         if not candidates:
             return []
-        conflict, plain = self.half.quick_conflict.of(candidates), self.half.quick_plain.of(candidates)
-        cheap = (plain < 0).mean(0) >= self.plain_floor - 1e-9
-        of_model = [i for i, one in enumerate(candidates) if cheap[i] and not one.roles]
-        if of_model:
-            losses = neutral_losses(self.neutral, self.neutral.of([candidates[i] for i in of_model])).T
-            for i, loss in zip(of_model, losses, strict=True):
-                cheap[i] = loss_per_token(self.neutral, loss) <= self.neutral_ceiling
-        return [
-            Judged(one, int((conflict[:, i] > 0).sum()), float(conflict[:, i].mean()))
-            for i, one in enumerate(candidates)
-            if cheap[i]
+        margins = self.half.quick_conflict.of(candidates)
+        ranked = sorted((_judged(one, margins[:, i]) for i, one in enumerate(candidates)), key=_merit, reverse=True)
+        left, found = [one for one in ranked if _merit(one) > _merit(self.nothing)], list[Judged]()
+        while left and len(found) < most:
+            found += self.cheap(left[:AT_A_TIME])
+            left = left[AT_A_TIME:]
+        return found[:most]
+
+    def cheap(self, some: Sequence[Judged]) -> list[Judged]:
+        """Those that cost little enough."""
+        plain = self.half.quick_plain.of([one.made for one in some])
+        kept = [one for one, right in zip(some, (plain < 0).mean(0), strict=True) if right >= self.plain_floor - 1e-9]
+        of_model = [one for one in kept if not one.made.roles]
+        if not of_model:
+            return kept
+        losses = neutral_losses(self.neutral, self.neutral.of([one.made for one in of_model])).T
+        costly = [
+            one
+            for one, loss in zip(of_model, losses, strict=True)
+            if loss_per_token(self.neutral, loss) > self.neutral_ceiling
         ]
+        return [one for one in kept if one not in costly]
+
+    def looked_through(self, singles: Sequence[Intervention]) -> Sequence[Intervention]:
+        """The best of many by a few pairs."""
+        if len(singles) <= LOOKED_THROUGH or len(self.half.quick_conflict.bound.prompts) <= FEW:
+            return singles
+        margins = self.half.few.of(singles)
+        ranked = sorted((_judged(one, margins[:, i]) for i, one in enumerate(singles)), key=_merit, reverse=True)
+        return [one.made for one in ranked[:LOOKED_THROUGH]]
 
     def best(self, singles: Sequence[Intervention], most: int) -> Intervention:
         """The best of the single ones, and of sums of them that are made one after the other; nothing where no change
         is better than none."""
-        nothing = self.judged([Intervention()])[0]
-        ranked = sorted(self.judged(singles), key=lambda f: (f.right, f.margin), reverse=True)[:BEST]
-        steps, pool = [nothing, *ranked], [found.made for found in ranked]
-        here = ranked[0] if ranked and most > 1 else nothing
+        ranked = self.judged(self.looked_through(singles), BEST)
+        steps, pool = [self.nothing, *ranked], [found.made for found in ranked]
+        step = max(1, LEAST_STEP * len(self.half.quick_conflict.bound.prompts))
+        here = ranked[0] if ranked else self.nothing
         while here.made.parts and len(here.made.parts) < most:
-            more = [here.made + one for one in pool if not _overlap(here.made, one)]
-            found = sorted(self.judged(more), key=lambda f: (f.right, f.margin), reverse=True)
-            if not found or (found[0].right, found[0].margin) <= (here.right, here.margin):
+            found = self.judged([here.made + one for one in pool if not _overlap(here.made, one)], 1)
+            if not found or found[0].right < here.right + step:
                 break
             here = found[0]
             steps.append(here)
         return max(steps, key=lambda f: f.rank).made
+
+
+def _judged(made: Intervention, margins: np.ndarray) -> Judged:
+    return Judged(made, int((margins > 0).sum()), float(margins.mean()))
+
+
+def _merit(one: Judged) -> tuple[int, float]:
+    return one.right, one.margin
 
 
 def _overlap(a: Intervention, b: Intervention) -> bool:

@@ -19,7 +19,6 @@ from isp_mech.causal.neutral_text import neutral_prompts
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
 from isp_mech.causal.restoration import restoration
-from isp_mech.causal.restoration_search import SEARCHED, Searched
 from isp_mech.causal.site_sets import Half, effects_by_pair, halves, sites_for
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
@@ -27,7 +26,7 @@ from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import ChatSetting, Model, Models, free_bytes
 from isp_mech.scaling.summaries import join_verification
-from isp_mech.sites import Replacement, Site, all_sites
+from isp_mech.sites import SEARCHED, Replacement, Searched, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
 from isp_mech.tables import Table, table
 from isp_mech.tables.site_tables import AnySites
@@ -165,7 +164,8 @@ class _Sides:
 def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
     model, pairs = plan.model, asked.pairs
     conflict = observe_conflict(pairs, plan, asked.kinds, seed=asked.seed)
-    plain, neutral = place_prompts(model, pairs, ("plain",)).prompts, neutral_prompts(model, asked.seed, N_NEUTRAL)
+    plain = place_prompts(model, pairs, ("plain",)).prompts
+    told, neutral = neutral_prompts(plan, asked.seed, N_NEUTRAL)
     costly = is_costly(conflict.prompts, model)
     rows: list[Row] = []
     for kind, values in conflict.replacements.items():
@@ -188,6 +188,7 @@ def _verify_model(asked: _Asked, plan: BatchPlan) -> Table:
             "share": asked.share,
             "n_random": asked.n_random,
             "n_pairs": len(pairs),
+            "neutral_text": told,
         },
         notes=[*plan.notes(), *([f"{model.name}: {QUICK}"] if costly else [])],
     )

@@ -68,6 +68,7 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_module("isp_mech.tracing.head_types"), "SEQUENCES", 4)
         patch.setattr(import_module("isp_mech.causal.verify"), "N_NEUTRAL", 6)
+        patch.setattr(import_module("isp_mech.causal.neutral_text"), "LONGEST", 10)
         yield
 
 
