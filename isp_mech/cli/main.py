@@ -12,11 +12,13 @@ NEWLINE = "\n"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 for bad input (reported on stderr, nothing written), 130 when stopped."""
+    from isp_mech.cli.answers import Answer
     from isp_mech.cli.parser import make_parser
 
     arguments = make_parser().parse_args(argv)
     try:
-        return arguments.verb(arguments) or 0
+        answer = arguments.verb(arguments)
+        return answer.give(arguments.json) if isinstance(answer, Answer) else answer or 0
     except InputError as error:
         print(f"isp-mech: {visible(error, keep=NEWLINE)}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ import argparse
 
 from isp_mech import __version__
 from isp_mech.cli import verbs
-from isp_mech.runs.settings import DECLARED
+from isp_mech.runs.settings import DECLARED, STEPS
 
 DESCRIPTION = """\
 Why do larger language models do worse on a task? isp-mech finds where in each model the prompt is
@@ -23,7 +23,7 @@ TASK is a name (`isp-mech tasks`; a variant as neqa:twin), a file of the Inverse
 .csv with prompt, classes, answer_index), or a pairs.jsonl that a run wrote. A stopped run goes on where it was."""
 
 VERBS = {
-    "explain": (verbs.measure, "everything: score, trace, locate, verify, figures and a report in one folder"),
+    "explain": (verbs.measure, "everything: score, trace, locate, verify, restore, figures and a report in one folder"),
     "score": (verbs.measure, "how often each size answers rightly, and whether it follows the prompt or is overridden"),
     "trace": (
         verbs.measure,
@@ -34,6 +34,10 @@ VERBS = {
         verbs.measure,
         "whether replacing the located sites restores prompt-following, on pairs not used to choose them",
     ),
+    "restore": (
+        verbs.measure,
+        "which change makes a model follow the prompt again, chosen on one half of the pairs and judged on the other",
+    ),
     "figures": (verbs.figures, "draw the figures again from the tables in DIR (no model is loaded)"),
     "report": (verbs.report, "write the figures and DIR/report.html again from the tables in DIR (no model is loaded)"),
     "run": (verbs.run, "a plan: families, tasks and steps from a TOML file, in one run directory"),
@@ -43,6 +47,7 @@ VERBS = {
     "families": (verbs.families, "the families of models there are by name, one a line"),
     "ladder": (verbs.ladder, "train the embedded family again: isp-mech ladder train --help"),
 }
+TABULAR = ("explain", "score", "trace", "locate", "verify", "restore", "run", "show", "check", "tasks", "families")  # print tables
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
             for name, (_, help) in VERBS.items()}  # fmt: skip
     for name, sub in subs.items():
         sub.set_defaults(verb=VERBS[name][0], name=name)
-    for name in ("explain", "score", "trace", "locate", "verify"):
+    for name in ("explain", *STEPS):
         _add_measuring(subs[name], name)
     for name in ("figures", "report"):
         subs[name].add_argument("folder", metavar="DIR", help="a folder that explain, score, ... wrote")
@@ -67,6 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_workers(run)
     subs["show"].add_argument("file", metavar="FILE", help="a .parquet that isp-mech wrote")
     _add_check(subs["check"])
+    for name in TABULAR:
+        subs[name].add_argument("--json", action="store_true", help="print one JSON document in place of a table")
     subs["ladder"].add_argument("action", choices=("train",), help="what to do with it")
     subs["ladder"].add_argument("options", nargs=argparse.REMAINDER, help="see isp-mech ladder train --help")
     return parser
@@ -74,7 +81,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_check(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="a checkpoint folder, a GGUF file or a hub id")
-    sub.add_argument("--json", action="store_true", help="print JSON in place of a table")
     sub.add_argument("--revision", help="a branch, tag or training step of a hub model, as step3000")
     sub.add_argument("--dtype", choices=DECLARED["dtype"].choices, default="float32", help=DECLARED["dtype"].help)
     sub.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")

@@ -9,6 +9,7 @@ from isp_mech.errors import visible
 from isp_mech.sites import Site
 
 if TYPE_CHECKING:
+    from isp_mech.models import ModelCheck
     from isp_mech.tables import Table
 
 
@@ -90,4 +91,42 @@ def verification(tables: Mapping[str, Table]) -> None:
     columns(rows)
 
 
-OF_STEPS = {"score": curve, "trace": onset, "locate": sites, "verify": verification}
+def restoration(tables: Mapping[str, Table]) -> None:
+    """What each kind of change restores on held-out pairs, and at what cost, by model and half."""
+    rows = [("model", "kind", "half", "conflict before", "after", "plain before", "after", "p", "restoring", "change")]
+    for row in tables["restoration"].frame.sort_values("n_params", kind="stable").to_dict("records"):
+        shares = [f"{row[f'{side}_{when}']:.3f}" for side in ("conflict", "plain") for when in ("before", "after")]
+        said = "yes" if row["restoring"] else "no"
+        change = row["intervention"] if len(row["intervention"]) <= 80 else f"{row['intervention'][:79]}…"
+        rows.append((row["model"], row["kind"], row["split"], *shares, f"{row['p']:.3g}", said, change))
+    columns(rows)
+
+
+def check(found: ModelCheck) -> None:
+    """What a model is, and what can be done with it."""
+    columns([(name, "" if fact is None else str(fact)) for name, fact in found.facts.items()])
+    print()
+    rows = [("can it", "", "largest gap to plain transformers", "")]
+    for each in found.abilities:
+        unit = "of the stream" if each.name == "trace" else "nats"
+        gap = "not compared" if each.gap is None else f"{each.gap:.1e} {unit}"
+        rows.append((each.name, "yes" if each.can else "no", gap if each.can or each.gap else "", each.note))
+    columns(rows)
+
+
+OF_VERBS = {
+    "explain": curve,
+    "score": curve,
+    "trace": onset,
+    "locate": sites,
+    "verify": verification,
+    "restore": restoration,
+}
+PRINTED = {
+    "explain": ("curve", "value_curve"),
+    "score": ("curve", "value_curve"),
+    "trace": ("onset",),
+    "locate": ("sites",),
+    "verify": ("verification",),
+    "restore": ("restoration",),
+}  # the tables that each of them reads

@@ -5,24 +5,26 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isp_mech.cli import printing
+from isp_mech.cli.answers import Answer, rows
 from isp_mech.errors import InputError
 
 if TYPE_CHECKING:
     from isp_mech.runs.scheduler import Workers
     from isp_mech.runs.settings import Settings
     from isp_mech.tables import Table
+    from isp_mech.tasks.released_files import Release
 
 
-def measure(arguments: Namespace) -> None:
+def measure(arguments: Namespace) -> Answer:
     """``score``, ``trace``, ``locate`` or ``verify``; ``explain`` is all that the task allows, and a report."""
     from isp_mech.families import family
     from isp_mech.runs.execute import run_what_can
-    from isp_mech.runs.explain import default_folder, part_in, read_tables, steps_for
+    from isp_mech.runs.explain import default_folder, make_report, part_in, read_tables, steps_for
     from isp_mech.runs.plans import origin_of, read_subject
     from isp_mech.runs.run_directory import RunDirectory
     from isp_mech.tasks import Task
@@ -32,8 +34,6 @@ def measure(arguments: Namespace) -> None:
     subject = read_subject(arguments.task, n=arguments.n, seed=settings.seed, source=arguments.source)
     origin = origin_of(arguments.task, n=arguments.n, seed=settings.seed, source=arguments.source)
     release = release_of(arguments.task, subject) if isinstance(subject, Task) else None
-    if release is not None:
-        print(release.sentence)
     given = arguments.family or ["ladder"]
     sizes = [size.strip() for size in arguments.sizes.split(",")] if arguments.sizes else None
     chosen = family(given[0] if len(given) == 1 else given, sizes=sizes, revision=arguments.revision)
@@ -41,25 +41,37 @@ def measure(arguments: Namespace) -> None:
     directory, steps = RunDirectory(out), steps_for(subject) if arguments.name == "explain" else (arguments.name,)
     part = part_in(directory, subject, chosen, steps=steps, settings=settings, origin=origin)
     ran = run_what_can({"": part}, directory, workers=_workers(arguments), progress=progress)
-    if ran.failure is None or ran.tables[""]:
-        _show(arguments, read_tables(out, ran.tables[""]), out, steps, progress)
-    if ran.failure is not None:
+    if ran.failure is not None and not ran.tables[""]:
         raise ran.failure
+    tables = read_tables(out, ran.tables[""])
+    lines = [("tables", str(out / "tables"))]
+    if arguments.name == "explain":
+        lines = [("report", str(make_report(tables, out, progress=progress)))]
+        if steps == ("score",):
+            lines.insert(0, ("scored only", "tracing, locating and verifying need pairs (`isp-mech tasks`, or a file)"))
+    return _measured(arguments.name, tables, lines, release, ran.failure)
 
 
-def _show(arguments: Namespace, tables: Mapping[str, Table], out: Path, steps: Sequence[str], progress: bool) -> None:
-    """Prints what was measured; after ``explain``, writes the report."""
-    from isp_mech.runs.explain import make_report
+def _measured(
+    verb: str,
+    tables: Mapping[str, Table],
+    lines: Sequence[tuple[str, str]],
+    release: Release | None,
+    failure: InputError | None,
+) -> Answer:
+    """The tables that ``verb`` prints, with ``lines`` after them."""
+    shown = {name: tables[name] for name in printing.PRINTED[verb] if name in tables}
+    notes = dict.fromkeys(note for table in shown.values() for note in table.run.notes)
+    document = {**{name: rows(table) for name, table in shown.items()}, "notes": list(notes), **dict(lines)}
 
-    if arguments.name != "explain":
-        printing.OF_STEPS[arguments.name](tables)
-        print(f"tables: {out / 'tables'}")
-        return
-    report = make_report(tables, out, progress=progress)
-    printing.curve(tables)
-    if steps == ("score",):
-        print("scored only: tracing, locating and verifying need pairs (`isp-mech tasks`, or a file of pairs)")
-    print(f"report: {report}")
+    def tell() -> None:
+        if release is not None:
+            print(release.sentence)
+        printing.OF_VERBS[verb](tables)
+        for name, text in lines:
+            print(f"{name}: {text}")
+
+    return Answer(document | ({"release": release.sentence} if release else {}), tell, failure=failure)
 
 
 def figures(arguments: Namespace) -> None:
@@ -77,7 +89,7 @@ def report(arguments: Namespace) -> None:
     print(f"report: {make_report(read_tables(arguments.folder), arguments.folder)}")
 
 
-def run(arguments: Namespace) -> None:
+def run(arguments: Namespace) -> Answer:
     """Carries out a plan, or says what of it is done."""
     from isp_mech.runs.execute import run_parts, status
     from isp_mech.runs.plans import read_plan
@@ -87,60 +99,67 @@ def run(arguments: Namespace) -> None:
     parts = read_plan(arguments.plan).parts(directory)
     if not arguments.status:
         run_parts(parts, directory, workers=workers, progress=_progress(arguments))
-    rows = [(folder, step, f"{done} of {n}") for folder, step, done, n in status(parts, directory)]
-    printing.columns([("results", "step", "done"), *rows])
-    if not arguments.status:
-        print(f"figures and a page of one: isp-mech report {arguments.out}/{rows[0][0]}")
+    found = list(status(parts, directory))
+
+    def tell() -> None:
+        printing.columns(
+            [("results", "step", "done"), *((folder, step, f"{done} of {n}") for folder, step, done, n in found)]
+        )
+        if not arguments.status:
+            print(f"figures and a page of one: isp-mech report {arguments.out}/{found[0][0]}")
+
+    return Answer({"results": [dict(zip(("folder", "step", "done", "of"), row, strict=True)) for row in found]}, tell)
 
 
-def show(arguments: Namespace) -> None:
+def show(arguments: Namespace) -> Answer:
     """Prints how a table's file was made."""
     from isp_mech.runs.provenance import provenance
 
-    printing.columns(list(provenance(arguments.file)))
+    found = list(provenance(arguments.file))
+    return Answer(dict(found), lambda: printing.columns(found))
 
 
-def check(arguments: Namespace) -> int:
-    """Prints what a model can do; the exit code is 1 where it cannot score."""
+def check(arguments: Namespace) -> Answer:
+    """What a model can do; the exit code is 1 where it cannot score."""
     from isp_mech.models.check import check_model
 
     options = {name: getattr(arguments, name) for name in ("dtype", "device", "revision", "trust_remote_code")}
     found = check_model(arguments.model, **options)
-    if arguments.json:
-        print(found.to_json())
-    else:
-        printing.columns([(name, "" if fact is None else str(fact)) for name, fact in found.facts.items()])
-        print()
-        rows = [("can it", "", "largest gap to plain transformers", "")]
-        for each in found.abilities:
-            unit = "of the stream" if each.name == "trace" else "nats"
-            gap = "not compared" if each.gap is None else f"{each.gap:.1e} {unit}"
-            rows.append((each.name, "yes" if each.can else "no", gap if each.can or each.gap else "", each.note))
-        printing.columns(rows)
-    return 0 if found.abilities[0].can else 1
+    return Answer(asdict(found), lambda: printing.check(found), code=0 if found.abilities[0].can else 1)
 
 
-def tasks(_: Namespace) -> None:
-    """Prints the tasks there are by name."""
-    from isp_mech.contrasts import task_lines
+def tasks(_: Namespace) -> Answer:
+    """The tasks there are by name."""
+    from isp_mech.contrasts import contrast_names, contrast_variants, task_lines
 
-    printing.columns(task_lines())
+    lines = task_lines()
+    asked = dict(lines)
+    found = [{"name": name, "asks": asked[name], "variants": contrast_variants(name)} for name in contrast_names()]
+    return Answer({"tasks": found}, lambda: printing.columns(lines))
 
 
-def families(_: Namespace) -> None:
-    """Prints the families there are by name."""
+def families(_: Namespace) -> Answer:
+    """The families there are by name."""
     from isp_mech.families import family, family_names
 
-    rows = []
+    found: list[dict[str, object]] = []
+    lines = []
     for name in family_names():
         try:
-            members = ", ".join(f"{size.name} ({printing.count(size.n_params)})" for size in family(name).members)
+            members = family(name).members
         except InputError as error:
-            members = error.problems[0]
-        rows.append((name, members))
-    printing.columns(rows)
-    others = "a checkpoint folder, a GGUF file or any hub id, repeated for a list"
-    print(f"\nin brackets: parameters without embeddings; also {others}")
+            found.append({"name": name, "problem": error.problems[0]})
+            lines.append((name, error.problems[0]))
+            continue
+        found.append({"name": name, "sizes": [{"name": size.name, "n_params": size.n_params} for size in members]})
+        lines.append((name, ", ".join(f"{size.name} ({printing.count(size.n_params)})" for size in members)))
+
+    def tell() -> None:
+        printing.columns(lines)
+        others = "a checkpoint folder, a GGUF file or any hub id, repeated for a list"
+        print(f"\nin brackets: parameters without embeddings; also {others}")
+
+    return Answer({"families": found}, tell)
 
 
 def ladder(arguments: Namespace) -> int:
