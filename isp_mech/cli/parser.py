@@ -43,11 +43,15 @@ VERBS = {
     "run": (verbs.run, "a plan: families, tasks and steps from a TOML file, in one run directory"),
     "show": (verbs.show, "how a table's file was made, and the command that makes it again"),
     "check": (verbs.check, "what a model can do here, how exactly and how fast: the first thing to run on one's own"),
+    "doctor": (
+        verbs.doctor,
+        "what is installed, which device there is, which fast paths are on and what they gain",
+    ),
     "tasks": (verbs.tasks, "the tasks there are by name, one a line, and their variants"),
     "families": (verbs.families, "the families of models there are by name, one a line"),
     "ladder": (verbs.ladder, "train the embedded family again: isp-mech ladder train --help"),
 }
-TABULAR = ("explain", "score", "trace", "locate", "verify", "restore", "run", "show", "check", "tasks", "families")  # print tables
+TABULAR = ("explain", *STEPS, "run", "show", "check", "doctor", "tasks", "families")
 
 
 def make_parser() -> argparse.ArgumentParser:

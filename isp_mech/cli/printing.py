@@ -9,6 +9,7 @@ from isp_mech.errors import visible
 from isp_mech.sites import Site
 
 if TYPE_CHECKING:
+    from isp_mech.cli.doctor import Health
     from isp_mech.models import ModelCheck
     from isp_mech.tables import Table
 
@@ -112,6 +113,34 @@ def check(found: ModelCheck) -> None:
         gap = "not compared" if each.gap is None else f"{each.gap:.1e} {unit}"
         rows.append((each.name, "yes" if each.can else "no", gap if each.can or each.gap else "", each.note))
     columns(rows)
+
+
+def health(found: Health) -> None:
+    """What is installed, what the machine is, and what the fast paths are worth."""
+    needed = [(each.name, each.version or "none", each.expected) for each in found.packages]
+    columns([("package", "installed", "expected"), *needed])
+    blocks: list[Sequence[Sequence[str]]] = [
+        [(f"extra {name}", f"lacks {', '.join(lacks)}" if lacks else "there") for name, lacks in found.extras.items()],
+        [(name, _bytes(fact) if "memory" in name else str(fact)) for name, fact in found.machine.items()],
+        [(each.name, "on" if each.on else f"off: {each.why}") for each in found.fast_paths],
+        [(f"cache {each.name}", _bytes(each.bytes), each.folder) for each in found.caches],
+    ]
+    if found.measured:
+        times = [
+            (each.verb, f"{each.fast:.3f} s", f"{each.plain:.3f} s", f"{each.ratio:.1f}", f"{each.gap:.1e}")
+            for each in found.measured
+        ]
+        blocks.append([("on the ladder", "fast paths", "plain way", "times as fast", "largest gap"), *times])
+    for block in blocks:
+        if block:
+            print()
+            columns(block)
+    for problem in found.problems:
+        print(f"\nproblem: {visible(problem)}")
+
+
+def _bytes(n: str | int) -> str:
+    return f"{int(n) / 1e6:,.0f} MB"
 
 
 OF_VERBS = {

@@ -47,6 +47,8 @@ def measure(arguments: Namespace) -> Answer:
     lines = [("tables", str(out / "tables"))]
     if arguments.name == "explain":
         lines = [("report", str(make_report(tables, out, progress=progress)))]
+        if saved := sorted(path.name for path in (out / "interventions").glob("*.json")):
+            lines.insert(0, ("interventions", f"{out / 'interventions'} ({', '.join(saved)})"))
         if steps == ("score",):
             lines.insert(0, ("scored only", "tracing, locating and verifying need pairs (`isp-mech tasks`, or a file)"))
     return _measured(arguments.name, tables, lines, release, ran.failure)
@@ -126,6 +128,14 @@ def check(arguments: Namespace) -> Answer:
     options = {name: getattr(arguments, name) for name in ("dtype", "device", "revision", "trust_remote_code")}
     found = check_model(arguments.model, **options)
     return Answer(asdict(found), lambda: printing.check(found), code=0 if found.abilities[0].can else 1)
+
+
+def doctor(_: Namespace) -> Answer:
+    """What is installed here and how fast it is; the exit code is 1 where something that is needed is not there."""
+    from isp_mech.cli.doctor import examine
+
+    found = examine()
+    return Answer(asdict(found), lambda: printing.health(found), code=1 if found.problems else 0)
 
 
 def tasks(_: Namespace) -> Answer:

@@ -17,10 +17,15 @@ from transformers.pytorch_utils import Conv1D
 from isp_mech.models.fast_paths import fast_paths
 
 
+def has_fast_products() -> bool:
+    """Whether oneDNN's products are there, and the faster ones on this processor."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def use_fast_products(hf: Any) -> None:
     """Makes every linear layer of a float32 model on a CPU multiply by oneDNN, where that is the faster, when no
     gradient is asked for."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if not has_fast_products():
         return
     for module in hf.modules():
         if type(module) in (nn.Linear, Conv1D) and _is_for_us(module.weight):

@@ -20,8 +20,10 @@ MEASURING = {
     "trace": ("onset",),
     "locate": ("sites",),
     "verify": ("verification",),
+    "restore": ("restoration",),
     "explain": ("curve",),
 }
+MEASURING = {verb: names for verb, names in MEASURING.items() if verb in TABULAR}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +40,16 @@ def out(folders, tmp_path_factory):
 @pytest.fixture
 def words(out, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(explaining, "make_figures", lambda tables, folder: {})
+    monkeypatch.setattr("isp_mech.cli.doctor.measure", lambda weights: ())  # tests/cli/test_doctor.py
     plan = tmp_path / "plan.toml"
     plan.write_text(f'families = ["{folders[0]}"]\ntasks = [{{task = "neqa", n = 2}}]\nsteps = ["score"]\n')
     measure = ["redefine-math", "--n", str(N), "--family", str(folders[0]), "--out", str(out), "--device", "cpu"]
-    random = {verb: ["--random", "5"] for verb in ("explain", "verify")}
+    random = {verb: ["--random", "5"] for verb in ("explain", "verify", "restore")}
     return {verb: [verb, *measure, *random.get(verb, [])] for verb in MEASURING} | {
         "run": ["run", str(plan), "--out", str(tmp_path / "runs"), "--status"],
         "show": ["show", str(out / "tables" / "curve.parquet")],
         "check": ["check", str(folders[0])],
+        "doctor": ["doctor"],
         "tasks": ["tasks"],
         "families": ["families"],
     }
