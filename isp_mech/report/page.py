@@ -1,7 +1,7 @@
-"""One page that says what was found: ``report.html``, a single file that needs no network and runs no script.
+"""One page that says what was found: ``report.html``, a single file that needs no network.
 
 Its shape is ``page.html``, a jinja2 template, with ``page.css``. Whatever comes from data is escaped there and
-cannot act.
+cannot act. With the pairs' own scores it also has ``explorer.js``, the one script that its policy lets run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from isp_mech.figures.paper_figure import save_as
 from isp_mech.figures.style import probability
 from isp_mech.report.cautions import cautions, limits
 from isp_mech.report.example import cards_of, legend_of
+from isp_mech.report.explorer import NO_SCRIPT, explorer
 from isp_mech.report.findings import findings
 from isp_mech.report.size_by_size import size_by_size
 from isp_mech.report.task_rows import TaskRows, task_rows
@@ -46,7 +47,8 @@ def write_report(
 
     ``path`` is the file, or a folder that gets ``report.html``. ``figures`` maps a figure function's
     name (``scaling_curve``, ..., or ``task/scaling_curve``) to a Figure or to an SVG or PNG file; all
-    are put into the page itself. Texts from data are shown and cannot act. Equal input gives equal
+    are put into the page itself. Of ``examples``, the run's pairs, the first is shown; where the tables have
+    scores of theirs, a reader can go from the curve to a size, a site and each of these pairs. Texts from data are shown and cannot act. Equal input gives equal
     bytes. ``InputError`` for no tables, or a figure file that is missing or of another kind.
     """
     if not any(len(table) for table in tables.values()):
@@ -61,6 +63,8 @@ def write_report(
         subtitle=_subtitle(tables, tasks),
         parts=parts,
         example=next(iter(examples), None),
+        ask=explorer(tables.values(), parts, examples),
+        no_script=NO_SCRIPT,
         figures=[_figure(name, source) for name, source in figures.items()],
         lists=[("To keep in mind", list(keep_in_mind)), ("What these numbers are not evidence of", limits(tables))],
         shared=shared,

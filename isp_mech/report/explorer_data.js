@@ -1,0 +1,93 @@
+// @ts-check
+// Reads what explorer_data.py packed, and answers what the views ask of it.
+
+/** @typedef {{at: number, n: number, kind: "int16" | "uint8", step: number}} Packed */
+/** @typedef {{name: string, layer: number, kind: string, head: number | null, effect?: number | null,
+ *   effect_lo?: number | null, effect_hi?: number | null, direct_effect: number | null, q?: number | null,
+ *   significant?: boolean}} Site */
+/** @typedef {Record<string, string | number | boolean | null>} Row */
+/** @typedef {{model: string, label: string, n_params: number, replacement: string,
+ *   margins: Record<string, (number | null)[]>, right: Record<string, (boolean | null)[]>, sites: Site[],
+ *   sample: number[], total: Packed | null, direct: Record<string, Packed>,
+ *   lens: {places: {layer: number, sublayer: string, depth: number}[], sides: Record<string, Packed>} | null,
+ *   attention: {heads: string[], roles: string[], sides: Record<string, Packed>, mean: Record<string, Packed>} | null,
+ *   verification: Row[], restoration: Row[]}} Size */
+/** @typedef {{id: string, factor: string,
+ *   prompts: Record<string, {pieces: [string, string][], right: string, wrong: string}>}} Pair */
+/** @typedef {{task: string, pairs: Pair[], curve: any[], shares: any[], sizes: Size[]}} Task */
+/** @typedef {(array: Packed | null | undefined, index: number) => number | null} Read */
+
+/**
+ * The tasks that were packed, and the function that reads one value of an array (null where it is missing).
+ * @param {string} text @returns {Promise<{tasks: Task[], read: Read}>}
+ */
+export async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const view = new DataView(await new Response(stream).arrayBuffer());
+  const start = 4 + view.getUint32(0, true);
+  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(view.buffer, 4, start - 4)));
+  return {
+    tasks: head.tasks,
+    read: (array, index) => {
+      if (!array || index < 0 || index >= array.n) return null;
+      const small = array.kind === "uint8";
+      const whole = small ? view.getUint8(start + array.at + index) : view.getInt16(start + array.at + 2 * index, true);
+      return whole === (small ? 255 : -32768) ? null : whole * array.step;
+    },
+  };
+}
+
+/** What a pair is in one size: follows, overridden, contrary or lost; unknown where a side is missing. */
+export function caseOf(/** @type {Size} */ size, /** @type {number} */ pair) {
+  const conflict = size.right.conflict?.[pair] ?? null;
+  const plain = size.right.plain?.[pair] ?? null;
+  if (conflict === null || plain === null) return "unknown";
+  if (conflict) return plain ? "follows" : "contrary";
+  return plain ? "overridden" : "lost";
+}
+
+/** How a pair's conflict side went from the next smaller size to this one: gained, lost, kept, missed. */
+export function stepOf(/** @type {Size | undefined} */ smaller, /** @type {Size} */ size, /** @type {number} */ pair) {
+  const before = smaller?.right.conflict?.[pair] ?? null;
+  const after = size.right.conflict?.[pair] ?? null;
+  if (before === null || after === null) return "unknown";
+  return after ? (before ? "kept" : "gained") : before ? "lost" : "missed";
+}
+
+/** A pair's total effect, or direct effect on one side, at the site of this place; null where it is not known. */
+export function effectOf(/** @type {Read} */ read, /** @type {Size} */ size, /** @type {number} */ pair,
+  /** @type {number} */ site, /** @type {string} */ by) {
+  const row = size.sample.indexOf(pair);
+  if (row < 0 || site < 0) return null;
+  return read(by === "total" ? size.total : size.direct[by], row * size.sites.length + site);
+}
+
+/** How much the last position attends to each role: of one head, or the mean over all; null where it is not known. */
+export function attentionOf(/** @type {Read} */ read, /** @type {Size} */ size, /** @type {number | null} */ pair,
+  /** @type {string} */ head, /** @type {string} */ side) {
+  const given = size.attention;
+  const row = pair === null ? 0 : size.sample.indexOf(pair);
+  const array = pair === null ? given?.mean[side] : given?.sides[side];
+  if (!given || !array || row < 0) return null;
+  const at = given.heads.indexOf(head);
+  const heads = at < 0 ? given.heads.map((_, place) => place) : [at];
+  /** @type {Map<string, number>} */
+  const shares = new Map();
+  given.roles.forEach((role, place) => {
+    const known = heads.map((each) => read(array, (row * given.heads.length + each) * given.roles.length + place))
+      .filter((value) => value !== null);
+    if (known.length) shares.set(role, known.reduce((sum, value) => sum + value, 0) / known.length);
+  });
+  return shares;
+}
+
+/** A pair's lens margins on one side, from the embedding to the output: [depth, margin]. */
+export function lensOf(/** @type {Read} */ read, /** @type {Size} */ size, /** @type {number} */ pair,
+  /** @type {string} */ side) {
+  const row = size.sample.indexOf(pair);
+  if (!size.lens || row < 0) return [];
+  const places = size.lens.places;
+  return places.map((place, at) => ({ ...place, margin: read(size.lens?.sides[side], row * places.length + at) }))
+    .filter((place) => place.margin !== null);
+}

@@ -1,0 +1,261 @@
+"""What a reader can ask the page, packed out of the tables: a JSON head, and per-pair values as small whole numbers.
+
+    base64(gzip(length of the head, 4 bytes | head | arrays, each from a multiple of 4 bytes))
+
+An array in the head is ``{"at": byte, "n": values, "kind": "int16" or "uint8", "step": value of 1}``; a missing value
+is the lowest int16 or the highest uint8. ``explorer_data.js`` reads it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from isp_mech.errors import visible
+from isp_mech.figures.frames import site_name
+from isp_mech.report.task_rows import TaskRows
+from isp_mech.tables import Table
+from isp_mech.tasks import Pair, Prompt
+
+MOST = 12_000_000  # characters; with its figures the page stays under 15 MB
+NO_HEAD = -1  # an MLP's place among the heads
+Json: TypeAlias = "str | float | int | bool | None | Sequence[Json] | Mapping[str, Json]"
+Sides: TypeAlias = "dict[str, np.ndarray]"
+
+
+def packed(tables: Iterable[Table], parts: Sequence[TaskRows], pairs: Sequence[Pair], *, most: int = MOST) -> str:
+    """Base64 text of all that ``tables`` tell of ``pairs``; empty where none of the tasks, ``parts``, has their scores.
+
+    The same input gives the same text. Margins and prompts are there for every pair. What is known of a pair's sites
+    (effects, attention, lens) is there for every pair too if the text has at most ``most`` characters so, else for as
+    many pairs of each size as fit: those that the strongest sites move most. The head says how many.
+    """
+    asked = [of for of in parts if len(of.rows("items")) and set(of.rows("items")["item"]) & {p.id for p in pairs}]
+    if not asked:
+        return ""
+    # what tracing and what locating left are both tables of this name; by size as the other rows
+    effects = pd.concat([table.frame for table in tables if table.name == "effects"] or [pd.DataFrame()])
+    kept, text = len(pairs), _text(asked, effects, pairs, len(pairs))
+    while len(text) > most and kept > 1:
+        kept = max(1, min(kept - 1, int(kept * most / len(text))))
+        text = _text(asked, effects, pairs, kept)
+    return text
+
+
+def _text(asked: Sequence[TaskRows], effects: pd.DataFrame, pairs: Sequence[Pair], kept: int) -> str:
+    arrays = _Arrays()
+    head = json.dumps({"tasks": [_task(of, effects, pairs, kept, arrays) for of in asked]}, allow_nan=False).encode()
+    head += b" " * (-len(head) % 4)
+    whole = len(head).to_bytes(4, "little") + head + arrays.content
+    return base64.b64encode(gzip.compress(whole, mtime=0)).decode("ascii")
+
+
+class _Arrays:
+    """The bytes of all arrays, one behind the other."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def add(self, values: np.ndarray, kind: Literal["int16", "uint8"] = "int16") -> Json:
+        """Where ``values`` stand: signed ones to 1/32767 of the largest, shares 0..1 to 1/250."""
+        known = np.isfinite(values)
+        largest = float(np.abs(values[known]).max(initial=0.0)) or 1.0
+        step, missing = (1 / 250, 255) if kind == "uint8" else (largest / 32767, -32768)
+        whole = np.where(known, np.rint(np.where(known, values, 0) / step), missing)
+        at = len(self.content)
+        self.content += whole.astype(np.dtype(kind).newbyteorder("<")).tobytes()
+        self.content += b"\0" * (-len(self.content) % 4)
+        return {"at": at, "n": int(values.size), "kind": kind, "step": step}
+
+
+# --- a task, its pairs, its curve -----------------------------------------------------------------
+
+
+def _task(of: TaskRows, effects: pd.DataFrame, pairs: Sequence[Pair], kept: int, arrays: _Arrays) -> Json:
+    sizes = of.rows("items")[["model", "n_params"]].drop_duplicates()
+    effects = effects[effects["task"] == of.task] if len(effects) else effects
+    return {
+        "task": visible(of.task),
+        "pairs": [_pair(pair) for pair in pairs],
+        "curve": _rows(of.rows("curve"), "model side accuracy accuracy_lo accuracy_hi n"),
+        "shares": _rows(of.rows("shares"), "model follows overridden contrary lost n"),
+        "sizes": [
+            {
+                "model": visible(model),
+                "label": visible(of.labels[model]),
+                "n_params": int(n_params),
+                **_size(of, effects, str(model), pairs, kept, arrays),
+            }
+            for model, n_params in sizes.itertuples(index=False)
+        ],
+    }
+
+
+def _pair(pair: Pair) -> Json:
+    return {
+        "id": visible(pair.id),
+        "factor": visible(pair.factor),
+        "prompts": {
+            each.side: {"pieces": _pieces(each.prompt), "right": visible(each.right), "wrong": visible(each.wrong)}
+            for each in pair.sides()
+        },
+    }
+
+
+def _pieces(prompt: Prompt) -> list[list[str]]:
+    """``[text, role]`` of every piece in order: browsers count characters otherwise than Python."""
+    pieces, at = [], 0
+    for start, stop, role in sorted((a, b, role) for role, spans in prompt.roles.items() for a, b in spans):
+        pieces += [[prompt.text[at:start], ""], [prompt.text[start:stop], role]]
+        at = stop
+    pieces.append([prompt.text[at:], ""])
+    return [[visible(text, keep="\n\t"), visible(role)] for text, role in pieces if text]
+
+
+def _rows(frame: pd.DataFrame, columns: str) -> list[Json]:
+    names = [name for name in columns.split() if name in frame]
+    return [{name: _plain(row[name]) for name in names} for _, row in frame.iterrows()] if names else []
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return None if value is pd.NA else visible(value)
+
+
+# --- a size: its sites, and what each pair has there -----------------------------------------------
+
+
+def _size(
+    of: TaskRows, effects: pd.DataFrame, model: str, pairs: Sequence[Pair], kept: int, arrays: _Arrays
+) -> dict[str, Json]:
+    ids = pd.Index([pair.id for pair in pairs])
+    effects = effects[effects["model"] == model] if len(effects) else effects
+    replaced = effects[effects["replacement"] != ""] if len(effects) else effects
+    if len(replaced):  # the first of several replacements, as in the table of sites
+        replaced = replaced[replaced["replacement"] == replaced["replacement"].iloc[0]]
+    direct = effects[effects["replacement"] == ""] if len(effects) else effects
+    direct = direct if len(direct) else replaced
+    items, sites = of.rows("items", model=model), _sites(of.rows("sites", model=model), direct)
+    by_side = {str(side): rows.set_index("item").reindex(ids) for side, rows in items.groupby("side", sort=False)}
+    by_site = (len(pairs), len(sites))
+    keys = pd.Index(_keys(sites)) if len(sites) else pd.Index([])
+    total = _dense(replaced, ids, keys, by_site, "effect").get("conflict", np.full(by_site, np.nan))
+    sample = _sample(total, kept)
+    return {
+        "replacement": visible(replaced["replacement"].iloc[0]) if len(replaced) else "",
+        "margins": {side: [_plain(v) for v in rows["margin"].astype(float)] for side, rows in by_side.items()},
+        "right": {side: [_plain(v) for v in rows["correct"].astype(object)] for side, rows in by_side.items()},
+        "sites": _rows(sites, "name layer kind head effect effect_lo effect_hi direct_effect q significant measured"),
+        "sample": sample.tolist(),
+        "total": arrays.add(total[sample]) if np.isfinite(total).any() else None,
+        "direct": {
+            side: arrays.add(values[sample])
+            for side, values in _dense(direct, ids, keys, by_site, "direct_effect").items()
+            if np.isfinite(values).any()
+        },
+        "lens": _lens(of.rows("lens", model=model), ids, sample, arrays),
+        "attention": _attention(of.rows("attention", model=model), ids, sample, arrays),
+        "verification": _rows(
+            of.rows("verification", model=model),
+            "sites split replacement n_sites accuracy_before accuracy_after plain_before plain_after p_random",
+        ),
+        "restoration": _rows(
+            of.rows("restoration", model=model),
+            "kind split intervention conflict_before conflict_after plain_before plain_after restored q restoring",
+        ),
+    }
+
+
+def _sites(rows: pd.DataFrame, direct: pd.DataFrame) -> pd.DataFrame:
+    """Heads and MLPs of a model, layer by layer: with their effects, or as tracing alone knows them."""
+    if not len(rows) and len(direct):
+        conflict = direct[direct["side"] == "conflict"]
+        rows = conflict.groupby(["layer", "kind", "head"], dropna=False)["direct_effect"].mean().reset_index()
+    rows = rows[rows["kind"].isin(["head", "mlp"])] if len(rows) else rows
+    rows = rows.sort_values(["layer", "kind", "head"]) if len(rows) else rows
+    return rows.assign(name=[site_name(row) for _, row in rows.iterrows()]) if len(rows) else rows
+
+
+def _keys(rows: pd.DataFrame) -> np.ndarray:
+    """One whole number for each site, the same in every table."""
+    heads = rows["head"].astype("Float64").fillna(NO_HEAD).to_numpy(np.int64)
+    return rows["layer"].to_numpy(np.int64) * 100_000 + heads
+
+
+def _dense(rows: pd.DataFrame, ids: pd.Index, keys: pd.Index, shape: tuple[int, int], column: str) -> Sides:
+    """``{side: values [pair, site]}``, NaN where the table has none."""
+    rows = rows[rows["kind"].isin(["head", "mlp"])] if len(rows) else rows
+    found = {}
+    for side, here in rows.groupby("side", sort=False) if len(rows) else ():
+        values = np.full(shape, np.nan)
+        _put(values, [(ids, here["pair"]), (keys, _keys(here))], here[column])
+        found[str(side)] = values
+    return found
+
+
+def _put(
+    values: np.ndarray, axes: Sequence[tuple[pd.Index, pd.Series | pd.Index | np.ndarray]], given: pd.Series
+) -> None:
+    """Writes ``given`` where its labels stand on each axis; rows with a label that no axis has are left out."""
+    places = [index.get_indexer(pd.Index(labels)) for index, labels in axes]
+    known = np.all([place >= 0 for place in places], axis=0)
+    values[tuple(place[known] for place in places)] = given.to_numpy(float)[known]
+
+
+def _sample(total: np.ndarray, kept: int) -> np.ndarray:
+    """The pairs that stay, in order: of every site the pair it moves most, the strongest site first, then the second.
+
+    Where no effect is known, the first pairs.
+    """
+    n, n_sites = total.shape
+    if kept >= n or not n_sites:
+        return np.arange(min(kept, n))
+    size = np.nan_to_num(np.abs(total))
+    sites = np.argsort(-size.mean(axis=0), kind="stable")
+    in_turn = np.argsort(-size[:, sites], axis=0, kind="stable").ravel()
+    first = np.sort(np.unique(in_turn, return_index=True)[1])
+    return np.sort(in_turn[first[:kept]])
+
+
+def _lens(rows: pd.DataFrame, ids: pd.Index, sample: np.ndarray, arrays: _Arrays) -> Json:
+    if not len(rows):
+        return None
+    places = rows[["layer", "sublayer", "depth"]].drop_duplicates().sort_values("depth", kind="stable")
+    order = pd.MultiIndex.from_frame(places[["layer", "sublayer"]])
+    sides: dict[str, Json] = {}
+    for side, here in rows.groupby("side", sort=False):
+        values = np.full((len(ids), len(places)), np.nan)
+        at = pd.MultiIndex.from_frame(here[["layer", "sublayer"]])
+        _put(values, [(ids, here["pair"]), (order, at)], here["margin"])
+        sides[str(side)] = arrays.add(values[sample])
+    return {"places": _rows(places, "layer sublayer depth"), "sides": sides}
+
+
+def _attention(rows: pd.DataFrame, ids: pd.Index, sample: np.ndarray, arrays: _Arrays) -> Json:
+    """From the last position to each role, by head: of the pairs in the sample, and the mean over all pairs."""
+    if not len(rows):
+        return None
+    heads = rows[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
+    keys, roles = pd.Index(_keys(heads)), pd.Index(rows["role"].unique())
+    sides: dict[str, Json] = {}
+    mean: dict[str, Json] = {}
+    for side, here in rows.groupby("side", sort=False):
+        values = np.full((len(ids), len(heads), len(roles)), np.nan)
+        _put(values, [(ids, here["pair"]), (keys, _keys(here)), (roles, here["role"])], here["weight"])
+        sides[str(side)] = arrays.add(values[sample], "uint8")
+        known = np.isfinite(values)
+        mean[str(side)] = arrays.add(np.nansum(values, axis=0) / np.maximum(known.sum(axis=0), 1), "uint8")
+    names = [site_name(row) for _, row in heads.assign(kind="head").iterrows()]
+    return {"heads": names, "roles": [visible(role) for role in roles], "sides": sides, "mean": mean}

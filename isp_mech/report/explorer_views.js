@@ -1,0 +1,261 @@
+// @ts-check
+// The views: the curve, a size, a site, a pair. Each is made from the address and from the data alone.
+
+import { attentionOf, caseOf, effectOf, lensOf, stepOf } from "./explorer_data.js";
+import { figure, h, lineChart, nats, percent, SIDES, siteMap, table } from "./explorer_draw.js";
+
+/** @typedef {import("./explorer_data.js").Task} Task */
+/** @typedef {import("./explorer_data.js").Size} Size */
+/** @typedef {import("./explorer_data.js").Read} Read */
+/** @typedef {import("./explorer_data.js").Site} Site */
+/** @typedef {Record<string, string>} Address */
+/** @typedef {{task: Task, read: Read, size: Size, smaller: Size | undefined, site: Site | undefined, siteAt: number,
+ *   pair: number, address: Address}} Asked */
+
+const FIRST = 25; // rows of a list of pairs before the button that shows all
+const BY = /** @type {Record<string, string>} */ ({ total: "total effect", conflict: "direct effect, conflict prompt", plain: "direct effect, plain prompt" });
+const CASES = ["follows", "overridden", "contrary", "lost"];
+const STEPS = ["gained", "lost", "kept", "missed"];
+
+/** An address as it stands behind the page's; what is empty is left out. @param {Address} parts */
+export function hash(parts) {
+  return `#${new URLSearchParams(Object.entries(parts).filter(([, value]) => value !== ""))}`;
+}
+
+/** @param {Asked} asked @param {Address} changed */
+const to = ({ address }, changed) => hash({ ...address, ...changed });
+const share = (/** @type {any} */ value) => (typeof value === "number" ? percent(value) : "–");
+const word = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value).replaceAll("_", " "));
+
+/** @param {Site} a @param {Site} b */
+const stronger = (a, b) => Math.abs(b.effect ?? b.direct_effect ?? 0) - Math.abs(a.effect ?? a.direct_effect ?? 0);
+export const strongest = (/** @type {Size} */ size) => [...size.sites].sort(stronger);
+
+// --- the curve --------------------------------------------------------------------------------------
+
+/** @param {Asked} asked */
+export function overview(asked) {
+  const { task } = asked;
+  const sides = [...new Set(task.curve.map((row) => row.side))];
+  const point = (/** @type {any} */ row) => {
+    const size = task.sizes.find((each) => each.model === row.model);
+    return { x: Math.log10(Math.max(size?.n_params ?? 1, 1)), y: row.accuracy, href: to(asked, { size: row.model }),
+      label: `${size?.label ?? row.model}, ${row.side}: ${percent(row.accuracy)} right. Open this size.` };
+  };
+  const drawing = lineChart({
+    label: "Accuracy over size; each point opens its size",
+    lines: sides.map((side) => ({ side, points: task.curve.filter((row) => row.side === side && task.sizes.some((size) => size.model === row.model)).map(point) })),
+    xTicks: task.sizes.map((size) => ({ at: Math.log10(Math.max(size.n_params, 1)), text: size.label })),
+    yTicks: [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, text: percent(at) })),
+    xLabel: "parameters without embeddings", yLabel: "accuracy",
+  });
+  const rows = task.sizes.map((size) => {
+    const shares = task.shares.find((row) => row.model === size.model);
+    const best = strongest(size)[0];
+    return [{ text: size.label, href: to(asked, { size: size.model }) }, ...CASES.map((name) => share(shares?.[name])),
+      best ? { text: `${best.name} (${nats(best.effect ?? best.direct_effect)})`, href: to(asked, { size: size.model, site: best.name }) } : "–"];
+  });
+  return [
+    heading("Over size"),
+    task.curve.length ? figure({ name: "curve", title: "Accuracy over size.", note: "A point opens its size.", drawing,
+      rows: [["model", "side", "accuracy", "accuracy_lo", "accuracy_hi", "n"], ...task.curve.map((row) => [row.model, row.side, row.accuracy, row.accuracy_lo, row.accuracy_hi, row.n])] }) : null,
+    figure({ name: "shares", title: "What the pairs are in each size.", note: "Follows: right on both prompts; overridden: right on the plain one alone; contrary: right on the conflict one alone; lost: on neither.",
+      body: table(["size", ...CASES, "strongest site (nats)"], rows, "Shares of pairs by size"),
+      rows: [["model", ...CASES], ...task.shares.map((row) => [row.model, ...CASES.map((name) => row[name])])] }),
+  ];
+}
+
+// --- a size, a site -----------------------------------------------------------------------------------
+
+/** @param {Asked} asked */
+export function sizeView(asked) {
+  const { size } = asked;
+  const top = strongest(size).slice(0, 10);
+  const cells = (/** @type {Site} */ site) => [{ text: site.name, href: to(asked, { site: site.name }) }, nats(site.effect), nats(site.direct_effect), site.significant ? "yes" : "no"];
+  return [
+    heading(`The ${size.label} model`),
+    size.sites.length ? mapOf(asked, null) : h("p", {}, "No effects of sites were measured in this size."),
+    size.sites.length ? figure({ name: `${size.model}-sites`, title: "The strongest sites.", note: "Means over the pairs, in nats; the CSV has every site.",
+      body: table(["site", "total effect", "direct effect", "significant"], top.map(cells), "Strongest sites"),
+      rows: [["site", "effect", "effect_lo", "effect_hi", "direct_effect", "q", "significant"],
+        ...size.sites.map((site) => [site.name, site.effect, site.effect_lo, site.effect_hi, site.direct_effect, site.q, site.significant])] }) : null,
+    ...changes(size),
+    ...pairList(asked),
+  ];
+}
+
+/** @param {Asked} asked */
+export function siteView(asked) {
+  const { size, site, read } = asked;
+  if (!site) return [];
+  const low = site.effect_lo === null || site.effect_lo === undefined ? "" : ` (95 % interval ${nats(site.effect_lo)} to ${nats(site.effect_hi)})`;
+  const means = ["conflict", "plain"].map((side) => attentionOf(read, size, null, site.name, side));
+  const roles = [...new Set(means.flatMap((mean) => [...(mean?.keys() ?? [])]))];
+  return [
+    heading(`Site ${site.name} of the ${size.label} model`),
+    h("p", {}, `Total effect ${nats(site.effect)} nats${low}, direct effect ${nats(site.direct_effect)} nats; `,
+      `${site.significant ? "significant" : "not significant"}. Positive pushes towards the answer, negative towards the lure. `,
+      h("a", { href: to(asked, { site: "" }) }, "All sites of this size")),
+    ...pairList(asked),
+    site.kind === "head" && roles.length ? figure({ name: `${size.model}-${site.name}-attention`, title: `Where ${site.name} looks.`, note: "Attention of the last position to each role, mean over all pairs.",
+      body: table(["role", "conflict", "plain"], roles.map((role) => [role.replaceAll("_", " "), ...means.map((mean) => percent(mean?.get(role)))]), "Attention by role"),
+      rows: [["role", "conflict", "plain"], ...roles.map((role) => [role, ...means.map((mean) => mean?.get(role))])] }) : null,
+    mapOf(asked, null),
+  ];
+}
+
+/** The map of sites: of a pair where one is given, else of the means. @param {Asked} asked @param {number | null} pair */
+function mapOf(asked, pair) {
+  const { size, read, address } = asked;
+  const by = BY[address.by] ? address.by : size.total ? "total" : "conflict";
+  const value = (/** @type {Site} */ site, /** @type {number} */ at) => {
+    if (pair !== null) return effectOf(read, size, pair, at, by);
+    return (by === "total" ? site.effect : by === "conflict" ? site.direct_effect : mean(size.sample.map((each) => effectOf(read, size, each, at, by)))) ?? null;
+  };
+  const values = size.sites.map(value);
+  const squares = size.sites.map((site, at) => ({ name: site.name, layer: site.layer, head: site.head, value: values[at],
+    dot: pair === null && by === "total" && site.significant === true, href: to(asked, { site: site.name }), said: `${site.name}: ${nats(values[at])} nats` }));
+  const partial = pair === null && by === "plain" && size.sample.length < asked.task.pairs.length ? ` Mean over the ${size.sample.length} pairs kept.` : "";
+  const how = by === "total" ? `What is lost of the margin when the site is replaced (${size.replacement || "not measured"}).` : "What the site itself writes on the margin.";
+  return h("div", {}, choice("by", "Show", Object.keys(BY).filter((each) => each === "total" ? size.total : size.direct[each]).map((each) => [each, BY[each]]), by),
+    figure({ name: `${size.model}-map${pair === null ? "" : `-pair-${pair}`}-${by}`, title: `Heads and MLPs: ${BY[by]}${pair === null ? "" : " on this pair"}, nats.`,
+      note: `${how}${pair === null && by === "total" ? " A dot: significant." : ""}${partial} A square opens its site; arrow keys go from square to square.`,
+      drawing: siteMap({ label: `Map of ${BY[by]}`, squares, chosen: asked.site?.name ?? "" }),
+      rows: [["site", by === "total" ? "effect" : `direct_effect_${by}`], ...size.sites.map((site, at) => [site.name, values[at]])] }));
+}
+
+/** @param {(number | null)[]} values */
+function mean(values) {
+  const known = values.filter((value) => value !== null);
+  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+}
+
+/** What replacing sites did, and what restored. @param {Size} size */
+function changes(size) {
+  const made = (/** @type {string} */ name, /** @type {string} */ title, /** @type {any[]} */ rows, /** @type {string[]} */ columns) => {
+    const shown = rows.map((row) => columns.map((column) => (/_before|_after|^restored$/.test(column) ? share(row[column]) : word(row[column]))));
+    return rows.length ? figure({ name: `${size.model}-${name}`, title, body: table(columns.map((column) => column.replaceAll("_", " ")), shown, title),
+      rows: [columns, ...rows.map((row) => columns.map((column) => row[column]))] }) : null;
+  };
+  return [
+    made("verification", "Before and after the located sites are replaced (all pairs of a half together).", size.verification, ["sites", "split", "n_sites", "accuracy_before", "accuracy_after", "plain_before", "plain_after", "p_random"]),
+    made("restoration", "Before and after an intervention that was searched for.", size.restoration, ["kind", "split", "intervention", "conflict_before", "conflict_after", "plain_before", "plain_after", "restored", "q"]),
+  ];
+}
+
+// --- pairs ----------------------------------------------------------------------------------------
+
+/** The pairs that the filters leave, by the effect of the site where there is one. @param {Asked} asked */
+function pairList(asked) {
+  const { task, size, smaller, site, siteAt, read, address } = asked;
+  const text = (address.q ?? "").toLowerCase();
+  const found = task.pairs.map((pair, at) => ({
+    pair, at, case: caseOf(size, at), step: stepOf(smaller, size, at), margin: size.margins.conflict?.[at] ?? null,
+    total: site ? effectOf(read, size, at, siteAt, "total") : null, direct: site ? effectOf(read, size, at, siteAt, "conflict") : null,
+    // what is searched: the pair's name, both prompts, both completions
+    words: [pair.id, ...Object.values(pair.prompts).flatMap((prompt) => [...prompt.pieces.map((piece) => piece[0]), prompt.right])].join("\n").toLowerCase(),
+    roles: Object.values(pair.prompts).flatMap((prompt) => prompt.pieces.map((piece) => piece[1])),
+  })).filter((row) => (!text || row.words.includes(text)) && (!address.case || row.case === address.case)
+    && (!address.step || row.step === address.step) && (!address.role || row.roles.includes(address.role)));
+  const size0 = (/** @type {number | null} */ value) => (value === null ? -1 : Math.abs(value));
+  if (site) found.sort((a, b) => size0(b.total ?? b.direct) - size0(a.total ?? a.direct));
+  const shown = address.all ? found : found.slice(0, FIRST);
+  const heads = ["pair", "asks for", "changed part", ...(site ? ["total effect", "direct effect"] : []), "margin", "case", "from the smaller size"];
+  const rows = shown.map((row) => [{ text: `${row.at}: ${row.pair.id}`, href: to(asked, { pair: String(row.at) }) }, row.pair.prompts.conflict.right.trim(),
+    row.pair.prompts.conflict.pieces.filter((piece) => piece[1] === row.pair.factor).map((piece) => piece[0].trim()).join(" … ").slice(0, 60) || "–",
+    ...(site ? [nats(row.total), nats(row.direct)] : []), nats(row.margin), row.case, smaller ? row.step : "–"]);
+  const roles = [...new Set(task.pairs.flatMap((pair) => pair.prompts.conflict.pieces.map((piece) => piece[1])))].filter((role) => role);
+  const kept = size.sample.length < task.pairs.length ? ` Effects are kept for ${size.sample.length} of ${task.pairs.length} pairs, those that the strongest sites move most.` : "";
+  return [
+    h("div", { class: "filters", role: "search", "aria-label": "Pairs" },
+      h("label", {}, "Search ", h("input", { type: "search", id: "ask-q", "data-key": "q", value: address.q ?? "" })),
+      choice("case", "Case", [["", "any"], ...CASES.map((name) => [name, name])], address.case ?? ""),
+      smaller ? choice("step", `From ${smaller.label}`, [["", "any"], ...STEPS.map((name) => [name, name])], address.step ?? "") : null,
+      choice("role", "Role", [["", "any"], ...roles.map((name) => [name, name.replaceAll("_", " ")])], address.role ?? "")),
+    figure({ name: `${size.model}-pairs${site ? `-${site.name}` : ""}`, title: site ? `The pairs that ${site.name} moves most.` : "The pairs.",
+      note: `${found.length} of ${task.pairs.length} pairs${shown.length < found.length ? `, the first ${shown.length} shown` : ""}; effects and the margin on the conflict prompt in nats.${kept}`,
+      body: table(heads, rows, "Pairs"),
+      rows: [["pair", "id", "total_effect", "direct_effect", "margin", "case", "step"], ...found.map((row) => [row.at, row.pair.id, row.total, row.direct, row.margin, row.case, row.step])] }),
+    shown.length < found.length ? h("p", {}, h("a", { href: to(asked, { all: "1" }) }, `Show all ${found.length} pairs`)) : null,
+  ];
+}
+
+/** @param {Asked} asked */
+export function pairView(asked) {
+  const { task, size, site, pair, read, address } = asked;
+  const given = task.pairs[pair];
+  const near = [-1, 1].map((step) => pair + step).filter((at) => at >= 0 && at < task.pairs.length);
+  const kept = size.sample.includes(pair);
+  const head = size.attention?.heads.includes(address.site) ? address.site : "";
+  const shares = Object.keys(given.prompts).map((side) => /** @type {const} */ ([side, attentionOf(read, size, pair, head, side)]));
+  const roles = [...new Set(shares.flatMap(([, of]) => [...(of?.keys() ?? [])]))];
+  const sites = size.sites.map((each, at) => ({ site: each, at, by: Object.keys(BY).map((by) => effectOf(read, size, pair, at, by)) }))
+    .sort((a, b) => Math.abs(b.by[0] ?? b.by[1] ?? 0) - Math.abs(a.by[0] ?? a.by[1] ?? 0));
+  const lens = ["conflict", "plain"].map((side) => ({ side, places: lensOf(read, size, pair, side) })).filter((line) => line.places.length);
+  return [
+    heading(`Pair ${pair} in the ${size.label} model: ${caseOf(size, pair)}`),
+    h("p", {}, `${given.id}. `, ...near.flatMap((at) => [h("a", { href: to(asked, { pair: String(at) }) }, at < pair ? "Pair before" : "Next pair"), " "]),
+      h("a", { href: to(asked, { pair: "" }) }, site ? `Pairs of ${site.name}` : "All pairs")),
+    size.attention && kept ? choice("site", "Attention of", [["", "the mean of all heads"], ...size.attention.heads.map((name) => [name, name])], head) : null,
+    h("p", { class: "small" }, !size.attention ? "Attention was not traced in this size." : !kept ? "Attention and effects of this pair are not kept on this page." :
+      `Shaded: how much the last position attends to each marked part (${head || "mean of all heads"}). The tables know attention by role, so all of a role is shaded alike; ` +
+      "what is not marked shares what is called other."),
+    h("div", { class: "cards" }, shares.map(([side, of]) => promptCard(given.prompts[side], side, size.margins[side]?.[pair] ?? null, of))),
+    roles.length ? figure({ name: `${size.model}-pair-${pair}-attention`, title: "Attention by role.", note: head || "Mean of all heads.",
+      body: table(["role", ...shares.map(([side]) => side)], roles.map((role) => [role.replaceAll("_", " "), ...shares.map(([, of]) => percent(of?.get(role)))]), "Attention by role"),
+      rows: [["role", ...shares.map(([side]) => side)], ...roles.map((role) => [role, ...shares.map(([, of]) => of?.get(role))])] }) : null,
+    lens.length ? lensFigure(asked, lens) : null,
+    kept && size.sites.length ? mapOf(asked, pair) : null,
+    kept && size.sites.length ? figure({ name: `${size.model}-pair-${pair}-sites`, title: "The strongest sites on this pair.", note: "Nats; the CSV has every site.",
+      body: table(["site", ...Object.values(BY)], sites.slice(0, 10).map((row) => [{ text: row.site.name, href: to(asked, { site: row.site.name }) }, ...row.by.map((value) => nats(value))]), "Sites on this pair"),
+      rows: [["site", "effect", "direct_effect_conflict", "direct_effect_plain"], ...sites.map((row) => [row.site.name, ...row.by])] }) : null,
+    figure({ name: `pair-${pair}-over-size`, title: "This pair over size.", note: "Margins, log p(answer) − log p(lure), in nats. Positive is right on the conflict and the neutral prompt, negative on the plain one, where the lure is right.",
+      body: table(["size", ...Object.keys(given.prompts), "case"], task.sizes.map((each) => [{ text: each.label, href: to(asked, { size: each.model, site: "" }) },
+        ...Object.keys(given.prompts).map((side) => nats(each.margins[side]?.[pair])), caseOf(each, pair)]), "This pair over size"),
+      rows: [["model", ...Object.keys(given.prompts), "case"], ...task.sizes.map((each) => [each.model, ...Object.keys(given.prompts).map((side) => each.margins[side]?.[pair]), caseOf(each, pair)])] }),
+    ...changes(size),
+  ];
+}
+
+/** @param {Asked} asked @param {{side: string, places: any[]}[]} lens */
+function lensFigure(asked, lens) {
+  const all = lens.flatMap((line) => line.places.map((place) => place.margin));
+  const ends = [Math.min(0, ...all), Math.max(0, ...all)];
+  return figure({ name: `${asked.size.model}-pair-${asked.pair}-lens`, title: "The lens by depth.", note: "The margin that the stream shows at each depth: above zero it has the conflict prompt's answer ahead, below the lure.",
+    drawing: lineChart({ label: "Lens margin by depth", zero: true, xLabel: "relative depth", yLabel: "margin, nats",
+      lines: lens.map((line) => ({ side: line.side, points: line.places.map((place) => ({ x: place.depth, y: place.margin, label: `${line.side}, depth ${place.depth.toFixed(2)}: ${nats(place.margin)} nats` })) })),
+      xTicks: [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, text: String(at) })), yTicks: [...new Set([ends[0], 0, ends[1]])].map((at) => ({ at, text: nats(at, 1) })) }),
+    rows: [["side", "layer", "sublayer", "depth", "margin"], ...lens.flatMap((line) => line.places.map((place) => [line.side, place.layer, place.sublayer, place.depth, place.margin]))] });
+}
+
+/** A prompt with attention laid over its roles: shaded, and with its share written behind each role's first part.
+ * @param {{pieces: [string, string][], right: string}} prompt @param {string} side @param {number | null} margin
+ * @param {Map<string, number> | null} shares */
+function promptCard(prompt, side, margin, shares) {
+  const told = new Set();
+  const pieces = prompt.pieces.map(([text, role]) => {
+    if (!role) return text;
+    const of = shares?.get(role);
+    const mark = h("mark", { class: "looked", title: role.replaceAll("_", " ") + (of === undefined ? "" : `: ${percent(of)}`) }, text);
+    mark.style.setProperty("--share", `${Math.round(100 * (of ?? 0))}%`);
+    if (of !== undefined && !told.has(role)) mark.append(h("sub", {}, ` ${role.replaceAll("_", " ")} ${percent(of)}`));
+    told.add(role);
+    return mark;
+  });
+  const colour = SIDES[side]?.colour ?? "#8c8c8c";
+  return h("div", {}, h("h4", { style: `border-left: .4rem solid ${colour}; padding-left: .4rem` }, `${side} prompt: margin ${nats(margin)} nats`),
+    h("pre", { tabindex: 0, "aria-label": `${side} prompt` }, pieces), h("p", {}, "Right here: ", h("code", {}, prompt.right)));
+}
+
+// --- parts ----------------------------------------------------------------------------------------
+
+function heading(/** @type {string} */ text) {
+  return h("h3", { tabindex: -1, id: "ask-heading" }, text);
+}
+
+/** A labelled list to choose from; what is chosen goes into the address under ``key``.
+ * @param {string} key @param {string} label @param {string[][]} options @param {string} chosen */
+export function choice(key, label, options, chosen) {
+  return h("label", {}, `${label} `, h("select", { id: `ask-${key}`, "data-key": key },
+    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text))), " ");
+}

@@ -1,0 +1,296 @@
+"""The page that can be asked: what is packed comes back, hostile texts stay inert, and a browser shows every view."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, tab
+
+from isp_mech.report import task_rows, write_report
+from isp_mech.report.explorer_data import packed
+from isp_mech.tables import make_run, table
+from isp_mech.tasks import Pair, compose
+
+TASK = "quote-repetition"
+HOSTILE = (
+    "</script><script>document.title='ran'</script><!-- <img src=x onerror=\"document.title='ran'\"> \x1b[31m\u202e ="
+)
+MODELS = [("tiny-1k", 1_000), ("tiny-2k", 2_000)]
+SITES = [("a0.h0", 0, "head", 0), ("a0.h1", 0, "head", 1), ("m0", 0, "mlp", None), ("a1.h0", 1, "head", 0)]
+SITES += [("a1.h1", 1, "head", 1), ("m1", 1, "mlp", None)]
+N = 5
+RUN = make_run(model="tiny", task=TASK, method="synthetic", seed=0)
+
+
+def pair(i):
+    def prompt(word):
+        return compose([("𝛑 Repeat. ", "instruction"), (f"{HOSTILE} Input {i}: ", ""), (word, "modified_word")])
+
+    return Pair(f"p{i}", prompt("well"), prompt(f"green{i}"), answer=f" green{i}", lure=" well", factor="modified_word")
+
+
+PAIRS = [pair(i) for i in range(N)]
+
+
+def effect(model, i, site, scale=1.0):
+    """A known value for every model, pair and site, none of them the same."""
+    return scale * (-1.0) ** site * (1 + model + 0.1 * ((i * 7 + site) % 5) + 0.01 * (site % 5) + 0.001 * i)
+
+
+def made():
+    """Tables of two sizes; in the larger one pair 0 is overridden."""
+    tables = {name: [] for name in "curve shares items sites effects direct_effects lens attention".split()}
+    for m, (model, n_params) in enumerate(MODELS):
+        head = {"model": model, "n_params": n_params, "task": TASK}
+        for side in ("conflict", "plain"):
+            between = {"accuracy_lo": 0.1, "accuracy_hi": 0.95, "loss": 1.0, "loss_lo": 0.9, "loss_hi": 1.1}
+            more = {"coverage": 0.5, "ties": 0, "n": N, "baseline": None}
+            tables["curve"].append({**head, "side": side, "accuracy": 0.9 - 0.4 * m, **between, **more})
+        shares = {"follows": 0.8, "overridden": 0.2, "contrary": 0.0, "lost": 0.0}
+        ends = {f"{name}_{end}": 0.1 for name in shares for end in ("lo", "hi")}
+        tables["shares"].append({**head, **shares, **ends, "n": N})
+        for i in range(N):
+            for side in ("conflict", "plain"):
+                right = not (m == 1 and i == 0 and side == "conflict")
+                row = {"item": f"p{i}", "side": side, "correct": right, "predicted_index": 0, "loss": 0.5}
+                margin = (1 if right else -1) * (1.5 + i) * (1 if side == "conflict" else -1)
+                tables["items"].append({**head, **row, "total_logprob": -1.0, "margin": margin, "tie": False})
+                for layer, sublayer, depth in ((-1, "embed", 0.0), (0, "mlp", 0.5), (1, "mlp", 1.0)):
+                    where = {"pair": f"p{i}", "side": side, "layer": layer, "sublayer": sublayer, "depth": depth}
+                    tables["lens"].append({**head, **where, "margin": margin * depth})
+                for s, (_, layer, kind, number) in enumerate(SITES):
+                    where = {"pair": f"p{i}", "side": side, "layer": layer, "kind": kind, "head": number}
+                    direct = {"replacement": "", "effect": None, "direct_effect": effect(m, i, s, 0.5)}
+                    tables["direct_effects"].append({**head, **where, **direct, "measured": "exact"})
+                    if side == "conflict":
+                        total = direct | {"replacement": "mean", "effect": effect(m, i, s)}
+                        tables["effects"].append({**head, **where, **total, "measured": "exact"})
+                    if kind == "head":
+                        for role, weight in (("instruction", 0.7), ("modified_word", 0.2), ("other", 0.1)):
+                            looked = {"pair": f"p{i}", "side": side, "layer": layer, "head": number}
+                            tables["attention"].append({**head, **looked, "role": role, "weight": weight})
+        for s, (_, layer, kind, number) in enumerate(SITES):
+            mean = float(np.mean([effect(m, i, s) for i in range(N)]))
+            known = {"effect": mean, "effect_lo": mean - 0.1, "effect_hi": mean + 0.1, "direct_effect": mean / 2}
+            tested = {"p": 0.01, "q": 0.02, "significant": s == 0, "measured": "exact"}
+            tables["sites"].append({**head, "layer": layer, "kind": kind, "head": number, **known, **tested})
+    names = {"direct_effects": "effects"}
+    return {name: table(names.get(name, name), rows, RUN) for name, rows in tables.items()}
+
+
+TABLES = made()
+
+
+def text_of(tables, pairs=PAIRS, **settings):
+    return packed(tables.values(), [task_rows(tables, TASK)], pairs, **settings)
+
+
+def unpacked(text):
+    """A second reader of the packed text: its head, and a function that gives an array, NaN where unknown."""
+    whole = gzip.decompress(base64.b64decode(text))
+    start = 4 + int.from_bytes(whole[:4], "little")
+    assert start % 4 == 0
+
+    def array(of, *shape):
+        missing, kind = {"int16": (-32768, "<i2"), "uint8": (255, "u1")}[of["kind"]]
+        raw = np.frombuffer(whole, kind, of["n"], start + of["at"])
+        return np.where(raw == missing, np.nan, raw * of["step"]).reshape(shape)
+
+    return json.loads(whole[4:start])["tasks"], array
+
+
+# --- the data -------------------------------------------------------------------------------------
+
+
+def test_what_is_packed_comes_back():
+    (task,), array = unpacked(text_of(TABLES))
+    assert [size["model"] for size in task["sizes"]] == ["tiny-1k", "tiny-2k"]
+    for m, size in enumerate(task["sizes"]):
+        assert [site["name"] for site in size["sites"]] == ["a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
+        assert size["sample"] == list(range(N)) and size["replacement"] == "mean"
+        known = np.array([[effect(m, i, s) for s in range(len(SITES))] for i in range(N)])
+        step = np.abs(known).max() / 32767
+        np.testing.assert_allclose(array(size["total"], N, len(SITES)), known, atol=0.51 * step)
+        for side in ("conflict", "plain"):
+            np.testing.assert_allclose(array(size["direct"][side], N, len(SITES)), known / 2, atol=0.51 * step)
+            sign = 1 if side == "conflict" else -1
+            margins = [sign * (1.5 + i) * (-1 if (m, i, side) == (1, 0, "conflict") else 1) for i in range(N)]
+            assert size["margins"][side] == margins
+            lens = array(size["lens"]["sides"][side], N, 3)
+            np.testing.assert_allclose(lens, np.outer(margins, [0, 0.5, 1]), atol=1e-3)
+            shares = array(size["attention"]["sides"][side], N, 4, 3)
+            np.testing.assert_allclose(shares, np.broadcast_to([0.7, 0.2, 0.1], shares.shape), atol=0.0021)
+            np.testing.assert_allclose(array(size["attention"]["mean"][side], 4, 3), shares[0], atol=1e-9)
+        assert size["right"]["conflict"] == [m == 0, True, True, True, True] and all(size["right"]["plain"])
+    # what the page shows of a text: control characters written out, roles in place although the first character is wide
+    pieces = task["pairs"][2]["prompts"]["conflict"]["pieces"]
+    assert pieces[0] == ["𝛑 Repeat. ", "instruction"] and pieces[-1] == ["green2", "modified_word"]
+    assert "\\x1b[31m\\u202e" in pieces[1][0] and "\x1b" not in pieces[1][0]
+
+
+def test_the_order_of_rows_does_not_matter_and_missing_values_stay_missing():
+    shuffled = {name: table(t.name, t.frame.sample(frac=1, random_state=0), RUN) for name, t in TABLES.items()}
+    (task,), array = unpacked(text_of(shuffled))
+    (was,), before = unpacked(text_of(TABLES))
+    for size, old in zip(task["sizes"], was["sizes"], strict=True):
+        assert (array(size["total"], N, 6) == before(old["total"], N, 6)).all()
+    without = TABLES | {"effects": table("effects", TABLES["effects"].frame.query("pair != 'p1'"), RUN)}
+    (task,), array = unpacked(text_of(without))
+    assert np.isnan(array(task["sizes"][0]["total"], N, 6)).any(axis=1).tolist() == [False, True, False, False, False]
+
+
+def test_a_run_that_was_only_scored_or_traced():
+    scored = {name: TABLES[name] for name in ("curve", "items")}
+    (task,), _ = unpacked(text_of(scored))
+    assert task["sizes"][0]["sites"] == [] and task["sizes"][0]["total"] is None and task["sizes"][0]["lens"] is None
+    traced = scored | {name: TABLES[name] for name in ("direct_effects", "lens", "attention")}
+    (task,), _ = unpacked(text_of(traced))
+    assert [site["name"] for site in task["sizes"][0]["sites"]] == [name for name, *_ in SITES]
+    assert task["sizes"][0]["total"] is None and set(task["sizes"][0]["direct"]) == {"conflict", "plain"}
+
+
+def test_what_does_not_fit_is_thinned_out_to_the_pairs_that_the_strongest_sites_move_most():
+    whole = text_of(TABLES)
+    (task,), array = unpacked(text_of(TABLES, most=len(whole) - 1))
+    for m, size in enumerate(task["sizes"]):
+        kept = size["sample"]
+        assert 0 < len(kept) < N and len(size["margins"]["plain"]) == len(task["pairs"]) == N
+        known = np.array([[effect(m, i, s) for s in range(len(SITES))] for i in range(N)])
+        strongest = np.abs(known).mean(axis=0).argmax()
+        assert np.abs(known[:, strongest]).argmax() in kept
+        np.testing.assert_allclose(array(size["total"], len(kept), len(SITES)), known[kept], atol=1e-3)
+    assert len(text_of(TABLES, most=1)) < len(whole)  # texts and margins stay, whatever is asked
+
+
+def test_nothing_to_ask_leaves_the_page_without_a_script(tmp_path):
+    assert text_of({"curve": TABLES["curve"]}) == "" and text_of(TABLES, [pair(99)]) == ""
+    page = write_report(tmp_path, {"curve": TABLES["curve"]}, {}, title="t", examples=PAIRS).read_text()
+    assert "<script" not in page and "script-src" not in page
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return write_report(tmp_path_factory.mktemp("asked"), TABLES, {}, title="Why", examples=PAIRS)
+
+
+class Scripts(HTMLParser):
+    def __init__(self, content):
+        super().__init__()
+        self.found, self.policy, self.inside = [], "", False
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"]
+        self.inside = tag == "script"
+        if self.inside:
+            self.found.append((given.get("type"), ""))
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.found[-1] = (self.found[-1][0], self.found[-1][1] + data)
+
+
+def test_the_policy_lets_the_pages_own_script_run_alone(page):
+    content = page.read_text(encoding="utf-8")
+    scripts = Scripts(content)
+    (kind, data), (module, script) = scripts.found
+    assert (kind, module) == ("text/plain", "module") and re.fullmatch(r"[A-Za-z0-9+/=]+", data)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert scripts.policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert "<!--" not in script and not re.search(r"^\s*(import|export) ", script, re.MULTILINE)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|\bfetch\b", script)
+    again = write_report(page.parent / "again.html", TABLES, {}, title="Why", examples=PAIRS)
+    assert again.read_bytes() == page.read_bytes()
+
+
+SHOWN = "document.getElementById('explorer')?.hidden === false"
+VIEWS = {
+    "#": ["Over size", "a1.h1"],
+    "#size=2k": ["The 2k model", "total effect", "5 of 5 pairs"],
+    "#size=tiny-2k&by=plain": ["direct effect, plain prompt"],
+    "#size=2k&case=overridden": ["1 of 5 pairs"],
+    "#size=2k&step=lost": ["1 of 5 pairs"],
+    "#size=2k&q=Input+3": ["1 of 5 pairs"],
+    "#size=2k&role=modified_word": ["5 of 5 pairs"],
+    "#size=2k&site=a1.h1": ["Site a1.h1 of the 2k model", "The pairs that a1.h1 moves most", "Where a1.h1 looks"],
+    "#size=2k&site=m1": ["Site m1 of the 2k model"],
+    "#size=2k&site=a1.h1&pair=0": ["Pair 0 in the 2k model: overridden", "conflict prompt: margin −1.50 nats", "70 %"],
+    "#size=1k&pair=p4": ["Pair 4 in the 1k model: follows", "The lens by depth", "mean of all heads"],
+    "#size=7b": ["The page has no size 7b.", "Over size"],
+    "#size=2k&site=a9.h9&pair=99": ["no site a9.h9", "no pair 99"],
+}
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on PATH to open the page")
+
+
+@needs_browser
+def test_a_browser_shows_every_view_asks_for_nothing_and_runs_no_text(page, tmp_path):
+    with tab(tmp_path / "profile") as opened:
+        opened.open(f"{page.as_uri()}#size=2k&site=a0.h0")
+        opened.wait(SHOWN)
+        assert "Site a0.h0 of the 2k model" in opened.run("document.getElementById('explorer').innerText")
+        for address, expected in VIEWS.items():
+            opened.run(f"location.hash = {address!r}")
+            for words in expected:
+                opened.wait(f"document.getElementById('explorer').innerText.includes({json.dumps(words)})")
+        # from the first screen to where the strongest site looks on the pair that it moves most, by clicks alone
+        opened.run("location.hash = ''")
+        opened.wait("document.getElementById('ask-heading').innerText === 'Over size'")
+        for link, then in (
+            ("tbody tr:last-child td:last-child a", "Site a1.h1"),
+            ("tbody a", "Pair 0 in the 2k model"),
+        ):
+            opened.run(f"document.querySelector('#explorer {link}').click()")
+            opened.wait(f"document.getElementById('ask-heading').innerText.startsWith({then!r})")
+        assert opened.run("document.activeElement.id") == "ask-heading"  # a screen reader reads on from there
+        opened.run("history.back()")
+        opened.wait("document.getElementById('ask-heading').innerText.startsWith('Site a1.h1')")
+        # by keys: one square is in the order of Tab, and arrows lead from it to the next
+        assert opened.run("document.querySelectorAll('#explorer svg a[tabindex=\"0\"]').length") == 1
+        opened.run("document.querySelector('#explorer svg a[tabindex=\"0\"]').focus()")
+        opened.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown")
+        assert opened.run("document.activeElement.getAttribute('aria-label')").startswith("a0.h1: ")
+        assert opened.run("document.querySelectorAll('#explorer .save button').length") >= 3
+        assert opened.run("document.title") == "Why"
+        assert opened.run("document.querySelectorAll('script').length") == 2
+        assert opened.faults() == [] and opened.requests() == [page.as_uri()]
+
+
+@needs_browser
+def test_what_is_saved(page, tmp_path):
+    """The buttons' files: a drawing that stands alone, and rows in which no text becomes a formula."""
+    with tab(tmp_path / "profile") as opened:
+        opened.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        opened.open(f"{page.as_uri()}#size=1k")
+        opened.wait(SHOWN)
+        buttons = "document.querySelectorAll('#explorer figure')[0].querySelectorAll('.save button')"
+        opened.run(f"for (const button of {buttons}) button.click()")
+        drawn, rows = tmp_path / "tiny-1k-map-total.svg", tmp_path / "tiny-1k-map-total.csv"
+        for _ in range(200):
+            if drawn.exists() and rows.exists():
+                break
+            opened.run("new Promise((done) => setTimeout(done, 20))")
+        svg = drawn.read_text(encoding="utf-8")
+        assert svg.startswith("<svg") and 'xmlns="http://www.w3.org/2000/svg"' in svg and "<a" not in svg
+        lines = [line.split(",") for line in rows.read_text(encoding="utf-8").splitlines()]
+        assert lines[0] == ["site", "effect"] and [line[0] for line in lines[1:]] == [name for name, *_ in SITES]
+        means = [np.mean([effect(0, i, s) for i in range(N)]) for s in range(len(SITES))]
+        np.testing.assert_allclose([float(line[1]) for line in lines[1:]], means, rtol=1e-5)
+        assert opened.faults() == []
