@@ -135,6 +135,6 @@ def _add_workers(sub: argparse.ArgumentParser) -> None:
     code = "run the code that comes with a checkpoint (default: refuse)"
     workers.add_argument("--trust-remote-code", action="store_true", help=code)
     shown = sub.add_mutually_exclusive_group()
-    even = "show progress even where stderr is no terminal"
+    even = "a line for every step, and not only one a minute, where stderr is no terminal"
     shown.add_argument("--progress", action="store_true", default=None, help=even)
     shown.add_argument("--quiet", dest="progress", action="store_false", help="show no progress")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from isp_mech.cli.answers import Answer, rows
 from isp_mech.errors import InputError
 
 if TYPE_CHECKING:
+    from isp_mech.inference.progress import Progress
     from isp_mech.runs.scheduler import Workers
     from isp_mech.runs.settings import Settings
     from isp_mech.tables import Table
@@ -200,5 +200,5 @@ def _workers(arguments: Namespace) -> Workers:
     return Workers(arguments.jobs, arguments.ray, arguments.gpus, arguments.trust_remote_code)
 
 
-def _progress(arguments: Namespace) -> bool:
-    return sys.stderr.isatty() if arguments.progress is None else bool(arguments.progress)
+def _progress(arguments: Namespace) -> Progress:
+    return "steps" if arguments.progress else arguments.progress is None

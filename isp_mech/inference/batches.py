@@ -10,9 +10,9 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from isp_mech.inference.prefix_tree import PrefixTree
+from isp_mech.inference.progress import Advance, work
 from isp_mech.models import Batch, ChatSetting, Model, Models, is_out_of_memory, let_go, members, plan_tokens
 
 MAX_MASK = 1 << 26  # mask entries of one batch
@@ -95,12 +95,12 @@ class BatchPlan:
         """Runs all ``items`` in batches, in their order. ``take`` says, of those left, how many the next batch has and
         how many tokens its longest is; ``run`` may be called again for some of what it failed on."""
         left = list(items)
-        with self.bar(len(left), doing) as bar:
+        with self.bar(len(left), doing) as advance:
             while left:
                 n, length = take(left)
                 if self.attempt(lambda some=left[:n]: run(some), n, length):  # type: ignore[misc]
                     left = left[n:]
-                    bar.update(n)
+                    advance(n)
 
     def run_trees(self, trees: Sequence[PrefixTree], run: Callable[[list[int], Batch], None], doing: str = "") -> None:
         """Calls ``run`` with the numbers of trees, one a row, and their ``Batch``, until all are run, longest first."""
@@ -114,11 +114,11 @@ class BatchPlan:
         self.run(order, lambda rows: run(list(rows), make_batch([trees[t] for t in rows])), take=take, doing=doing)
 
     @contextmanager
-    def bar(self, total: int, doing: str = "") -> Iterator[tqdm]:
-        """A progress bar over ``total`` prompts, shown where progress was asked for."""
+    def bar(self, total: int, doing: str = "") -> Iterator[Advance]:
+        """How far ``total`` prompts are, shown where progress was asked for."""
         what = f"{self.model.name}: {doing}" if doing else self.model.name
-        with tqdm(total=total, desc=what, unit="prompt", disable=not self.progress, leave=False) as bar:
-            yield bar
+        with work(what, total, "prompt", shown=self.progress) as advance:
+            yield advance
 
     def notes(self) -> list[str]:
         """What a Run says of memory that ran out."""

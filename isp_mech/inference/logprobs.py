@@ -13,11 +13,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from isp_mech.inference.batches import BatchPlan, chains, make_batch
 from isp_mech.inference.parallel_batches import Step, run_steps
 from isp_mech.inference.prefix_tree import CompletionTokens, PrefixGroup, PrefixTree, group_by_prefix
+from isp_mech.inference.progress import Advance
 from isp_mech.models import Batch, Model, PrefixCache, RecordSpec, TokenPlaces
 
 MAX_LOGITS = 1 << 22  # logits in memory at once
@@ -61,9 +61,9 @@ def run_groups(groups: Sequence[PrefixGroup], plan: BatchPlan, use: Use) -> None
     On a CPU two batches may run at once, and ``use`` be called for both. What is in a batch, and so every
     number, is the same with one.
     """
-    with plan.bar(sum(len(group.trees) for group in groups)) as bar:
+    with plan.bar(sum(len(group.trees) for group in groups)) as advance:
         for length in dict.fromkeys(group.length for group in groups):  # texts whose positions are alike, together
-            steps, here = _Steps(plan, use, bar, length), [group for group in groups if group.length == length]
+            steps, here = _Steps(plan, use, advance, length), [group for group in groups if group.length == length]
             alone, rooted = [g for g in here if not g.prefix], [g for g in here if g.prefix]
             run_steps([steps.whole_trees(alone), steps.over_prefixes(rooted)], plan.model)
 
@@ -78,7 +78,7 @@ class _Steps:
 
     plan: BatchPlan
     use: Use
-    bar: tqdm
+    advance: Advance
     length: int | None
 
     def whole_trees(self, groups: Iterable[PrefixGroup]) -> Iterator[Step]:
@@ -172,8 +172,7 @@ class _Steps:
         return self._done(len(placed))
 
     def _done(self, n: int) -> Iterator[Step]:
-        with self.bar.get_lock():
-            self.bar.update(n)
+        self.advance(n)
         return iter(())
 
 

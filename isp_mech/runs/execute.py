@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from isp_mech.errors import InputError, NotKept
+from isp_mech.inference.progress import Progress
 from isp_mech.runs.jobs import Job, Part
 from isp_mech.runs.merge import check, merge, undone
 from isp_mech.runs.run_directory import RunDirectory
@@ -17,7 +18,11 @@ IN_THIS_PROCESS = Workers()
 
 
 def run_parts(
-    parts: Mapping[str, Part], directory: RunDirectory, *, workers: Workers = IN_THIS_PROCESS, progress: bool = False
+    parts: Mapping[str, Part],
+    directory: RunDirectory,
+    *,
+    workers: Workers = IN_THIS_PROCESS,
+    progress: Progress = False,
 ) -> None:
     """Computes what is missing of the parts, and writes the tables of each to the folder of the run directory that
     ``parts`` maps to it. What is done already is not done again.
@@ -39,7 +44,11 @@ class Ran:
 
 
 def run_what_can(
-    parts: Mapping[str, Part], directory: RunDirectory, *, workers: Workers = IN_THIS_PROCESS, progress: bool = False
+    parts: Mapping[str, Part],
+    directory: RunDirectory,
+    *,
+    workers: Workers = IN_THIS_PROCESS,
+    progress: Progress = False,
 ) -> Ran:
     """As ``run_parts``, but what failed is given back, for who goes on with the tables that are there."""
     check_folders(parts, directory)

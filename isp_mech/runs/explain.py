@@ -11,7 +11,6 @@ Figures and report need the tables alone; torch is imported only to measure.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from isp_mech.contrasts.pair_files import is_pairs_file, read_pairs
 from isp_mech.errors import InputError
 from isp_mech.families import Family
 from isp_mech.families import family as find_family
+from isp_mech.inference.progress import Progress, say
 from isp_mech.runs.execute import run_what_can
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES, Part
@@ -157,12 +157,12 @@ def make_figures(tables: Mapping[str, Table], folder: str | Path | None = None) 
     return drawn
 
 
-def make_report(tables: Mapping[str, Table], folder: str | Path, *, progress: bool = False) -> Path:
+def make_report(tables: Mapping[str, Table], folder: str | Path, *, progress: Progress = False) -> Path:
     """The path of ``folder``/report.html, with the figures that ``tables`` allow and one of the folder's pairs."""
     from isp_mech.report import write_report
 
     if progress:
-        print("drawing figures, writing the report", file=sys.stderr, flush=True)
+        say("drawing figures, writing the report", always=progress == "steps")
     figures = make_figures(tables, folder)
     frame = next((table for table in tables.values() if len(table)), next(iter(tables.values()))).frame
     tasks, pairs = list(dict.fromkeys(frame["task"])), Path(folder) / "pairs.jsonl"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from isp_mech.errors import InputError
+from isp_mech.inference.progress import Advance, Progress, shows_bars, untold, work
 from isp_mech.runs.jobs import Job
 from isp_mech.runs.process_workers import process_starter
 from isp_mech.runs.ray_workers import actor_starter
@@ -52,19 +53,21 @@ class Workers:
             raise InputError("jobs", [f"{self.jobs}: expected 1 worker or more"])
 
 
-def run_jobs(jobs: Iterable[Job], directory: RunDirectory, workers: Workers, *, progress: bool = False) -> None:
+def run_jobs(jobs: Iterable[Job], directory: RunDirectory, workers: Workers, *, progress: Progress = False) -> None:
     """Computes the jobs. One that fails does not keep the others from being done, but for those that need it; then
     all failures are one ``InputError``. A unit that cannot be written (``NotKept``) stops everything."""
     queue = JobQueue(by_model(jobs))
     here = Worker(directory, progress, trust_remote_code=workers.trust_remote_code)
-    if workers.ray is not None and queue.waiting:
-        start = actor_starter(here, queue.waiting, workers.jobs, address=workers.ray or None, gpus=workers.gpus)
-        hand_out(queue, start, workers.jobs)
-    elif workers.jobs > 1 and queue.waiting:
-        hand_out(queue, process_starter(here), min(workers.jobs, len(queue.waiting)))
-    else:
-        while (job := queue.next_for(0)) is not None:
-            queue.settle(job, here.run(job))
+    told = bool(progress) and not shows_bars()  # each job has its bar, where there are bars
+    with work("all", len(queue.waiting), "job", shown=told) as queue.advance:
+        if workers.ray is not None and queue.waiting:
+            start = actor_starter(here, queue.waiting, workers.jobs, address=workers.ray or None, gpus=workers.gpus)
+            hand_out(queue, start, workers.jobs)
+        elif workers.jobs > 1 and queue.waiting:
+            hand_out(queue, process_starter(here), min(workers.jobs, len(queue.waiting)))
+        else:
+            while (job := queue.next_for(0)) is not None:
+                queue.settle(job, here.run(job))
     queue.report()
 
 
@@ -84,6 +87,7 @@ def hand_out(queue: JobQueue, start_worker: Callable[[int], RemoteWorker], n_wor
             if not at_work:
                 time.sleep(PAUSE)
             done, _ = concurrent.futures.wait(at_work, 5, concurrent.futures.FIRST_COMPLETED)
+            queue.advance(0)
             for future in done:
                 place, job = at_work.pop(future)
                 try:
@@ -105,6 +109,7 @@ class JobQueue:
     lost: dict[str, int] = field(default_factory=dict)
     loaded: dict[int, tuple[str, ...]] = field(default_factory=dict)
     busy: int = 0  # jobs in a row that another process is at
+    advance: Advance = untold
 
     def __post_init__(self) -> None:
         self.unfinished = {job.files[0] for job in self.waiting}
@@ -125,6 +130,7 @@ class JobQueue:
     def settle(self, job: Job, outcome: Outcome) -> None:
         """Notes what became of a job; where another process is at all that are left, waits a moment."""
         self.busy = self.busy + 1 if outcome == "busy" else 0
+        self.advance(0 if outcome == "busy" else 1)
         if isinstance(outcome, InputError):
             self.failures[job.files[0]] = outcome
         elif outcome == "done":
@@ -144,6 +150,7 @@ class JobQueue:
         else:
             why = f"its worker died {MOST_LOST} times: killed, or out of memory (try a smaller batch size)"
             self.failures[job.files[0]] = InputError(job.name, [why])
+            self.advance(1)
 
     def report(self) -> None:
         """Raises what failed."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from isp_mech.errors import InputError, NotKept, visible
+from isp_mech.errors import InputError, NotKept
+from isp_mech.inference.progress import Progress, say
 from isp_mech.runs.jobs import TABLES, Job
 from isp_mech.runs.run_directory import RunDirectory
 
@@ -29,7 +29,7 @@ class Worker:
     """
 
     directory: RunDirectory
-    progress: bool = False
+    progress: Progress = False
     place: int | None = None
     trust_remote_code: bool = False
     _loaded: dict[tuple[str, ...], Model] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Worker:
         and logged with its traceback; a unit that cannot be written raises ``NotKept``.
         """
         s = job.settings
-        more: dict[str, Any] = {"batch_size": s.batch_size, "seed": s.seed, "progress": self.progress}
+        more: dict[str, Any] = {"batch_size": s.batch_size, "seed": s.seed, "progress": bool(self.progress)}
         try:
             with self.directory.claim(job.files[0]) as ours:
                 if not ours:
@@ -146,7 +146,7 @@ class Worker:
 
     def _say(self, text: str) -> None:
         if self.progress:
-            print(visible(text), file=sys.stderr, flush=True)
+            say(text, always=self.progress == "steps")
 
 
 def _stamped(table: Table, job: Job, name: str) -> Table:

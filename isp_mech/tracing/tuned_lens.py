@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import make_batch
 from isp_mech.inference.contrast_prompts import residual_stream
 from isp_mech.inference.prefix_tree import PrefixTree
+from isp_mech.inference.progress import counted
 from isp_mech.inference.tokenization import encode_prompts
 from isp_mech.models import Model, RecordSpec, TokenPlaces, read_jacobians
 
@@ -146,7 +146,7 @@ def train_lens(
     biases = [torch.zeros(shape.d_model, device=model.device).requires_grad_() for _ in range(count)]
     optimiser = torch.optim.SGD([*matrices, *biases], lr=RATE, momentum=MOMENTUM, nesterov=True)
     rng = np.random.default_rng(seed)
-    for step in tqdm(range(steps), desc=f"{model.name}: lens", disable=not progress, leave=False):
+    for step in counted(range(steps), f"{model.name}: lens", steps, "step", shown=progress):
         streams, wanted = _streams(model, train, tokens, rng)
         for group in optimiser.param_groups:
             group["lr"] = RATE * (1 - step / steps)
