@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,10 +13,14 @@ NEWLINE = "\n"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 for bad input (reported on stderr, nothing written), 130 when stopped."""
+    from isp_mech.cli import completion
     from isp_mech.cli.answers import Answer
     from isp_mech.cli.parser import make_parser
 
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    if completion.ASKED in os.environ:
+        completion.answer_shell(parser)
+    arguments = parser.parse_args(argv)
     try:
         answer = arguments.verb(arguments)
         return answer.give(arguments.json) if isinstance(answer, Answer) else answer or 0

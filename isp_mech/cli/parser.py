@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from isp_mech import __version__
-from isp_mech.cli import verbs
+from isp_mech.cli import completion, verbs
 from isp_mech.runs.settings import DECLARED, STEPS
 
 DESCRIPTION = """\
@@ -49,6 +49,7 @@ VERBS = {
     ),
     "tasks": (verbs.tasks, "the tasks there are by name, one a line, and their variants"),
     "families": (verbs.families, "the families of models there are by name, one a line"),
+    "completion": (verbs.completion, "what a shell has to read to complete isp-mech's words on TAB"),
     "ladder": (verbs.ladder, "train the embedded family again: isp-mech ladder train --help"),
 }
 TABULAR = ("explain", *STEPS, "run", "show", "check", "doctor", "tasks", "families")
@@ -78,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_check(subs["check"])
     for name in TABULAR:
         subs[name].add_argument("--json", action="store_true", help="print one JSON document in place of a table")
+    subs["completion"].add_argument("shell", choices=completion.SHELLS, help="the shell that reads it")
     subs["ladder"].add_argument("action", choices=("train",), help="what to do with it")
     subs["ladder"].add_argument("options", nargs=argparse.REMAINDER, help="see isp-mech ladder train --help")
     return parser
@@ -93,9 +95,11 @@ def _add_check(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_measuring(sub: argparse.ArgumentParser, name: str) -> None:
-    sub.add_argument("task", metavar="TASK", help="a name from `isp-mech tasks`, or a file (.jsonl, .csv)")
+    task = sub.add_argument("task", metavar="TASK", help="a name from `isp-mech tasks`, or a file (.jsonl, .csv)")
+    task.completer = completion.task_words  # type: ignore[attr-defined]
     listed = "a name from `isp-mech families`; or a folder, GGUF file or hub id, repeated for a list (default: ladder)"
-    sub.add_argument("--family", action="append", metavar="F", help=listed)
+    family = sub.add_argument("--family", action="append", metavar="F", help=listed)
+    family.completer = completion.family_words  # type: ignore[attr-defined]
     sub.add_argument("--sizes", metavar="A,B", help="only these members, as 70m,160m")
     sub.add_argument("--revision", help="a branch, tag or training step of hub models, as step3000")
     sub.add_argument("--n", type=int, default=300, help="pairs to draw for a task by name (default: 300)")

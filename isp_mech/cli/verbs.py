@@ -172,6 +172,13 @@ def families(_: Namespace) -> Answer:
     return Answer({"families": found}, tell)
 
 
+def completion(arguments: Namespace) -> None:
+    """Prints what a shell has to read."""
+    from isp_mech.cli.completion import script
+
+    print(script(arguments.shell))
+
+
 def ladder(arguments: Namespace) -> int:
     """Trains the embedded family again."""
     from isp_mech.ladder import train
