@@ -145,7 +145,7 @@ def _restore(
         nothing = [Intervention()]
         floor = float((choose.quick_plain.of(nothing) < 0).mean()) - PLAIN_COST
         before = loss_per_token(choosing, neutral_losses(choosing, choosing.of(nothing))[:, 0])
-        search = Search(choose, choosing, floor, before + NEUTRAL_COST)
+        search = Search(choose, choosing, floor, before + NEUTRAL_COST / 2)  # other texts judge: half leaves room
         for kind in kinds:
             if kind in ("block", "reweight") and not model.accepts_custom_masks:
                 continue

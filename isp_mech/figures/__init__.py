@@ -20,6 +20,8 @@ from isp_mech.figures.onset_over_size import onset_over_size
 from isp_mech.figures.override_map import effect_panel, override_map
 from isp_mech.figures.paper_figure import PaperFigure, save
 from isp_mech.figures.published_curves import observations_panel, published_curves
+from isp_mech.figures.restored_over_size import restored_over_size, restored_panel
+from isp_mech.figures.restored_vs_cost import cost_panel, restored_vs_cost
 from isp_mech.figures.rules_over_size import rules_over_size
 from isp_mech.figures.scaling_curve import curve_panel, scaling_curve
 from isp_mech.figures.shares_over_size import shares_over_size, shares_panel
@@ -30,10 +32,11 @@ from isp_mech.figures.variants_over_size import variants_over_size
 from isp_mech.figures.verification import verification, verification_panel
 
 __all__ = [
-    "ONE_COLUMN", "TWO_COLUMNS", "PaperFigure", "attention_by_role", "attention_panel", "curve_panel",
+    "ONE_COLUMN", "TWO_COLUMNS", "PaperFigure", "attention_by_role", "attention_panel", "cost_panel", "curve_panel",
     "direct_vs_total", "dose_response", "effect_panel", "flip_traces", "flip_traces_panel", "flips_over_size",
     "flips_panel", "head_shares_over_size", "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size",
-    "override_map", "published_curves", "rules_over_size", "save", "scaling_curve", "shares_over_size", "shares_panel",
+    "override_map", "published_curves", "restored_over_size", "restored_panel", "restored_vs_cost",
+    "rules_over_size", "save", "scaling_curve", "shares_over_size", "shares_panel",
     "size_label", "steps_panel", "story_over_size", "training_course", "training_panel", "variants_over_size",
     "verification", "verification_panel",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from isp_mech.figures.frames import by_size, site_name, sizes_of
+from isp_mech.figures.restored_rows import restored_rows
 from isp_mech.figures.style import size_labels
 from isp_mech.figures.verification import judged_rows
 from isp_mech.report.wording import listed, nats
@@ -16,13 +17,15 @@ from isp_mech.tables import Table
 
 @dataclass(frozen=True)
 class TaskRows:
-    """The rows of one task, table by table, and its sizes by label; ``located``: what replacing its sites does."""
+    """The rows of one task, table by table, and its sizes by label; ``located``: what replacing its sites
+    does; ``restored``: what each kind of change restores."""
 
     task: str
     frames: Mapping[str, pd.DataFrame]
     curve: Table | None
     labels: Mapping[str, str]
     located: pd.DataFrame | None
+    restored: pd.DataFrame | None = None
 
     def rows(self, name: str, **where: str) -> pd.DataFrame:
         """The rows of table ``name`` with these values, sizes from small to large; an empty frame where none."""
@@ -50,6 +53,7 @@ def task_rows(tables: Mapping[str, Table], task: str) -> TaskRows:
         curve=Table("curve", frames["curve"], named["curve"].run) if "curve" in frames else None,
         labels=dict(zip((model for model, _ in sizes), size_labels(sizes), strict=True)),
         located=judged_rows(named["verification"], task)[0] if "verification" in frames else None,
+        restored=restored_rows(named["restoration"], task) if "restoration" in frames else None,
     )
 
 

@@ -3,6 +3,7 @@
     DIR/pairs.jsonl      the pairs, with their roles
     DIR/units/           what is done, one file for each model and table
     DIR/tables/          the same, joined over models
+    DIR/interventions/   the best change at each size, a file that `isp-mech score --intervention` takes
     DIR/figures/         PDF, SVG and PNG, with the data beside
     DIR/report.html
 
@@ -26,14 +27,17 @@ from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES, Part
 from isp_mech.runs.plans import N_PAIRS, origin_of, read_subject
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.runs.settings import STEPS, Dtype, Settings, Step
-from isp_mech.runs.task_folders import default_folder
+from isp_mech.runs.settings import QUICK, STEPS, Dtype, Settings, Step
+from isp_mech.runs.task_folders import default_folder, folder_name
 from isp_mech.sites import Replacement
 from isp_mech.tasks import PairSet, Task
+
+SAVED_AS: Mapping[Needs, str] = {"roles": "by-roles", "nothing": "anywhere"}  # what a change needs of a prompt, in its file's name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from isp_mech.figures.restored_rows import Needs
     from isp_mech.tables import Table
 
 
@@ -45,6 +49,7 @@ def explain(
     n: int = N_PAIRS,
     seed: int = 0,
     replacement: Replacement | Sequence[Replacement] = "mean",
+    interventions: str | Sequence[str] = QUICK,
     chat: bool | str = False,
     system: str = "",
     batch_size: int | str = "auto",
@@ -57,9 +62,10 @@ def explain(
     ``task`` is a contrast's name, a file of pairs, or a file of the prize's format, for which there is no
     lure to trace: it is scored only. ``n`` pairs are drawn for a name; a file is used whole. With ``chat`` prompts go
     into each model's own chat template, or into those of the models named (with commas between), behind the text
-    ``system``. What is done already in ``out`` is not done again. Raises ``InputError`` before anything is written
-    where an argument or the task's file is bad; and, once the report of what could be done is written, where
-    something of a model could not.
+    ``system``. ``interventions`` are the kinds that are searched for a change that restores prompt-following: ``quick``,
+    ``all``, ``none``, or some by name. What is done already in ``out`` is not done again. Raises ``InputError`` before
+    anything is written where an argument or the task's file is bad; and, once the report of what could be done is
+    written, where something of a model could not.
     """
     subject = read_subject(task, n=n, seed=seed)
     folder = Path(out) if out is not None else default_folder(subject)
@@ -72,6 +78,7 @@ def explain(
         settings=Settings(
             seed=seed,
             replacement=(replacement,) if isinstance(replacement, str) else tuple(replacement),
+            interventions=(interventions,) if isinstance(interventions, str) else tuple(interventions),
             chat="all" if chat is True else chat or "none",
             system=system,
             batch_size=batch_size,
@@ -145,6 +152,8 @@ def make_figures(tables: Mapping[str, Table], folder: str | Path | None = None) 
         "override_map": ("sites", figures.override_map),
         "direct_vs_total": ("sites", figures.direct_vs_total),
         "verification": ("verification", figures.verification),
+        "restored_vs_cost": ("restoration", figures.restored_vs_cost),
+        "restored_over_size": ("restoration", figures.restored_over_size),
     }
     drawn = {
         name: plot(tables[table]) for name, (table, plot) in plots.items() if table in tables and len(tables[table])
@@ -157,13 +166,37 @@ def make_figures(tables: Mapping[str, Table], folder: str | Path | None = None) 
     return drawn
 
 
+def save_interventions(tables: Mapping[str, Table], folder: str | Path) -> list[Path]:
+    """The files written to ``folder``/interventions: for each model the best change that counts as restoring, of those
+    that need the spans of roles (``-by-roles``) and of those that need nothing of a prompt (``-anywhere``)."""
+    from isp_mech.figures.restored_rows import best_change, restored_rows
+
+    if "restoration" not in tables or not len(tables["restoration"]):
+        return []
+    rows, written = restored_rows(tables["restoration"]), []
+    place = Path(folder) / "interventions"
+    for model in dict.fromkeys(rows["model"]):
+        for needs, name in SAVED_AS.items():
+            best = best_change(rows[rows["model"] == model], needs)
+            path = place / f"{folder_name(model)}-{name}.json"
+            if best is not None:
+                place.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{best['saved']}\n", encoding="utf-8")
+                written.append(path)
+            else:
+                path.unlink(missing_ok=True)  # of an earlier run: it is the best no more
+    return written
+
+
 def make_report(tables: Mapping[str, Table], folder: str | Path, *, progress: Progress = False) -> Path:
-    """The path of ``folder``/report.html, with the figures that ``tables`` allow and one of the folder's pairs."""
+    """The path of ``folder``/report.html, with the figures that ``tables`` allow and one of the folder's pairs;
+    the best changes are saved beside it."""
     from isp_mech.report import write_report
 
     if progress:
         say("drawing figures, writing the report", always=progress == "steps")
     figures = make_figures(tables, folder)
+    save_interventions(tables, folder)
     frame = next((table for table in tables.values() if len(table)), next(iter(tables.values()))).frame
     tasks, pairs = list(dict.fromkeys(frame["task"])), Path(folder) / "pairs.jsonl"
     examples = read_pairs(pairs).pairs[:1] if is_pairs_file(pairs) else ()

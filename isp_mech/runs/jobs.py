@@ -1,7 +1,7 @@
 """Jobs: what has to be computed for tasks on models, and the names of the units that come of it.
 
-A job is one step (score, trace, locate, verify) on one model and one task, or on a shard of its pairs; it gives a
-few tables, and each of them is a unit of its own. Nothing here loads a model, or torch.
+A job is one step (score, trace, locate, verify, restore) on one model and one task, or on a shard of its pairs; it
+gives a few tables, and each of them is a unit of its own. Nothing here loads a model, or torch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ TABLES: Mapping[Step, tuple[str, ...]] = {
     "trace": ("lens", "attention", "direct_effects", "onset"),
     "locate": ("effects", "sites", "stability", "story"),
     "verify": ("verification",),
+    "restore": ("restoration",),
 }
 NEEDS: Mapping[Step, Step] = {"verify": "locate"}
 SHARDED = ("score", "trace")  # steps whose rows do not depend on the other pairs
@@ -104,7 +105,8 @@ class Part:
             problems.append(needs_pairs(self.subject, beyond))
         if problems:
             raise InputError("steps", problems)
-        wanted = {*self.steps, *(NEEDS[step] for step in self.steps if step in NEEDS)}
+        asked = [s for s in self.steps if s != "restore" or self.settings.searched]
+        wanted = {*asked, *(NEEDS[step] for step in asked if step in NEEDS)}
         object.__setattr__(self, "steps", tuple(step for step in STEPS if step in wanted))
 
     @property

@@ -12,6 +12,7 @@ from isp_mech.errors import InputError
 from isp_mech.runs.jobs import SUMMARIES, TABLES, Job, Part
 from isp_mech.runs.run_directory import RunDirectory
 from isp_mech.scaling import summaries
+from isp_mech.scaling.restoring import join_restoration
 from isp_mech.tables import Table, checksum_of_bytes, concat
 from isp_mech.tasks import PairSet
 
@@ -118,9 +119,13 @@ def _one_model(part: Part, units: Mapping[str, Sequence[Table]]) -> dict[str, Ta
 
 
 def _join(name: str, models: Sequence[Table]) -> Table:
-    """The models' tables as one: false discoveries are controlled over all models' sites together, and
-    the gap that a verification closes is measured to the family's best."""
-    joins = {"sites": summaries.join_sites, "verification": summaries.join_verification}
+    """The models' tables as one: false discoveries are controlled over all models' sites together (and over all
+    interventions), and the gap that a verification closes is measured to the family's best."""
+    joins = {
+        "sites": summaries.join_sites,
+        "verification": summaries.join_verification,
+        "restoration": join_restoration,
+    }
     return joins.get(name, concat)(models)
 
 

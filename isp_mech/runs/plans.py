@@ -2,7 +2,7 @@
 
     families = ["ladder", {family = "pythia", sizes = ["70m", "160m"], revisions = ["step3000", "step143000"]}]
     tasks    = ["neqa", "quote-repetition:twin", {task = "mine.jsonl"}, {task = "redefine-math", n = 100}]
-    steps    = ["score", "trace", "locate", "verify"]      # default: all that a task allows
+    steps    = ["score", "trace", "locate", "verify", "restore"]      # default: all that a task allows
 
     [settings]
     n = 300

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from isp_mech.errors import InputError
-from isp_mech.sites import DECISION, METHODS, REPLACEMENTS, Method, Replacement, Tokens
+from isp_mech.sites import DECISION, METHODS, REPLACEMENTS, SEARCHED, Method, Replacement, Searched, Tokens
 from isp_mech.tasks.rows import show
 
-Step = Literal["score", "trace", "locate", "verify"]
+Step = Literal["score", "trace", "locate", "verify", "restore"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Rule = Literal["strict", "prize"]
 STEPS: tuple[Step, ...] = get_args(Step)
 EVERYBODY, NOBODY = "all", "none"  # of models in chat
 VERBS = ("explain", *STEPS)  # of the command line
 LARGEST = 2**31
+QUICK, EVERY, NO_KIND = "quick", "all", "none"  # of interventions, beside the kinds by name
+QUICK_KINDS: tuple[Searched, ...] = ("scale", "block", "reweight")  # those that restore most, measured on the ladder
+QUICK_PAIRS = 100
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ def _are_replacements(value: Any) -> bool:
     return known and 0 < len(value) == len(set(value))
 
 
+def _are_interventions(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) == 1 and value[0] in (QUICK, EVERY, NO_KIND):
+        return isinstance(value, tuple)
+    return all(kind in SEARCHED for kind in value) and 0 < len(value) == len(set(value))
+
+
 def _auto_or_number(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
@@ -120,7 +129,20 @@ class Settings:
         verbs=("locate", "verify"),
         metavar="ROLE",
     )
-    n_random: int = _whole(200, 1, "random", "random sets to compare with", verbs=("explain", "verify"), metavar="K")
+    n_random: int = _whole(
+        200, 1, "random", "random sets or changes to compare with", verbs=("explain", "verify", "restore"), metavar="K"
+    )
+    interventions: tuple[str, ...] = _declared(
+        (QUICK,),
+        _are_interventions,
+        f"{QUICK}, {EVERY}, {NO_KIND}, or some of {', '.join(SEARCHED)}, each once",
+        "interventions",
+        f"kinds of changes searched for one that restores: {EVERY}, {NO_KIND}, or some of {', '.join(SEARCHED)} with "
+        f"commas; {QUICK}: {', '.join(QUICK_KINDS)}, on the first {QUICK_PAIRS} pairs",
+        verbs=("explain", "restore"),
+        parse=_split,
+        metavar="KINDS",
+    )
     share: float = _declared(
         0.1,
         lambda value: isinstance(value, int | float) and 0 < value <= 1,
@@ -196,9 +218,10 @@ class Settings:
     shard: int = _whole(0, 0, "shard", "pairs at a time in score and trace; 0: all", in_key=False, metavar="K")
 
     def __post_init__(self) -> None:
-        kinds = self.replacement
-        if isinstance(kinds, str | list):
-            object.__setattr__(self, "replacement", (kinds,) if isinstance(kinds, str) else tuple(kinds))
+        for name in ("replacement", "interventions"):
+            words = getattr(self, name)
+            if isinstance(words, str | list):
+                object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
         if isinstance(self.chat, bool):
             object.__setattr__(self, "chat", EVERYBODY if self.chat else NOBODY)
         problems = []
@@ -226,6 +249,12 @@ class Settings:
     def chat_setting(self) -> bool | str:
         """For the verbs that measure: whether prompts go into the chat template, or with what system text they do."""
         return self.system or True if self.chat != NOBODY else False
+
+    @property
+    def searched(self) -> tuple[Searched, ...]:
+        """The kinds of interventions that are searched."""
+        named: dict[str, tuple[Searched, ...]] = {QUICK: QUICK_KINDS, EVERY: SEARCHED}
+        return named.get(self.interventions[0]) or tuple(kind for kind in SEARCHED if kind in self.interventions)
 
     def of_model(self, name: str) -> Settings:
         """The settings of one model: in chat or not."""

@@ -12,6 +12,7 @@ from isp_mech.errors import InputError, NotKept
 from isp_mech.inference.progress import Progress, say
 from isp_mech.runs.jobs import TABLES, Job
 from isp_mech.runs.run_directory import RunDirectory
+from isp_mech.runs.settings import QUICK, QUICK_PAIRS
 
 if TYPE_CHECKING:
     from isp_mech.models import Model
@@ -76,6 +77,13 @@ class Worker:
                     more |= {"method": s.method, "positions": s.positions}
                     sites = locate(job.pairs, model, replacement=s.replacement, **more)
                     tables = {name: getattr(sites, name) for name in job.units}
+                elif job.steps[0] == "restore":
+                    from isp_mech.causal.restoration import restoration
+
+                    some = QUICK_PAIRS if QUICK in s.interventions else len(job.pairs)
+                    pairs = job.pairs.take(range(min(some, len(job.pairs))))
+                    restored = restoration(pairs, model, kinds=s.searched, n_random=s.n_random, **more)
+                    tables = {"restoration": restored.table}
                 else:
                     from isp_mech.causal.verify import verify
 

@@ -22,12 +22,12 @@ from isp_mech.runs import explain as explaining
 from isp_mech.runs.execute import run_parts
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES as TABLES_OF_STEPS
-from isp_mech.runs.settings import Settings
+from isp_mech.runs.settings import STEPS, Settings
 
 N = 12
 FIGURES = {
     "scaling-curve", "shares-over-size", "lens-over-depth", "onset-over-size", "attention-by-role", "override-map",
-    "direct-vs-total", "verification", "story-over-size",
+    "direct-vs-total", "verification", "story-over-size", "restored-vs-cost", "restored-over-size",
 }  # fmt: skip
 TABLES = {name for names in TABLES_OF_STEPS.values() for name in names} | {"story"}
 
@@ -87,8 +87,10 @@ def test_what_is_done_is_not_done_again(explained, models, monkeypatch, capsys):
     monkeypatch.setattr("isp_mech.runs.explain.make_report", lambda *_, **__: "drawn")  # again: below
     command = ["redefine-math", "--n", str(N), "--random", "5", *models, "--out", str(out)]
     assert main(["explain", *command]) == 0
-    for verb in ("score", "trace", "locate", "verify"):
-        settings = command if verb == "verify" else [word for word in command if word not in ("--random", "5")]
+    for verb in STEPS:
+        settings = (
+            command if verb in ("verify", "restore") else [word for word in command if word not in ("--random", "5")]
+        )
         assert main([verb, *settings]) == 0
         printed = capsys.readouterr().out
         assert f"tables: {out / 'tables'}" in printed and "large" in printed
@@ -459,3 +461,31 @@ def test_any_bytes_under_a_good_head_give_pairs_or_an_input_error(tmp_path_facto
         assert len(read_pairs(path)) > 0
     except InputError:
         pass
+
+
+def test_the_best_changes_are_saved_and_told(folders, tmp_path, capsys):
+    """The file of a change that restores is the one whose vectors stand in the table, and it can be applied."""
+    from isp_mech.causal import load_intervention, scale
+    from isp_mech.runs.explain import save_interventions
+    from isp_mech.tables import Table, make_run, table
+
+    made, weaker = scale("m0", 2.0), scale("m0", 3.0)
+    ends = ("conflict_before", "conflict_after", "gain", "plain_before", "plain_after", "neutral_before",
+            "neutral_after", "neutral_kl", "restored", "broken")  # fmt: skip
+    numbers = {f"{name}{end}": 0.1 for name in ends for end in ("", "_lo", "_hi")}
+    numbers |= dict.fromkeys(("n_sites", "n_layers", "n", "n_overridden", "n_random"), 1)
+    rows = [
+        {"model": "me/model", "n_params": 1, "task": "t", "kind": "scale", "split": split, "restoring": True,
+         "n_tokens": 1.0, "restored_random": 0.0, "p": 0.01, "q": 0.01, "needs": one.needs, "intervention": str(one),
+         "saved": one.to_json()} | numbers | {"conflict_after": after}
+        for one, split, after in ((made, "half_a", 0.9), (weaker, "half_b", 0.6))
+    ]  # fmt: skip
+    found = table("restoration", rows, make_run(model="me/model", task="t", method="made up"))
+    (path,) = save_interventions({"restoration": found}, tmp_path)
+    assert path.parent == tmp_path / "interventions" and path.name.endswith("-anywhere.json")
+    assert load_intervention(path) == made
+    command = ["score", "redefine-math", "--n", "4", "--family", str(folders[0]), "--out", str(tmp_path / "scored")]
+    assert main([*command, "--intervention", str(path), "--quiet"]) == 0
+    assert im.read_table(tmp_path / "scored/tables/scores.parquet").run.settings["intervention"] == str(made)
+    refused = Table("restoration", found.frame.assign(restoring=False), found.run)
+    assert save_interventions({"restoration": refused}, tmp_path) == [] and not path.exists()

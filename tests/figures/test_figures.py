@@ -24,6 +24,7 @@ from isp_mech.errors import InputError
 from isp_mech.figures.override_map import effect_scale
 from isp_mech.figures.paper_figure import new_figure
 from isp_mech.figures.published_curves import observations_panel
+from isp_mech.figures.restored_rows import best_change, restored_rows
 from isp_mech.figures.shares_over_size import _spread
 from isp_mech.figures.style import plain, size_label
 from isp_mech.figures.verification import judged_rows
@@ -190,6 +191,59 @@ def verification(**changed):
     return table("verification", rows, RUN)
 
 
+def restoration(**changed):
+    """Two halves of four kinds: at the largest size blocking restores most, and scaling is the best without roles."""
+    rows = []
+    for i in range(5):
+        for k, (kind, restored, needs) in enumerate(
+            (
+                ("block", 0.9, "spans of quote_output"),
+                ("reweight", 0.7, "spans of quote_output"),
+                ("scale", 0.5, "nothing"),
+                ("steer", 0.1, "nothing"),
+            )
+        ):
+            for split, more in (("half_b", 0.0), ("half_a", 0.04)):
+                after = CONFLICT[i] + (1 - CONFLICT[i]) * restored + more * (1 - CONFLICT[i])
+                means = {
+                    "conflict_before": CONFLICT[i],
+                    "conflict_after": after,
+                    "gain": after - CONFLICT[i],
+                    "plain_before": PLAIN[i],
+                    "plain_after": PLAIN[i] - 0.02 * k,
+                    "neutral_before": 2.0,
+                    "neutral_after": 2.05,
+                    "neutral_kl": 0.1,
+                    "restored": restored + more,
+                    "broken": 0.0,
+                }
+                ends = {f"{name}_{end}": value for name, value in means.items() for end in ("lo", "hi")}
+                rows.append(
+                    head(i)
+                    | means
+                    | ends
+                    | {
+                        "kind": kind,
+                        "split": split,
+                        "intervention": f"{kind} {split}",
+                        "saved": "",
+                        "needs": needs,
+                        "n_sites": 1,
+                        "n_layers": 1,
+                        "n_tokens": 1.0,
+                        "n": 150,
+                        "n_overridden": 100,
+                        "n_random": 200,
+                        "restored_random": 0.02,
+                        "p": 0.005 + more,
+                        "q": 0.01,
+                        "restoring": kind != "steer" and i > 1,
+                    }
+                    | changed
+                )
+    return table("restoration", rows, RUN)
+
+
 def observations(tasks=("neqa", "memo-trap"), baseline=None):
     """A family with four checkpoints of three sizes, and one with two sizes and one checkpoint each."""
     rows = []
@@ -277,6 +331,8 @@ EVERY = {
     "override_map": lambda: figures.override_map(sites()),
     "override_map, one size": lambda: figures.override_map(sites([4])),
     "verification": lambda: figures.verification(verification()),
+    "restored_vs_cost": lambda: figures.restored_vs_cost(restoration()),
+    "restored_over_size": lambda: figures.restored_over_size(restoration()),
     "direct_vs_total": lambda: figures.direct_vs_total(sites()),
     "onset_over_size": lambda: figures.onset_over_size(onset()),
     "head_shares_over_size": lambda: figures.head_shares_over_size(head_shares()),
@@ -660,6 +716,54 @@ def test_verification_without_plain_side_or_p():
     figure = figures.verification(verification(plain_before=None, plain_after=None, p_random=None))
     assert [ax.get_ylabel() for ax in figure.axes] == ["conflict accuracy"]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()][0] == "27k"
+
+
+def test_restored_rows_put_both_halves_together_and_name_the_better_one():
+    rows = restored_rows(restoration())
+    block = rows[(rows["model"] == "ladder-2.2M") & (rows["kind"] == "block")].iloc[0]
+    assert block["restored"] == pytest.approx(0.92) and block["p"] == pytest.approx(0.045) and block["n"] == 300
+    assert block["intervention"] == "block half_a" and block["other"] == "block half_b" and block["restoring"]
+    one = restoration().frame
+    one.loc[one["split"] == "half_a", "restoring"] = False
+    assert not restored_rows(table("restoration", one, RUN))["restoring"].any()
+    at = {"conflict_after": 0.5, "conflict_after_lo": 0.4, "conflict_after_hi": 0.6}
+    assert restored_rows(restoration(**at))["guessing"].all() and not rows["guessing"].any()
+    assert not restored_rows(restoration(**at | {"intervention": "none"}))["guessing"].any()
+
+
+def test_the_best_change_is_the_one_that_restores_most_of_its_sort():
+    rows = restored_rows(restoration())
+    largest, smallest = (rows[rows["model"] == SIZES[i][0]] for i in (4, 0))
+    assert best_change(largest)["kind"] == best_change(largest, "roles")["kind"] == "block"
+    assert best_change(largest, "nothing")["kind"] == "scale" and best_change(smallest) is None
+
+
+def test_restored_against_cost_fills_what_counts():
+    figure = figures.restored_vs_cost(restoration())
+    assert [ax.get_title() for ax in figure.axes[:5]] == ["27k", "100k", "335k", "800k", "2.2M"]
+    marks = {one.get_gid(): one for one in figure.axes[4].get_lines() if one.get_gid()}
+    assert list(marks) == ["block", "reweight", "scale", "steer"]
+    for k, (kind, restored) in enumerate({"block": 0.92, "reweight": 0.72, "scale": 0.52, "steer": 0.12}.items()):
+        assert marks[kind].get_ydata()[0] == pytest.approx(restored)
+        assert marks[kind].get_xdata()[0] == pytest.approx(2 * k, abs=1.01)  # kinds stand a little apart
+        assert (marks[kind].get_markerfacecolor() == "white") == (kind == "steer")
+    nothing = figures.restored_vs_cost(restoration(n_overridden=0, restored=np.nan))
+    assert "no pair is overridden" in [t.get_text() for t in nothing.axes[0].texts]
+
+
+def test_restored_over_size_has_no_mark_where_nothing_restores():
+    conflict, of_plain = figures.restored_over_size(restoration()).axes
+    np.testing.assert_allclose(line(conflict, "as it is").get_ydata(), CONFLICT)
+    np.testing.assert_allclose(line(of_plain, "as it is").get_ydata(), PLAIN)
+    for label, restored, plain_lost in (
+        ("best change that needs the spans of roles", 0.92, 0.0),
+        ("best that needs nothing of the prompt", 0.52, 0.04),
+    ):
+        points = [one for one in conflict.get_lines() if one.get_label() == label]
+        want = [CONFLICT[i] + (1 - CONFLICT[i]) * restored for i in (2, 3, 4)]
+        np.testing.assert_allclose([one.get_ydata()[0] for one in points], want)
+        points = [one for one in of_plain.get_lines() if one.get_label() == label]
+        np.testing.assert_allclose([one.get_ydata()[0] for one in points], [PLAIN[i] - plain_lost for i in (2, 3, 4)])
 
 
 def test_direct_against_total_fills_the_significant_and_names_the_strongest():

@@ -39,6 +39,7 @@ tasks = ["redefine-math", "neqa"]
 n = 6
 n_random = 3
 shard = 4
+interventions = "none"
 """
 FOLDERS = ["results/small-large/redefine-math", "results/small-large/neqa"]
 

@@ -52,6 +52,7 @@ def test_what_can_be_done_is_done_and_written(family, tmp_path, monkeypatch):
     assert of_models["scores"] == of_models["curve"] == of_models["items"] == {"good", "recurrent", "norms-after"}
     assert of_models["lens"] == of_models["direct_effects"] == {"good"}
     assert of_models["attention"] == of_models["sites"] == of_models["verification"] == {"good", "norms-after"}
+    assert of_models["restoration"] == {"good", "norms-after"}
     assert any("norms stand after its sublayers" in note for note in tables["lens"].run.notes)
     assert "recurrent: locate: redefine-math: not done" in tables["sites"].run.notes
     direct = tables["sites"].frame.groupby("model")["direct_effect"]

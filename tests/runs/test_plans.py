@@ -202,14 +202,16 @@ def test_jobs_stand_in_an_order_in_which_each_can_be_computed(tmp_path):
     ("seed = 1", set()), ("n = 5", set()), ("dtype = 'bfloat16'", set()), ("threads = 2", set()),
     ("batch_size = 3", set()), ("device = 'cuda'", set()), ("device_map = 'auto'", set()),
     ("rule = 'prize'", {"lens", "attention", "direct_effects", "onset", "effects", "sites", "stability",
-                        "verification"}),
+                        "verification", "restoration"}),
     ("replacement = 'zero'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
-                              "direct_effects", "onset"}),
+                              "direct_effects", "onset", "restoration"}),
     ("method = 'attribution'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
-                                "direct_effects", "onset"}),
+                                "direct_effects", "onset", "restoration"}),
     ("positions = 'definition'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
-                                  "direct_effects", "onset"}),
-    ("n_random = 7", {name for names in jobs.TABLES.values() for name in names} - {"verification"}),
+                                  "direct_effects", "onset", "restoration"}),
+    ("n_random = 7", {name for names in jobs.TABLES.values() for name in names} - {"verification", "restoration"}),
+    ("interventions = 'all'", {name for names in jobs.TABLES.values() for name in names} - {"restoration"}),
+    ("interventions = 'none'", {name for names in jobs.TABLES.values() for name in names} - {"restoration"}),
     ("share = 0.5", {name for names in jobs.TABLES.values() for name in names} - {"verification"}),
 ])  # fmt: skip
 def test_a_changed_setting_makes_new_units_of_what_depends_on_it(tmp_path, change, kept):
@@ -343,7 +345,8 @@ def test_settings_are_declared_once_for_all_who_tell_of_them(tmp_path):
     from isp_mech.cli.verbs import _settings
 
     said = {"seed": "3", "rule": "prize", "replacement": "plain,zero", "method": "attribution", "positions": "decision",
-            "n_random": "7", "share": "0.5", "tokens": "all", "intervention": __file__, "chat": "all",
+            "n_random": "7", "interventions": "scale,block", "share": "0.5", "tokens": "all",
+            "intervention": __file__, "chat": "all",
             "system": "Be brief", "device": "cpu", "device_map": "auto", "dtype": "float16",
             "batch_size": "9", "threads": "2", "shard": "4"}  # fmt: skip
     assert list(said) == list(DECLARED)

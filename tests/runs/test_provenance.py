@@ -6,6 +6,7 @@ import pytest
 
 from isp_mech.cli.main import main
 from isp_mech.errors import InputError
+from isp_mech.runs.jobs import TABLES
 from isp_mech.runs.provenance import provenance
 from isp_mech.tables import make_run, read_table, table
 
@@ -46,21 +47,26 @@ def test_hostile_texts_do_not_act_on_the_terminal(tmp_path, capsys):
     assert len(said.splitlines()) == len(list(provenance(path)))
 
 
-@pytest.mark.parametrize("step", ["score", "trace", "locate", "verify"])
+@pytest.mark.parametrize("step", ["score", "trace", "locate", "verify", "restore"])
 def test_the_command_makes_the_file_again(folders, tmp_path, step):
     """Byte for byte, for a model's own unit and for the family's table."""
     first, again = tmp_path / "first", tmp_path / "again"
-    more = {"verify": ["--random", "3", "--share", "0.5"], "locate": ["--replacement", "plain,mean"]}.get(step, [])
+    of_step = {
+        "verify": ["--random", "3", "--share", "0.5"],
+        "locate": ["--replacement", "plain,mean"],
+        "restore": ["--random", "3", "--interventions", "steer,block"],
+    }
+    more = of_step.get(step, [])
     given = [word for folder in folders for word in ("--family", str(folder))]
     settings = ["--n", "4", "--seed", "3", "--threads", "1", "--shard", "3", "--batch-size", "9", *more]
     assert main([step, "redefine-math", *given, *settings, "--out", str(first), "--quiet"]) == 0
-    name = {"score": "curve", "trace": "onset", "locate": "sites", "verify": "verification"}[step]
+    name = {"score": "curve", "trace": "onset", "locate": "sites"}.get(step, TABLES[step][0])
     path = first / "tables" / f"{name}.parquet"
     command = shlex.split(dict(provenance(path))["command"])
     assert command[:2] == ["isp-mech", step]
     assert main([*command[1:], "--out", str(again), "--quiet"]) == 0
     assert (again / "tables" / f"{name}.parquet").read_bytes() == path.read_bytes()
-    rows = {"score": "scores", "trace": "lens", "locate": "effects", "verify": "verification"}[step]
+    rows = TABLES[step][0]
     for unit in sorted((first / "units").glob(f"{rows}-*.parquet")):
         assert (again / "units" / unit.name).read_bytes() == unit.read_bytes()
         alone = shlex.split(read_table(unit).run.settings["command"])
