@@ -32,7 +32,7 @@ from isp_mech.runs.task_folders import default_folder, folder_name
 from isp_mech.sites import Replacement
 from isp_mech.tasks import PairSet, Task
 
-SAVED_AS: Mapping[Needs, str] = {"roles": "by-roles", "nothing": "anywhere"}  # what a change needs of a prompt, in its file's name
+SAVED_AS: Mapping[Needs, str] = {"roles": "by-roles", "nothing": "anywhere"}  # in the names of files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +62,8 @@ def explain(
     ``task`` is a contrast's name, a file of pairs, or a file of the prize's format, for which there is no
     lure to trace: it is scored only. ``n`` pairs are drawn for a name; a file is used whole. With ``chat`` prompts go
     into each model's own chat template, or into those of the models named (with commas between), behind the text
-    ``system``. ``interventions`` are the kinds that are searched for a change that restores prompt-following: ``quick``,
-    ``all``, ``none``, or some by name. What is done already in ``out`` is not done again. Raises ``InputError`` before
+    ``system``. ``interventions`` are the kinds that are searched for a change that restores prompt-following:
+    ``quick``, ``all``, ``none``, or some by name. What is done already in ``out`` is not done again. Raises ``InputError`` before
     anything is written where an argument or the task's file is bad; and, once the report of what could be done is
     written, where something of a model could not.
     """
