@@ -63,9 +63,9 @@ def explain(
     lure to trace: it is scored only. ``n`` pairs are drawn for a name; a file is used whole. With ``chat`` prompts go
     into each model's own chat template, or into those of the models named (with commas between), behind the text
     ``system``. ``interventions`` are the kinds that are searched for a change that restores prompt-following:
-    ``quick``, ``all``, ``none``, or some by name. What is done already in ``out`` is not done again. Raises ``InputError`` before
-    anything is written where an argument or the task's file is bad; and, once the report of what could be done is
-    written, where something of a model could not.
+    ``quick``, ``all``, ``none``, or some by name. What is done already in ``out`` is not done again. Raises
+    ``InputError`` before anything is written where an argument or the task's file is bad; and, once the report of what
+    could be done is written, where something of a model could not.
     """
     subject = read_subject(task, n=n, seed=seed)
     folder = Path(out) if out is not None else default_folder(subject)
