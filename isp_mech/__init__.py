@@ -80,6 +80,7 @@ _HOME = {
     "flips": "scaling.item_flips",
     "RunDirectory": "runs.run_directory",
     "write_report": "report",
+    "show": "report",
     "explain": "runs.explain",
 }
 _MODULES = ("causal", "figures", "models", "scaling", "tracing")
@@ -126,6 +127,7 @@ __all__ = [
     "scaling",
     "score",
     "shape_of_curve",
+    "show",
     "trace",
     "tracing",
     "train_lens",
@@ -161,7 +163,7 @@ if TYPE_CHECKING:
     from isp_mech.errors import InputError
     from isp_mech.families import Family, Size, family, family_names
     from isp_mech.models import Model, load_model
-    from isp_mech.report import write_report
+    from isp_mech.report import show, write_report
     from isp_mech.runs.explain import explain
     from isp_mech.runs.run_directory import RunDirectory
     from isp_mech.scaling import shape_of_curve

@@ -48,11 +48,22 @@ class Tab:
         return json.loads(message)
 
     def open(self, address: str) -> None:
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._attach(self.call("Target.createTarget", url="about:blank")["targetId"])
+        self.call("Page.navigate", url=address)
+
+    def enter_frame(self) -> None:
+        """What is run from now on is run in the page's frame that has a process of its own."""
+        for _ in range(400):
+            frames = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "iframe"]
+            if frames:
+                return self._attach(frames[0]["targetId"])
+            time.sleep(0.02)
+        raise AssertionError("no frame")
+
+    def _attach(self, target: str) -> None:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Page.navigate", url=address)
 
     def run(self, script: str):
         """The value of an expression on the page."""

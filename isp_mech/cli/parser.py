@@ -40,6 +40,7 @@ VERBS = {
     ),
     "figures": (verbs.figures, "draw the figures again from the tables in DIR (no model is loaded)"),
     "report": (verbs.report, "write the figures and DIR/report.html again from the tables in DIR (no model is loaded)"),
+    "view": (verbs.view, "open DIR/report.html in the browser"),
     "run": (verbs.run, "a plan: families, tasks and steps from a TOML file, in one run directory"),
     "show": (verbs.show, "how a table's file was made, and the command that makes it again"),
     "check": (verbs.check, "what a model can do here, how exactly and how fast: the first thing to run on one's own"),
@@ -68,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(verb=VERBS[name][0], name=name)
     for name in ("explain", *STEPS):
         _add_measuring(subs[name], name)
-    for name in ("figures", "report"):
+    for name in ("figures", "report", "view"):
         subs[name].add_argument("folder", metavar="DIR", help="a folder that explain, score, ... wrote")
     run = subs["run"]
     run.add_argument("plan", metavar="PLAN.toml", help="families, tasks, steps, settings: see docs/runs.md")

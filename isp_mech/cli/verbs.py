@@ -91,6 +91,18 @@ def report(arguments: Namespace) -> None:
     print(f"report: {make_report(read_tables(arguments.folder), arguments.folder)}")
 
 
+def view(arguments: Namespace) -> None:
+    """Opens the page of a folder in the browser, and prints where it is."""
+    import webbrowser
+
+    from isp_mech.report import report_file
+
+    page = report_file(arguments.folder)
+    print(f"report: {page}", flush=True)
+    if not webbrowser.open(page.resolve().as_uri()):
+        print("found no browser to open it with")
+
+
 def run(arguments: Namespace) -> Answer:
     """Carries out a plan, or says what of it is done."""
     from isp_mech.runs.execute import run_parts, status

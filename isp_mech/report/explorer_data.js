@@ -22,7 +22,9 @@
  * @param {string} text @returns {Promise<{tasks: Task[], read: Read}>}
  */
 export async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
+  const letters = atob(text.trim());
+  const bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const view = new DataView(await new Response(stream).arrayBuffer());
   const start = 4 + view.getUint32(0, true);

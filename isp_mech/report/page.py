@@ -48,17 +48,30 @@ def write_report(
     ``path`` is the file, or a folder that gets ``report.html``. ``figures`` maps a figure function's
     name (``scaling_curve``, ..., or ``task/scaling_curve``) to a Figure or to an SVG or PNG file; all
     are put into the page itself. Of ``examples``, the run's pairs, the first is shown; where the tables have
-    scores of theirs, a reader can go from the curve to a size, a site and each of these pairs. Texts from data are shown and cannot act. Equal input gives equal
-    bytes. ``InputError`` for no tables, or a figure file that is missing or of another kind.
+    scores of theirs, a reader can go from the curve to a size, a site and each of these pairs. Texts from
+    data are shown and cannot act. Equal input gives equal bytes. ``InputError`` for no tables, or a
+    figure file that is missing or of another kind.
     """
+    path = Path(path)
+    content = report_text(tables, figures, title=title, examples=examples)
+    return write_whole(path / "report.html" if path.is_dir() else path, content.encode("utf-8"))
+
+
+def report_text(
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Figure | str | Path],
+    *,
+    title: str,
+    examples: Sequence[Pair] = (),
+) -> str:
+    """The page that ``write_report`` writes, as text."""
     if not any(len(table) for table in tables.values()):
         raise InputError("report", ["found no table with rows, expected at least one"])
-    path = Path(path)
     tasks = list(dict.fromkeys(task for table in tables.values() for task in table.frame["task"].unique()))
     parts = [task_rows(tables, task) for task in tasks]
     keep_in_mind = dict.fromkeys(line for part in parts for line in cautions(part, tables))
     shared, own = _provenance(tables)
-    content = _template().render(
+    return _template().render(
         title=title,
         subtitle=_subtitle(tables, tasks),
         parts=parts,
@@ -70,7 +83,6 @@ def write_report(
         shared=shared,
         own=own,
     )
-    return write_whole(path / "report.html" if path.is_dir() else path, content.encode("utf-8"))
 
 
 # --- how data becomes text ------------------------------------------------------------------------

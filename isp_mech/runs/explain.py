@@ -199,5 +199,5 @@ def make_report(tables: Mapping[str, Table], folder: str | Path, *, progress: Pr
     save_interventions(tables, folder)
     frame = next((table for table in tables.values() if len(table)), next(iter(tables.values()))).frame
     tasks, pairs = list(dict.fromkeys(frame["task"])), Path(folder) / "pairs.jsonl"
-    examples = read_pairs(pairs).pairs[:1] if is_pairs_file(pairs) else ()
+    examples = read_pairs(pairs).pairs if is_pairs_file(pairs) else ()
     return write_report(Path(folder) / "report.html", tables, figures, title=", ".join(tasks), examples=examples)

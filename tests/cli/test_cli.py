@@ -255,7 +255,21 @@ def test_all_figures_and_a_report_are_made_without_torch(explained, tmp_path):
     for kind in ("pdf", "svg", "png", "parquet"):
         assert _names(copy, f"figures/*.{kind}") == FIGURES
     page = (copy / "report.html").read_text(encoding="utf-8")
-    assert page.count("<figure") >= len(FIGURES) and "<script" not in page
+    assert page.count("<figure") >= len(FIGURES) and page.count("<script") == page.count('id="explorer-data"') + 1 == 2
+
+
+def test_view_opens_the_page_and_says_where_it_is(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: not opened.append(address))
+    assert main(["view", str(tmp_path)]) == 2 and opened == []
+    assert "found no report.html, expected a folder that `isp-mech report` wrote" in capsys.readouterr().err
+    page = tmp_path / "report.html"
+    page.write_text("<!DOCTYPE html>")
+    assert main(["view", str(tmp_path)]) == 0 and main(["view", str(page)]) == 0
+    assert opened == [page.as_uri()] * 2
+    assert capsys.readouterr().out == f"report: {page}\n" * 2
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert main(["view", str(tmp_path)]) == 0 and "found no browser to open it with" in capsys.readouterr().out
 
 
 def test_a_folder_without_tables(tmp_path, capsys):

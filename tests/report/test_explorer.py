@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, tab
 
+import isp_mech as im
+from isp_mech.errors import InputError
 from isp_mech.report import task_rows, write_report
 from isp_mech.report.explorer_data import packed
 from isp_mech.tables import make_run, table
@@ -237,6 +240,32 @@ VIEWS = {
     "#size=7b": ["The page has no size 7b.", "Over size"],
     "#size=2k&site=a9.h9&pair=99": ["no site a9.h9", "no pair 99"],
 }
+
+
+def test_a_notebook_shows_the_page_in_a_frame(page):
+    cell = im.show(page, height=400)._repr_html_()
+    frame = re.fullmatch(
+        r'<iframe title="report" [^>]*height="400"[^>]* (sandbox=.*?) srcdoc="([^"]*)"></iframe>', cell
+    )
+    assert frame and frame[1] == 'sandbox="allow-scripts allow-downloads"'  # no way to the notebook around it
+    assert html.unescape(frame[2]) == page.read_text(encoding="utf-8")
+    of_tables = im.show(PAIRS, TABLES).page
+    assert re.search(r'id="explorer-data">([^<]+)<', of_tables)[1] == text_of(TABLES)
+    one_by_one = im.show(PAIRS, *TABLES.values()).page
+    assert re.search(r'id="explorer-data">([^<]+)<', one_by_one)[1] == text_of(TABLES)
+    with pytest.raises(InputError, match="found no report.html, expected a folder that `isp-mech report` wrote"):
+        im.show(page.parent / "nowhere")
+    with pytest.raises(InputError, match="found no table with rows"):
+        im.show(PAIRS)
+
+
+@pytest.fixture(scope="module")
+def cell(page):
+    path = page.parent / "cell.html"
+    path.write_text(f"<!DOCTYPE html><title>notebook</title>{im.show(page)._repr_html_()}", encoding="utf-8")
+    return path
+
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on PATH to open the page")
 
 
@@ -271,6 +300,20 @@ def test_a_browser_shows_every_view_asks_for_nothing_and_runs_no_text(page, tmp_
         assert opened.run("document.title") == "Why"
         assert opened.run("document.querySelectorAll('script').length") == 2
         assert opened.faults() == [] and opened.requests() == [page.as_uri()]
+
+
+@needs_browser
+def test_the_frame_in_a_notebook_can_be_asked_too(cell, tmp_path):
+    with tab(tmp_path / "profile") as opened:
+        opened.open(cell.as_uri())
+        opened.enter_frame()
+        opened.wait(SHOWN)
+        opened.run("document.querySelector('#explorer tbody tr:last-child a').click()")
+        opened.wait("document.getElementById('ask-heading').innerText === 'The 2k model'")
+        assert opened.run("location.href") == "about:srcdoc#size=tiny-2k"
+        opened.run("history.back()")
+        opened.wait("document.getElementById('ask-heading').innerText === 'Over size'")
+        assert opened.faults() == []
 
 
 @needs_browser
