@@ -3,12 +3,12 @@
 
 /** @typedef {{at: number, n: number, kind: "int16" | "uint8", step: number}} Packed */
 /** @typedef {{name: string, layer: number, kind: string, head: number | null, effect?: number | null,
- *   effect_lo?: number | null, effect_hi?: number | null, direct_effect: number | null, q?: number | null,
- *   significant?: boolean}} Site */
+ *   effect_lo?: number | null, effect_hi?: number | null, direct_effect?: number | null,
+ *   write_conflict?: number | null, write_plain?: number | null, q?: number | null, significant?: boolean}} Site */
 /** @typedef {Record<string, string | number | boolean | null>} Row */
 /** @typedef {{model: string, label: string, n_params: number, replacement: string,
  *   margins: Record<string, (number | null)[]>, right: Record<string, (boolean | null)[]>, sites: Site[],
- *   sample: number[], total: Packed | null, direct: Record<string, Packed>,
+ *   sample: number[], values: Record<string, Packed>,
  *   lens: {places: {layer: number, sublayer: string, depth: number}[], sides: Record<string, Packed>} | null,
  *   attention: {heads: string[], roles: string[], sides: Record<string, Packed>, mean: Record<string, Packed>} | null,
  *   verification: Row[], restoration: Row[]}} Size */
@@ -57,12 +57,13 @@ export function stepOf(/** @type {Size | undefined} */ smaller, /** @type {Size}
   return after ? (before ? "kept" : "gained") : before ? "lost" : "missed";
 }
 
-/** A pair's total effect, or direct effect on one side, at the site of this place; null where it is not known. */
+/** What a pair has at the site of this place: its total or direct effect, or what the site writes on the conflict or the
+ * plain prompt; null where it is not known. */
 export function effectOf(/** @type {Read} */ read, /** @type {Size} */ size, /** @type {number} */ pair,
   /** @type {number} */ site, /** @type {string} */ by) {
   const row = size.sample.indexOf(pair);
   if (row < 0 || site < 0) return null;
-  return read(by === "total" ? size.total : size.direct[by], row * size.sites.length + site);
+  return read(size.values[by], row * size.sites.length + site);
 }
 
 /** How much the last position attends to each role: of one head, or the mean over all; null where it is not known. */

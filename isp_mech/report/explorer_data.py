@@ -25,6 +25,7 @@ from isp_mech.tables import Table
 from isp_mech.tasks import Pair, Prompt
 
 MOST = 13_500_000  # characters; with its figures the page stays under 15 MB
+OF_SITE = "name layer kind head effect effect_lo effect_hi direct_effect write_conflict write_plain q significant"
 NO_HEAD = -1  # an MLP's place among the heads
 Json: TypeAlias = "str | float | int | bool | None | Sequence[Json] | Mapping[str, Json]"
 Sides: TypeAlias = "dict[str, np.ndarray]"
@@ -145,26 +146,26 @@ def _size(
     replaced = effects[effects["replacement"] != ""] if len(effects) else effects
     if len(replaced):  # the first of several replacements, as in the table of sites
         replaced = replaced[replaced["replacement"] == replaced["replacement"].iloc[0]]
-    direct = effects[effects["replacement"] == ""] if len(effects) else effects
-    direct = direct if len(direct) else replaced
-    items, sites = of.rows("items", model=model), _sites(of.rows("sites", model=model), direct)
+    written = effects[effects["replacement"] == ""] if len(effects) else effects  # what tracing left
+    items, sites = of.rows("items", model=model), _sites(of.rows("sites", model=model), written)
     by_side = {str(side): rows.set_index("item").reindex(ids) for side, rows in items.groupby("side", sort=False)}
     by_site = (len(pairs), len(sites))
     keys = pd.Index(_keys(sites)) if len(sites) else pd.Index([])
-    total = _dense(replaced, ids, keys, by_site, "effect").get("conflict", np.full(by_site, np.nan))
-    sample = _sample(total, kept)
+    values = {
+        **_dense(written, ids, keys, by_site, "direct_effect"),
+        "total": _dense(replaced, ids, keys, by_site, "effect").get("conflict"),
+        "direct": _dense(replaced, ids, keys, by_site, "direct_effect").get("conflict"),
+    }
+    known = {by: each for by, each in values.items() if each is not None and np.isfinite(each).any()}
+    sites = sites.assign(**{f"write_{side}": _mean(known[side]) for side in ("conflict", "plain") if side in known})
+    sample = _sample(known.get("total", np.full(by_site, np.nan)), kept)
     return {
         "replacement": visible(replaced["replacement"].iloc[0]) if len(replaced) else "",
         "margins": {side: [_plain(v) for v in rows["margin"].astype(float)] for side, rows in by_side.items()},
         "right": {side: [_plain(v) for v in rows["correct"].astype(object)] for side, rows in by_side.items()},
-        "sites": _rows(sites, "name layer kind head effect effect_lo effect_hi direct_effect q significant measured"),
+        "sites": _rows(sites, OF_SITE),
         "sample": sample.tolist(),
-        "total": arrays.add(total[sample]) if np.isfinite(total).any() else None,
-        "direct": {
-            side: arrays.add(values[sample])
-            for side, values in _dense(direct, ids, keys, by_site, "direct_effect").items()
-            if np.isfinite(values).any()
-        },
+        "values": {by: arrays.add(each[sample]) for by, each in known.items()},
         "lens": _lens(of.rows("lens", model=model), ids, sample, arrays),
         "attention": _attention(of.rows("attention", model=model), ids, sample, arrays),
         "verification": _rows(
@@ -178,11 +179,10 @@ def _size(
     }
 
 
-def _sites(rows: pd.DataFrame, direct: pd.DataFrame) -> pd.DataFrame:
+def _sites(rows: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
     """Heads and MLPs of a model, layer by layer: with their effects, or as tracing alone knows them."""
-    if not len(rows) and len(direct):
-        conflict = direct[direct["side"] == "conflict"]
-        rows = conflict.groupby(["layer", "kind", "head"], dropna=False)["direct_effect"].mean().reset_index()
+    if not len(rows) and len(written):
+        rows = written[["layer", "kind", "head"]].drop_duplicates()
     rows = rows[rows["kind"].isin(["head", "mlp"])] if len(rows) else rows
     rows = rows.sort_values(["layer", "kind", "head"]) if len(rows) else rows
     return rows.assign(name=[site_name(row) for _, row in rows.iterrows()]) if len(rows) else rows
@@ -212,6 +212,12 @@ def _put(
     places = [index.get_indexer(pd.Index(labels)) for index, labels in axes]
     known = np.all([place >= 0 for place in places], axis=0)
     values[tuple(place[known] for place in places)] = given.to_numpy(float)[known]
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the first axis, pairs, of what is known; NaN where nothing is."""
+    known = np.isfinite(values).sum(axis=0)
+    return np.where(known > 0, np.nansum(values, axis=0) / np.maximum(known, 1), np.nan)
 
 
 def _sample(total: np.ndarray, kept: int) -> np.ndarray:
@@ -255,7 +261,6 @@ def _attention(rows: pd.DataFrame, ids: pd.Index, sample: np.ndarray, arrays: _A
         values = np.full((len(ids), len(heads), len(roles)), np.nan)
         _put(values, [(ids, here["pair"]), (keys, _keys(here)), (roles, here["role"])], here["weight"])
         sides[str(side)] = arrays.add(values[sample], "uint8")
-        known = np.isfinite(values)
-        mean[str(side)] = arrays.add(np.nansum(values, axis=0) / np.maximum(known.sum(axis=0), 1), "uint8")
+        mean[str(side)] = arrays.add(_mean(values), "uint8")
     names = [site_name(row) for _, row in heads.assign(kind="head").iterrows()]
     return {"heads": names, "roles": [visible(role) for role in roles], "sides": sides, "mean": mean}

@@ -13,7 +13,15 @@ import { figure, h, lineChart, nats, percent, SIDES, siteMap, table } from "./ex
  *   pair: number, address: Address}} Asked */
 
 const FIRST = 25; // rows of a list of pairs before the button that shows all
-const BY = /** @type {Record<string, string>} */ ({ total: "total effect", conflict: "direct effect, conflict prompt", plain: "direct effect, plain prompt" });
+/** What there may be of a site: its name, the column of its mean over pairs, and what it is.
+ * @type {Record<string, {name: string, column: "effect" | "direct_effect" | "write_conflict" | "write_plain", what: string}>} */
+const BY = {
+  total: { name: "total effect", column: "effect", what: "What is lost of the margin when the site is replaced" },
+  direct: { name: "direct effect", column: "direct_effect", what: "What of the total effect goes straight to the output: the site's own write, less that of its replacement" },
+  conflict: { name: "own write, conflict prompt", column: "write_conflict", what: "What the site itself writes on the margin" },
+  plain: { name: "own write, plain prompt", column: "write_plain", what: "What the site itself writes on the margin" },
+};
+const there = (/** @type {Size} */ size) => Object.keys(BY).filter((by) => size.values[by]);
 const CASES = ["follows", "overridden", "contrary", "lost"];
 const STEPS = ["gained", "lost", "kept", "missed"];
 
@@ -28,7 +36,8 @@ const share = (/** @type {any} */ value) => (typeof value === "number" ? percent
 const word = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value).replaceAll("_", " "));
 
 /** @param {Site} a @param {Site} b */
-const stronger = (a, b) => Math.abs(b.effect ?? b.direct_effect ?? 0) - Math.abs(a.effect ?? a.direct_effect ?? 0);
+const stronger = (a, b) => Math.abs(main(b) ?? 0) - Math.abs(main(a) ?? 0);
+const main = (/** @type {Site} */ site) => site.effect ?? site.write_conflict ?? null;
 export const strongest = (/** @type {Size} */ size) => [...size.sites].sort(stronger);
 
 // --- the curve --------------------------------------------------------------------------------------
@@ -53,7 +62,7 @@ export function overview(asked) {
     const shares = task.shares.find((row) => row.model === size.model);
     const best = strongest(size)[0];
     return [{ text: size.label, href: to(asked, { size: size.model }) }, ...CASES.map((name) => share(shares?.[name])),
-      best ? { text: `${best.name} (${nats(best.effect ?? best.direct_effect)})`, href: to(asked, { size: size.model, site: best.name }) } : "–"];
+      best ? { text: `${best.name} (${nats(main(best))})`, href: to(asked, { size: size.model, site: best.name }) } : "–"];
   });
   return [
     heading("Over size"),
@@ -71,14 +80,14 @@ export function overview(asked) {
 export function sizeView(asked) {
   const { size } = asked;
   const top = strongest(size).slice(0, 10);
-  const cells = (/** @type {Site} */ site) => [{ text: site.name, href: to(asked, { site: site.name }) }, nats(site.effect), nats(site.direct_effect), site.significant ? "yes" : "no"];
+  const cells = (/** @type {Site} */ site) => [{ text: site.name, href: to(asked, { site: site.name }) }, nats(site.effect), nats(site.direct_effect), nats(site.write_conflict), nats(site.write_plain), site.significant ? "yes" : "no"];
   return [
     heading(`The ${size.label} model`),
     size.sites.length ? mapOf(asked, null) : h("p", {}, "No effects of sites were measured in this size."),
     size.sites.length ? figure({ name: `${size.model}-sites`, title: "The strongest sites.", note: "Means over the pairs, in nats; the CSV has every site.",
-      body: table(["site", "total effect", "direct effect", "significant"], top.map(cells), "Strongest sites"),
-      rows: [["site", "effect", "effect_lo", "effect_hi", "direct_effect", "q", "significant"],
-        ...size.sites.map((site) => [site.name, site.effect, site.effect_lo, site.effect_hi, site.direct_effect, site.q, site.significant])] }) : null,
+      body: table(["site", ...Object.values(BY).map((by) => by.name), "significant"], top.map(cells), "Strongest sites"),
+      rows: [["site", "effect", "effect_lo", "effect_hi", "direct_effect", "write_conflict", "write_plain", "q", "significant"],
+        ...size.sites.map((site) => [site.name, site.effect, site.effect_lo, site.effect_hi, site.direct_effect, site.write_conflict, site.write_plain, site.q, site.significant])] }) : null,
     ...changes(size),
     ...pairList(asked),
   ];
@@ -94,6 +103,7 @@ export function siteView(asked) {
   return [
     heading(`Site ${site.name} of the ${size.label} model`),
     h("p", {}, `Total effect ${nats(site.effect)} nats${low}, direct effect ${nats(site.direct_effect)} nats; `,
+      `own write ${nats(site.write_conflict)} nats on the conflict and ${nats(site.write_plain)} on the plain prompt; `,
       `${site.significant ? "significant" : "not significant"}. Positive pushes towards the answer, negative towards the lure. `,
       h("a", { href: to(asked, { site: "" }) }, "All sites of this size")),
     ...pairList(asked),
@@ -107,27 +117,18 @@ export function siteView(asked) {
 /** The map of sites: of a pair where one is given, else of the means. @param {Asked} asked @param {number | null} pair */
 function mapOf(asked, pair) {
   const { size, read, address } = asked;
-  const by = BY[address.by] ? address.by : size.total ? "total" : "conflict";
-  const value = (/** @type {Site} */ site, /** @type {number} */ at) => {
-    if (pair !== null) return effectOf(read, size, pair, at, by);
-    return (by === "total" ? site.effect : by === "conflict" ? site.direct_effect : mean(size.sample.map((each) => effectOf(read, size, each, at, by)))) ?? null;
-  };
-  const values = size.sites.map(value);
+  const known = there(size);
+  const by = known.includes(address.by) ? address.by : known[0] ?? "total";
+  const { name, column, what } = BY[by];
+  const values = size.sites.map((site, at) => (pair === null ? site[column] ?? null : effectOf(read, size, pair, at, by)));
   const squares = size.sites.map((site, at) => ({ name: site.name, layer: site.layer, head: site.head, value: values[at],
     dot: pair === null && by === "total" && site.significant === true, href: to(asked, { site: site.name }), said: `${site.name}: ${nats(values[at])} nats` }));
-  const partial = pair === null && by === "plain" && size.sample.length < asked.task.pairs.length ? ` Mean over the ${size.sample.length} pairs kept.` : "";
-  const how = by === "total" ? `What is lost of the margin when the site is replaced (${size.replacement || "not measured"}).` : "What the site itself writes on the margin.";
-  return h("div", {}, choice("by", "Show", Object.keys(BY).filter((each) => each === "total" ? size.total : size.direct[each]).map((each) => [each, BY[each]]), by),
-    figure({ name: `${size.model}-map${pair === null ? "" : `-pair-${pair}`}-${by}`, title: `Heads and MLPs: ${BY[by]}${pair === null ? "" : " on this pair"}, nats.`,
-      note: `${how}${pair === null && by === "total" ? " A dot: significant." : ""}${partial} A square opens its site; arrow keys go from square to square.`,
-      drawing: siteMap({ label: `Map of ${BY[by]}`, squares, chosen: asked.site?.name ?? "" }),
-      rows: [["site", by === "total" ? "effect" : `direct_effect_${by}`], ...size.sites.map((site, at) => [site.name, values[at]])] }));
-}
-
-/** @param {(number | null)[]} values */
-function mean(values) {
-  const known = values.filter((value) => value !== null);
-  return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+  const how = what + (column.endsWith("effect") ? ` (${size.replacement}).` : ".");
+  return h("div", {}, choice("by", "Show", known.map((each) => [each, BY[each].name]), by),
+    figure({ name: `${size.model}-map${pair === null ? "" : `-pair-${pair}`}-${by}`, title: `Heads and MLPs: ${name}${pair === null ? "" : " on this pair"}, nats.`,
+      note: `${how}${pair === null && by === "total" ? " A dot: significant." : ""} A square opens its site; arrow keys go from square to square.`,
+      drawing: siteMap({ label: `Map of ${name}`, squares, chosen: asked.site?.name ?? "" }),
+      rows: [["site", column], ...size.sites.map((site, at) => [site.name, values[at]])] }));
 }
 
 /** What replacing sites did, and what restored. @param {Size} size */
@@ -149,21 +150,22 @@ function changes(size) {
 function pairList(asked) {
   const { task, size, smaller, site, siteAt, read, address } = asked;
   const text = (address.q ?? "").toLowerCase();
+  const shownBy = site ? there(size).filter((by) => by !== "plain" && (by !== "conflict" || !size.values.total)) : [];
   const found = task.pairs.map((pair, at) => ({
     pair, at, case: caseOf(size, at), step: stepOf(smaller, size, at), margin: size.margins.conflict?.[at] ?? null,
-    total: site ? effectOf(read, size, at, siteAt, "total") : null, direct: site ? effectOf(read, size, at, siteAt, "conflict") : null,
+    moved: shownBy.map((by) => effectOf(read, size, at, siteAt, by)),
     // what is searched: the pair's name, both prompts, both completions
     words: [pair.id, ...Object.values(pair.prompts).flatMap((prompt) => [...prompt.pieces.map((piece) => piece[0]), prompt.right])].join("\n").toLowerCase(),
     roles: Object.values(pair.prompts).flatMap((prompt) => prompt.pieces.map((piece) => piece[1])),
   })).filter((row) => (!text || row.words.includes(text)) && (!address.case || row.case === address.case)
     && (!address.step || row.step === address.step) && (!address.role || row.roles.includes(address.role)));
-  const size0 = (/** @type {number | null} */ value) => (value === null ? -1 : Math.abs(value));
-  if (site) found.sort((a, b) => size0(b.total ?? b.direct) - size0(a.total ?? a.direct));
+  const by0 = (/** @type {{moved: (number | null)[]}} */ row) => Math.abs(row.moved[0] ?? -1e-9);
+  if (site) found.sort((a, b) => by0(b) - by0(a));
   const shown = address.all ? found : found.slice(0, FIRST);
-  const heads = ["pair", "asks for", "changed part", ...(site ? ["total effect", "direct effect"] : []), "margin", "case", "from the smaller size"];
+  const heads = ["pair", "asks for", "changed part", ...shownBy.map((by) => BY[by].name), "margin", "case", "from the smaller size"];
   const rows = shown.map((row) => [{ text: `${row.at}: ${row.pair.id}`, href: to(asked, { pair: String(row.at) }) }, row.pair.prompts.conflict.right.trim(),
     row.pair.prompts.conflict.pieces.filter((piece) => piece[1] === row.pair.factor).map((piece) => piece[0].trim()).join(" … ").slice(0, 60) || "–",
-    ...(site ? [nats(row.total), nats(row.direct)] : []), nats(row.margin), row.case, smaller ? row.step : "–"]);
+    ...row.moved.map((value) => nats(value)), nats(row.margin), row.case, smaller ? row.step : "–"]);
   const roles = [...new Set(task.pairs.flatMap((pair) => pair.prompts.conflict.pieces.map((piece) => piece[1])))].filter((role) => role);
   const kept = size.sample.length < task.pairs.length ? ` Effects are kept for ${size.sample.length} of ${task.pairs.length} pairs, those that the strongest sites move most.` : "";
   return [
@@ -175,7 +177,7 @@ function pairList(asked) {
     figure({ name: `${size.model}-pairs${site ? `-${site.name}` : ""}`, title: site ? `The pairs that ${site.name} moves most.` : "The pairs.",
       note: `${found.length} of ${task.pairs.length} pairs${shown.length < found.length ? `, the first ${shown.length} shown` : ""}; effects and the margin on the conflict prompt in nats.${kept}`,
       body: table(heads, rows, "Pairs"),
-      rows: [["pair", "id", "total_effect", "direct_effect", "margin", "case", "step"], ...found.map((row) => [row.at, row.pair.id, row.total, row.direct, row.margin, row.case, row.step])] }),
+      rows: [["pair", "id", ...shownBy.map((by) => BY[by].column), "margin", "case", "step"], ...found.map((row) => [row.at, row.pair.id, ...row.moved, row.margin, row.case, row.step])] }),
     shown.length < found.length ? h("p", {}, h("a", { href: to(asked, { all: "1" }) }, `Show all ${found.length} pairs`)) : null,
   ];
 }
@@ -190,7 +192,7 @@ export function pairView(asked) {
   const shares = Object.keys(given.prompts).map((side) => /** @type {const} */ ([side, attentionOf(read, size, pair, head, side)]));
   const roles = [...new Set(shares.flatMap(([, of]) => [...(of?.keys() ?? [])]))];
   const sites = size.sites.map((each, at) => ({ site: each, at, by: Object.keys(BY).map((by) => effectOf(read, size, pair, at, by)) }))
-    .sort((a, b) => Math.abs(b.by[0] ?? b.by[1] ?? 0) - Math.abs(a.by[0] ?? a.by[1] ?? 0));
+    .sort((a, b) => Math.abs(b.by[0] ?? b.by[2] ?? 0) - Math.abs(a.by[0] ?? a.by[2] ?? 0));
   const lens = ["conflict", "plain"].map((side) => ({ side, places: lensOf(read, size, pair, side) })).filter((line) => line.places.length);
   return [
     heading(`Pair ${pair} in the ${size.label} model: ${caseOf(size, pair)}`),
@@ -207,8 +209,8 @@ export function pairView(asked) {
     lens.length ? lensFigure(asked, lens) : null,
     kept && size.sites.length ? mapOf(asked, pair) : null,
     kept && size.sites.length ? figure({ name: `${size.model}-pair-${pair}-sites`, title: "The strongest sites on this pair.", note: "Nats; the CSV has every site.",
-      body: table(["site", ...Object.values(BY)], sites.slice(0, 10).map((row) => [{ text: row.site.name, href: to(asked, { site: row.site.name }) }, ...row.by.map((value) => nats(value))]), "Sites on this pair"),
-      rows: [["site", "effect", "direct_effect_conflict", "direct_effect_plain"], ...sites.map((row) => [row.site.name, ...row.by])] }) : null,
+      body: table(["site", ...Object.values(BY).map((by) => by.name)], sites.slice(0, 10).map((row) => [{ text: row.site.name, href: to(asked, { site: row.site.name }) }, ...row.by.map((value) => nats(value))]), "Sites on this pair"),
+      rows: [["site", ...Object.values(BY).map((by) => by.column)], ...sites.map((row) => [row.site.name, ...row.by])] }) : null,
     figure({ name: `pair-${pair}-over-size`, title: "This pair over size.", note: "Margins, log p(answer) − log p(lure), in nats. Positive is right on the conflict and the neutral prompt, negative on the plain one, where the lure is right.",
       body: table(["size", ...Object.keys(given.prompts), "case"], task.sizes.map((each) => [{ text: each.label, href: to(asked, { size: each.model, site: "" }) },
         ...Object.keys(given.prompts).map((side) => nats(each.margins[side]?.[pair])), caseOf(each, pair)]), "This pair over size"),
@@ -233,14 +235,15 @@ function lensFigure(asked, lens) {
  * @param {Map<string, number> | null} shares */
 function promptCard(prompt, side, margin, shares) {
   const told = new Set();
-  const pieces = prompt.pieces.map(([text, role]) => {
-    if (!role) return text;
+  const pieces = prompt.pieces.flatMap(([whole, role]) => {
+    if (!role) return [whole];
+    const text = whole.replace(/\n+$/, ""); // line ends stand outside the mark, so that it draws no empty line
     const of = shares?.get(role);
     const mark = h("mark", { class: "looked", title: role.replaceAll("_", " ") + (of === undefined ? "" : `: ${percent(of)}`) }, text);
     mark.style.setProperty("--share", `${Math.round(100 * (of ?? 0))}%`);
     if (of !== undefined && !told.has(role)) mark.append(h("sub", {}, ` ${role.replaceAll("_", " ")} ${percent(of)}`));
     told.add(role);
-    return mark;
+    return [mark, whole.slice(text.length)];
   });
   const colour = SIDES[side]?.colour ?? "#8c8c8c";
   return h("div", {}, h("h4", { style: `border-left: .4rem solid ${colour}; padding-left: .4rem` }, `${side} prompt: margin ${nats(margin)} nats`),

@@ -73,7 +73,11 @@ def made():
                     direct = {"replacement": "", "effect": None, "direct_effect": effect(m, i, s, 0.5)}
                     tables["direct_effects"].append({**head, **where, **direct, "measured": "exact"})
                     if side == "conflict":
-                        total = direct | {"replacement": "mean", "effect": effect(m, i, s)}
+                        total = {
+                            "replacement": "mean",
+                            "effect": effect(m, i, s),
+                            "direct_effect": effect(m, i, s, 0.25),
+                        }
                         tables["effects"].append({**head, **where, **total, "measured": "exact"})
                     if kind == "head":
                         for role, weight in (("instruction", 0.7), ("modified_word", 0.2), ("other", 0.1)):
@@ -81,7 +85,7 @@ def made():
                             tables["attention"].append({**head, **looked, "role": role, "weight": weight})
         for s, (_, layer, kind, number) in enumerate(SITES):
             mean = float(np.mean([effect(m, i, s) for i in range(N)]))
-            known = {"effect": mean, "effect_lo": mean - 0.1, "effect_hi": mean + 0.1, "direct_effect": mean / 2}
+            known = {"effect": mean, "effect_lo": mean - 0.1, "effect_hi": mean + 0.1, "direct_effect": mean / 4}
             tested = {"p": 0.01, "q": 0.02, "significant": s == 0, "measured": "exact"}
             tables["sites"].append({**head, "layer": layer, "kind": kind, "head": number, **known, **tested})
     names = {"direct_effects": "effects"}
@@ -120,9 +124,13 @@ def test_what_is_packed_comes_back():
         assert size["sample"] == list(range(N)) and size["replacement"] == "mean"
         known = np.array([[effect(m, i, s) for s in range(len(SITES))] for i in range(N)])
         step = np.abs(known).max() / 32767
-        np.testing.assert_allclose(array(size["total"], N, len(SITES)), known, atol=0.51 * step)
+        np.testing.assert_allclose(array(size["values"]["total"], N, len(SITES)), known, atol=0.51 * step)
+        np.testing.assert_allclose(array(size["values"]["direct"], N, len(SITES)), known / 4, atol=0.51 * step)
         for side in ("conflict", "plain"):
-            np.testing.assert_allclose(array(size["direct"][side], N, len(SITES)), known / 2, atol=0.51 * step)
+            writes = [site[f"write_{side}"] for site in size["sites"]]
+            np.testing.assert_allclose(writes, known.mean(axis=0) / 2, rtol=1e-5)
+        for side in ("conflict", "plain"):
+            np.testing.assert_allclose(array(size["values"][side], N, len(SITES)), known / 2, atol=0.51 * step)
             sign = 1 if side == "conflict" else -1
             margins = [sign * (1.5 + i) * (-1 if (m, i, side) == (1, 0, "conflict") else 1) for i in range(N)]
             assert size["margins"][side] == margins
@@ -143,20 +151,26 @@ def test_the_order_of_rows_does_not_matter_and_missing_values_stay_missing():
     (task,), array = unpacked(text_of(shuffled))
     (was,), before = unpacked(text_of(TABLES))
     for size, old in zip(task["sizes"], was["sizes"], strict=True):
-        assert (array(size["total"], N, 6) == before(old["total"], N, 6)).all()
+        assert (array(size["values"]["total"], N, 6) == before(old["values"]["total"], N, 6)).all()
     without = TABLES | {"effects": table("effects", TABLES["effects"].frame.query("pair != 'p1'"), RUN)}
     (task,), array = unpacked(text_of(without))
-    assert np.isnan(array(task["sizes"][0]["total"], N, 6)).any(axis=1).tolist() == [False, True, False, False, False]
+    assert np.isnan(array(task["sizes"][0]["values"]["total"], N, 6)).any(axis=1).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_run_that_was_only_scored_or_traced():
     scored = {name: TABLES[name] for name in ("curve", "items")}
     (task,), _ = unpacked(text_of(scored))
-    assert task["sizes"][0]["sites"] == [] and task["sizes"][0]["total"] is None and task["sizes"][0]["lens"] is None
+    assert task["sizes"][0]["sites"] == [] and task["sizes"][0]["values"] == {} and task["sizes"][0]["lens"] is None
     traced = scored | {name: TABLES[name] for name in ("direct_effects", "lens", "attention")}
     (task,), _ = unpacked(text_of(traced))
     assert [site["name"] for site in task["sizes"][0]["sites"]] == [name for name, *_ in SITES]
-    assert task["sizes"][0]["total"] is None and set(task["sizes"][0]["direct"]) == {"conflict", "plain"}
+    assert set(task["sizes"][0]["values"]) == {"conflict", "plain"}
 
 
 def test_what_does_not_fit_is_thinned_out_to_the_pairs_that_the_strongest_sites_move_most():
@@ -168,7 +182,7 @@ def test_what_does_not_fit_is_thinned_out_to_the_pairs_that_the_strongest_sites_
         known = np.array([[effect(m, i, s) for s in range(len(SITES))] for i in range(N)])
         strongest = np.abs(known).mean(axis=0).argmax()
         assert np.abs(known[:, strongest]).argmax() in kept
-        np.testing.assert_allclose(array(size["total"], len(kept), len(SITES)), known[kept], atol=1e-3)
+        np.testing.assert_allclose(array(size["values"]["total"], len(kept), len(SITES)), known[kept], atol=1e-3)
     assert len(text_of(TABLES, most=1)) < len(whole)  # texts and margins stay, whatever is asked
 
 
@@ -228,7 +242,7 @@ SHOWN = "document.getElementById('explorer')?.hidden === false"
 VIEWS = {
     "#": ["Over size", "a1.h1"],
     "#size=2k": ["The 2k model", "total effect", "5 of 5 pairs"],
-    "#size=tiny-2k&by=plain": ["direct effect, plain prompt"],
+    "#size=tiny-2k&by=plain": ["own write, plain prompt"],
     "#size=2k&case=overridden": ["1 of 5 pairs"],
     "#size=2k&step=lost": ["1 of 5 pairs"],
     "#size=2k&q=Input+3": ["1 of 5 pairs"],
