@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,7 +162,7 @@ def _bias(
         far, near = (late[:, None, :queries, None] & mask[:, None, None] for mask in masks[id(change.tokens)])
         heads = slice(None) if change.heads is None else torch.tensor(sorted(change.heads), device=device)
         prefix[:, copy, heads] += torch.where(far, change.log_factor, 0.0)
-        if any(i >= first for mine, first in zip(change.tokens, where.firsts, strict=True) for i in mine):
+        if any(max(mine, default=-1) >= first for mine, first in zip(change.tokens, where.firsts, strict=True)):
             within = torch.zeros(n, copies, by_head, t, t, device=device) if within is None else within
             within[:, copy, heads] += torch.where(near, change.log_factor, 0.0)
     return ScoreBias(prefix, within)
@@ -169,8 +170,8 @@ def _bias(
 
 def _masks(tokens: Tokens, where: CopyTokens, pos: int, device: str) -> tuple[Tensor, Tensor]:
     """(prompt, pos) and (prompt, t): which tokens are meant, of those before the copies and of a copy's own."""
-    far, near = torch.zeros(len(tokens), pos, dtype=torch.bool), torch.zeros(len(tokens), where.t, dtype=torch.bool)
+    far, near = np.zeros((len(tokens), pos), dtype=bool), np.zeros((len(tokens), where.t), dtype=bool)
     for row, (mine, first) in enumerate(zip(tokens, where.firsts, strict=True)):
         far[row, [i for i in mine if i < first]] = True
         near[row, [i - first for i in mine if i >= first]] = True
-    return far.to(device), near.to(device)
+    return torch.from_numpy(far).to(device), torch.from_numpy(near).to(device)

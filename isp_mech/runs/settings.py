@@ -25,7 +25,7 @@ VERBS = ("explain", *STEPS)  # of the command line
 LARGEST = 2**31
 QUICK, EVERY, NO_KIND = "quick", "all", "none"  # of interventions, beside the kinds by name
 QUICK_KINDS: tuple[Searched, ...] = ("scale", "block", "reweight")  # those that restore most, measured on the ladder
-QUICK_PAIRS = 100
+QUICK_PAIRS, QUICK_RANDOM = 100, 100  # pairs, and random changes, that the quick set takes at most
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Settings:
         f"{QUICK}, {EVERY}, {NO_KIND}, or some of {', '.join(SEARCHED)}, each once",
         "interventions",
         f"kinds of changes searched for one that restores: {EVERY}, {NO_KIND}, or some of {', '.join(SEARCHED)} with "
-        f"commas; {QUICK}: {', '.join(QUICK_KINDS)}, on the first {QUICK_PAIRS} pairs",
+        f"commas; {QUICK}: {', '.join(QUICK_KINDS)} on {QUICK_PAIRS} pairs, against {QUICK_RANDOM} random changes",
         verbs=("explain", "restore"),
         parse=_split,
         metavar="KINDS",

@@ -12,7 +12,7 @@ from isp_mech.errors import InputError, NotKept
 from isp_mech.inference.progress import Progress, say
 from isp_mech.runs.jobs import TABLES, Job
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.runs.settings import QUICK, QUICK_PAIRS
+from isp_mech.runs.settings import LARGEST, QUICK, QUICK_PAIRS, QUICK_RANDOM
 
 if TYPE_CHECKING:
     from isp_mech.models import Model
@@ -80,9 +80,9 @@ class Worker:
                 elif job.steps[0] == "restore":
                     from isp_mech.causal.restoration import restoration
 
-                    some = QUICK_PAIRS if QUICK in s.interventions else len(job.pairs)
-                    pairs = job.pairs.take(range(min(some, len(job.pairs))))
-                    restored = restoration(pairs, model, kinds=s.searched, n_random=s.n_random, **more)
+                    most, drawn = (QUICK_PAIRS, QUICK_RANDOM) if QUICK in s.interventions else (LARGEST, LARGEST)
+                    pairs, n_random = job.pairs.take(range(min(most, len(job.pairs)))), min(drawn, s.n_random)
+                    restored = restoration(pairs, model, kinds=s.searched, n_random=n_random, **more)
                     tables = {"restoration": restored.table}
                 else:
                     from isp_mech.causal.verify import verify
