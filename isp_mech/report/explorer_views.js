@@ -33,7 +33,7 @@ export function hash(parts) {
 /** @param {Asked} asked @param {Address} changed */
 const to = ({ address }, changed) => hash({ ...address, ...changed });
 const share = (/** @type {any} */ value) => (typeof value === "number" ? percent(value) : "–");
-const word = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value).replaceAll("_", " "));
+const word = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value));
 
 /** @param {Site} a @param {Site} b */
 const stronger = (a, b) => Math.abs(main(b) ?? 0) - Math.abs(main(a) ?? 0);

@@ -11,6 +11,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import CHROMIUM, tab
 
@@ -314,6 +315,41 @@ def test_a_browser_shows_every_view_asks_for_nothing_and_runs_no_text(page, tmp_
         assert opened.run("document.title") == "Why"
         assert opened.run("document.querySelectorAll('script').length") == 2
         assert opened.faults() == [] and opened.requests() == [page.as_uri()]
+
+
+@needs_browser
+def test_without_scripts_and_on_paper_it_is_the_report_as_it_was(page, tmp_path):
+    plain = write_report(tmp_path / "plain.html", {n: TABLES[n] for n in ("curve", "shares")}, {}, title="Why")
+    assert 'id="explorer"' not in plain.read_text(encoding="utf-8")
+    with tab(tmp_path / "profile") as opened:
+        opened.open(page.as_uri())
+        opened.wait(SHOWN)
+        opened.call("Emulation.setEmulatedMedia", media="print")
+        assert opened.run("getComputedStyle(document.getElementById('explorer')).display") == "none"
+        printed = opened.run("document.body.innerText")
+        opened.call("Emulation.setEmulatedMedia", media="")
+        opened.call("Emulation.setScriptExecutionDisabled", value=True)
+        opened.call("Page.reload")
+        opened.wait("document.readyState === 'complete' && document.getElementById('explorer')?.innerText === ''")
+        assert opened.run("document.body.innerText") == printed
+        assert "What was found" in printed and "Ask the page" not in printed
+
+
+@needs_browser
+def test_several_tasks_are_asked_one_by_one(tmp_path):
+    other = {name: t.frame.assign(task="neqa") for name, t in TABLES.items()}
+    both = {name: table(t.name, pd.concat([t.frame, other[name]]), RUN) for name, t in TABLES.items()}
+    path = write_report(tmp_path, both, {}, title="Both", examples=PAIRS)
+    with tab(tmp_path / "profile") as opened:
+        opened.open(f"{path.as_uri()}#size=2k&site=a1.h1")
+        opened.wait(SHOWN)
+        opened.run("document.getElementById('ask-task').value = 'neqa'")
+        opened.run("document.getElementById('ask-task').dispatchEvent(new Event('change', { bubbles: true }))")
+        opened.wait("document.getElementById('ask-heading').innerText === 'Over size'")
+        assert opened.run("location.hash") == "#task=neqa"
+        opened.run("document.querySelector('#explorer tbody a').click()")
+        opened.wait("location.hash === '#task=neqa&size=tiny-1k'")
+        assert opened.faults() == []
 
 
 @needs_browser
