@@ -15,7 +15,8 @@ OUT = Path("runs/interventions")
 TASKS = ("quote-repetition", "redefine-math", "neqa", "hindsight-neglect")
 N_PAIRS, SEED = 300, 0
 SHOWN = ["model", "task", "kind", "split", "conflict_before", "conflict_after", "gain", "plain_before", "plain_after",
-         "neutral_before", "neutral_after", "neutral_kl", "restored", "broken", "p", "q", "restoring", "needs"]  # fmt: skip
+         "neutral_before", "neutral_after", "neutral_kl", "restored", "broken", "p", "q", "restoring",
+         "needs"]  # fmt: skip
 PUBLISHED = pd.DataFrame(  # after choosing on what is evaluated, or on a few examples, without random changes
     [
         ("scale", "Yu et al. 2023, arXiv 2310.15910", "the answer in context, one head scaled", "to 88 %"),
