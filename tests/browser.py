@@ -53,7 +53,7 @@ class Tab:
 
     def enter_frame(self) -> None:
         """What is run from now on is run in the page's frame that has a process of its own."""
-        for _ in range(400):
+        for _ in range(1500):
             frames = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "iframe"]
             if frames:
                 return self._attach(frames[0]["targetId"])
@@ -72,11 +72,21 @@ class Tab:
         return found["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        for _ in range(400):
+        for _ in range(1500):
             if self.run(condition):
                 return
             time.sleep(0.02)
         raise AssertionError(f"never: {condition}; {self.faults()}")
+
+    def wait_for(self, method: str, times: int, **params) -> None:
+        """Waits until the browser has told of this so many times."""
+        for _ in range(1000):
+            told = [event["params"] for event in self.events if event["method"] == method]
+            if sum(params.items() <= each.items() for each in told) >= times:
+                return
+            self.run("0")
+            time.sleep(0.01)
+        raise AssertionError(f"never: {method} {params}, {times} times")
 
     def faults(self) -> list[dict]:
         """What was thrown, and what the console was told."""

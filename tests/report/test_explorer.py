@@ -8,6 +8,7 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -29,7 +30,8 @@ HOSTILE = (
 MODELS = [("tiny-1k", 1_000), ("tiny-2k", 2_000)]
 SITES = [("a0.h0", 0, "head", 0), ("a0.h1", 0, "head", 1), ("m0", 0, "mlp", None), ("a1.h0", 1, "head", 0)]
 SITES += [("a1.h1", 1, "head", 1), ("m1", 1, "mlp", None)]
-N = 5
+NAMES = ["p0", "p1", "p2", "=3+4", "p4"]
+N = len(NAMES)
 RUN = make_run(model="tiny", task=TASK, method="synthetic", seed=0)
 
 
@@ -37,7 +39,9 @@ def pair(i):
     def prompt(word):
         return compose([("𝛑 Repeat. ", "instruction"), (f"{HOSTILE} Input {i}: ", ""), (word, "modified_word")])
 
-    return Pair(f"p{i}", prompt("well"), prompt(f"green{i}"), answer=f" green{i}", lure=" well", factor="modified_word")
+    return Pair(
+        NAMES[i], prompt("well"), prompt(f"green{i}"), answer=f" green{i}", lure=" well", factor="modified_word"
+    )
 
 
 PAIRS = [pair(i) for i in range(N)]
@@ -63,14 +67,14 @@ def made():
         for i in range(N):
             for side in ("conflict", "plain"):
                 right = not (m == 1 and i == 0 and side == "conflict")
-                row = {"item": f"p{i}", "side": side, "correct": right, "predicted_index": 0, "loss": 0.5}
+                row = {"item": NAMES[i], "side": side, "correct": right, "predicted_index": 0, "loss": 0.5}
                 margin = (1 if right else -1) * (1.5 + i) * (1 if side == "conflict" else -1)
                 tables["items"].append({**head, **row, "total_logprob": -1.0, "margin": margin, "tie": False})
                 for layer, sublayer, depth in ((-1, "embed", 0.0), (0, "mlp", 0.5), (1, "mlp", 1.0)):
-                    where = {"pair": f"p{i}", "side": side, "layer": layer, "sublayer": sublayer, "depth": depth}
+                    where = {"pair": NAMES[i], "side": side, "layer": layer, "sublayer": sublayer, "depth": depth}
                     tables["lens"].append({**head, **where, "margin": margin * depth})
                 for s, (_, layer, kind, number) in enumerate(SITES):
-                    where = {"pair": f"p{i}", "side": side, "layer": layer, "kind": kind, "head": number}
+                    where = {"pair": NAMES[i], "side": side, "layer": layer, "kind": kind, "head": number}
                     direct = {"replacement": "", "effect": None, "direct_effect": effect(m, i, s, 0.5)}
                     tables["direct_effects"].append({**head, **where, **direct, "measured": "exact"})
                     if side == "conflict":
@@ -82,7 +86,7 @@ def made():
                         tables["effects"].append({**head, **where, **total, "measured": "exact"})
                     if kind == "head":
                         for role, weight in (("instruction", 0.7), ("modified_word", 0.2), ("other", 0.1)):
-                            looked = {"pair": f"p{i}", "side": side, "layer": layer, "head": number}
+                            looked = {"pair": NAMES[i], "side": side, "layer": layer, "head": number}
                             tables["attention"].append({**head, **looked, "role": role, "weight": weight})
         for s, (_, layer, kind, number) in enumerate(SITES):
             mean = float(np.mean([effect(m, i, s) for i in range(N)]))
@@ -188,7 +192,7 @@ def test_what_does_not_fit_is_thinned_out_to_the_pairs_that_the_strongest_sites_
 
 
 def test_nothing_to_ask_leaves_the_page_without_a_script(tmp_path):
-    assert text_of({"curve": TABLES["curve"]}) == "" and text_of(TABLES, [pair(99)]) == ""
+    assert text_of({"curve": TABLES["curve"]}) == "" and text_of(TABLES, [replace(pair(0), id="another")]) == ""
     page = write_report(tmp_path, {"curve": TABLES["curve"]}, {}, title="t", examples=PAIRS).read_text()
     assert "<script" not in page and "script-src" not in page
 
@@ -370,20 +374,23 @@ def test_the_frame_in_a_notebook_can_be_asked_too(cell, tmp_path):
 def test_what_is_saved(page, tmp_path):
     """The buttons' files: a drawing that stands alone, and rows in which no text becomes a formula."""
     with tab(tmp_path / "profile") as opened:
-        opened.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        opened.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path), eventsEnabled=True)
         opened.open(f"{page.as_uri()}#size=1k")
         opened.wait(SHOWN)
-        buttons = "document.querySelectorAll('#explorer figure')[0].querySelectorAll('.save button')"
-        opened.run(f"for (const button of {buttons}) button.click()")
+        buttons = (
+            "[...document.querySelectorAll('#explorer figure')].flatMap((f) => [...f.querySelectorAll('.save button')])"
+        )
+        count = opened.run(f"{buttons}.length")
+        for place in range(count):
+            opened.run(f"{buttons}[{place}].click()")
+            opened.wait_for("Browser.downloadProgress", place + 1, state="completed")
         drawn, rows = tmp_path / "tiny-1k-map-total.svg", tmp_path / "tiny-1k-map-total.csv"
-        for _ in range(200):
-            if drawn.exists() and rows.exists():
-                break
-            opened.run("new Promise((done) => setTimeout(done, 20))")
         svg = drawn.read_text(encoding="utf-8")
         assert svg.startswith("<svg") and 'xmlns="http://www.w3.org/2000/svg"' in svg and "<a" not in svg
         lines = [line.split(",") for line in rows.read_text(encoding="utf-8").splitlines()]
         assert lines[0] == ["site", "effect"] and [line[0] for line in lines[1:]] == [name for name, *_ in SITES]
         means = [np.mean([effect(0, i, s) for i in range(N)]) for s in range(len(SITES))]
         np.testing.assert_allclose([float(line[1]) for line in lines[1:]], means, rtol=1e-5)
-        assert opened.faults() == []
+        listed = (tmp_path / "tiny-1k-pairs.csv").read_text(encoding="utf-8").splitlines()
+        assert [line.split(",")[1] for line in listed[1:]] == ["p0", "p1", "p2", "'=3+4", "p4"]
+        assert len(listed[0].split(",")) == 5 and opened.faults() == []
