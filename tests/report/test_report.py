@@ -645,6 +645,7 @@ def test_no_sentence_is_there_that_nothing_says():
     source = "".join(path.read_text() for path in Path(wording.__file__).parent.glob("*.py"))
     of_a_case = {f"curve {name}" for name in NAMES} | {"neutral able", "neutral unable"}
     of_a_case |= {f"shares {case}" for case in ("follows", "overridden", "contrary", "lost", "guesses", "heedless")}
+    of_a_case |= {f"restored {case} {needs}" for case in ("second", "none") for needs in ("roles", "nothing")}
     assert not {name for name in texts("sentences.tsv") if f'"{name}"' not in source} - of_a_case
 
 
