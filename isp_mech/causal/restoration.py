@@ -102,17 +102,19 @@ class _Subject:
     neutral: Sequence[ContrastPrompt]
     streams: Streams | None
     budget: int
-    caches: dict[tuple[int, ...], RunCache] = field(default_factory=dict)
+    kept: dict[tuple[int, ...], tuple[RunCache, dict[str, list[list[int]]]]] = field(default_factory=dict)
 
-    def half(self, index: Sequence[int], chosen: Sequence[int]) -> PairHalf:
-        """Both sides of some pairs, with recipes made from the ``chosen`` ones."""
+    def half(self, index: Sequence[int], chosen: Sequence[int], n_few: int) -> PairHalf:
+        """Both sides of some pairs, the first ``n_few`` also by themselves, with recipes made from the ``chosen``."""
         lists = (self.conflict, self.plain, self.quick_conflict, self.quick_plain)
         conflict, plain, quick, quick_plain = (self.side([prompts[i] for i in index], chosen) for prompts in lists)
-        few = self.side([self.quick_conflict[i] for i in index[:FEW]], chosen)
+        few = self.side([self.quick_conflict[i] for i in index[:n_few]], chosen)
         return PairHalf(conflict, plain, quick, quick_plain, few)
 
     def side(self, prompts: Sequence[ContrastPrompt], chosen: Sequence[int]) -> PromptSide:
-        bound = Bound(self.plan.model, prompts)
+        new = RunCache(self.budget), dict[str, list[list[int]]]()
+        cache, tokens = self.kept.setdefault(tuple(map(id, prompts)), new)  # the prompts live as long
+        bound = Bound(self.plan.model, prompts, _tokens=tokens)
         if self.streams is not None:
             n = len(prompts)
             mean = self.streams.conflict.of(chosen, "cpu").map(
@@ -121,7 +123,6 @@ class _Subject:
             bound.values["mean"] = SiteOutputs(mean.heads, mean.mlps)
             for name, difference in self.streams.differences(chosen).items():
                 bound.values[name] = of_stream(difference, n)
-        cache = self.caches.setdefault(tuple(map(id, prompts)), RunCache(self.budget))  # the prompts live as long
         return PromptSide(bound, self.plan, cache)
 
 
@@ -141,7 +142,8 @@ def _restore(
     texts = [neutral[:N_NEUTRAL], neutral[N_NEUTRAL:]]
     for half, (to_choose, to_judge) in zip(halves(len(pairs), seed), (texts, texts[::-1]), strict=True):
         choosing, judging = (subject.side(some, half.choose) for some in (to_choose, to_judge))
-        choose, held_out = subject.half(half.choose, half.choose), subject.half(half.judge, half.choose)
+        choose = subject.half(half.choose, half.choose, min(FEW, len(half.choose) // 2))
+        held_out = subject.half(half.judge, half.choose, FEW)
         nothing = [Intervention()]
         floor = float((choose.quick_plain.of(nothing) < 0).mean()) - PLAIN_COST
         before = loss_per_token(choosing, neutral_losses(choosing, choosing.of(nothing))[:, 0])

@@ -37,7 +37,7 @@ LOG_FACTORS = (2.0, 4.0, 8.0, -2.0, -4.0)
 MOST_PARTS = 6  # that are chosen one after the other
 BEST = 8  # single changes of which more are put together
 LEAST_STEP = 0.02  # of the pairs that choose: a further part has to make so many more right
-FEW = 60  # pairs on which many single changes are looked through, and random ones judged
+FEW = 60  # pairs, at most, on which many single changes are looked through, and random ones judged
 LOOKED_THROUGH = 40  # single changes that are left then, to be judged on all pairs
 AT_A_TIME = 8  # changes, the best first, whose cost is looked at
 
@@ -140,7 +140,7 @@ class Search:
 
     def looked_through(self, singles: Sequence[Intervention]) -> Sequence[Intervention]:
         """The best of many by a few pairs."""
-        if len(singles) <= LOOKED_THROUGH or len(self.half.quick_conflict.bound.prompts) <= FEW:
+        if len(singles) <= LOOKED_THROUGH:
             return singles
         margins = self.half.few.of(singles)
         ranked = sorted((_judged(one, margins[:, i]) for i, one in enumerate(singles)), key=_merit, reverse=True)

@@ -25,7 +25,7 @@ VERBS = ("explain", *STEPS)  # of the command line
 LARGEST = 2**31
 QUICK, EVERY, NO_KIND = "quick", "all", "none"  # of interventions, beside the kinds by name
 QUICK_KINDS: tuple[Searched, ...] = ("scale", "block", "reweight")  # those that restore most, measured on the ladder
-QUICK_PAIRS, QUICK_RANDOM = 100, 100  # pairs, and random changes, that the quick set takes at most
+QUICK_PAIRS, QUICK_RANDOM = 60, 100  # pairs, and random changes, that the quick set takes at most
 
 
 @dataclass(frozen=True)
