@@ -72,6 +72,8 @@ class Lines:
                 self.say("; ".join(each.told(now) for each in self.under_way))
 
         with self.lock:
+            if not self.under_way:
+                self.said = work.began  # the first minute of this work, however long the process has run
             self.under_way.append(work)
         try:
             yield advance

@@ -59,6 +59,17 @@ def test_short_pieces_of_long_work_share_the_minute(clock, capsys):
     assert not progress.LINES.under_way
 
 
+def test_the_minute_begins_with_the_work_not_with_the_process(clock, capsys):
+    clock.now += 6000
+    with progress.work("m", 9, "prompt", shown=True) as advance:
+        clock.now += 59
+        advance(1)
+        assert capsys.readouterr().err == ""
+        clock.now += 1
+        advance(1)
+    assert capsys.readouterr().err.startswith("m: 2 of 9 prompts, 0:01:00 so far")
+
+
 def test_nothing_in_the_first_minute_nor_unless_asked(clock, capsys):
     with progress.work("m", 9, "prompt", shown=True) as advance:
         clock.now += 59
