@@ -25,6 +25,7 @@ from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, place_prompts, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import ChatSetting, Model, Models, free_bytes
+from isp_mech.scaling.restoring import PLAIN_COST
 from isp_mech.scaling.summaries import join_verification
 from isp_mech.sites import SEARCHED, Replacement, Searched, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, sequential_random_p, sign_flip_p
@@ -32,7 +33,6 @@ from isp_mech.tables import Table, table
 from isp_mech.tables.site_tables import AnySites
 from isp_mech.tasks import PairSet
 
-PLAIN_COST = 0.05  # plain accuracy that choosing may give up, as a share
 N_NEUTRAL = 60
 N_COST = 20  # random sets whose cost on plain prompts and neutral text is measured
 CHUNKS = (25, 55, 120)  # random sets judged at a time, the prompts running once each time; the last one is repeated

@@ -15,7 +15,7 @@ KIND_COLOURS = {"block": style.BLUE, "reweight": style.SKY, "scale": style.VERMI
                 "replay": style.GREEN, "steer": style.PURPLE}  # fmt: skip
 KIND_MARKERS = {"block": "s", "reweight": "D", "scale": "o", "replace": "v", "replay": "^", "steer": "P"}
 APART = 0.4  # points between the marks of kinds that cost the same
-BOUND = "5 points, the most it may cost"
+BOUND = f"{100 * PLAIN_COST:.0f} points, the most it may cost"
 
 
 def cost_panel(restoration: Table, ax: Axes, *, model: str, task: str | None = None) -> Axes:

@@ -62,7 +62,7 @@ class _Arrays:
     """The bytes of all arrays, one behind the other."""
 
     def __init__(self) -> None:
-        self.content = b""
+        self.content = bytearray()
 
     def add(self, values: np.ndarray, kind: Literal["int16", "uint8"] = "int16") -> Json:
         """Where ``values`` stand: signed ones to 1/32767 of the largest, shares 0..1 to 1/250."""

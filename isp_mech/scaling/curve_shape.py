@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,6 @@ from isp_mech.scaling.shape_decision import (
     NAMES,
     SIZES_FOR_A_SHAPE,
     Points,
-    ShapeName,
     arm_weights,
     between_models,
     decide,
@@ -29,47 +28,9 @@ from isp_mech.scaling.shape_decision import (
     smallest_turn,
     turn_places,
 )
-from isp_mech.scaling.shape_in_words import AXES, Over, sentence
+from isp_mech.scaling.shape_in_words import AXES, Over, Shape, Slope, sentence
 from isp_mech.stats import Floats
 from isp_mech.tables import Table
-
-
-@dataclass(frozen=True)
-class Slope:
-    """Change of the measure per tenfold size between ``start`` and ``stop``, with its interval; negative falls."""
-
-    value: float
-    lo: float
-    hi: float
-    start: float
-    stop: float
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A curve's name and what it rests on.
-
-    ``spearman`` (-1..1) and its exact ``p`` are of size and measure. ``slopes`` holds one line over all
-    sizes, or the two on either side of ``turn`` (a size, between ``turn_lo`` and ``turn_hi``; NaN where there
-    is none) for U and inverted U. ``change`` is largest minus smallest size, in the measure's unit, with its
-    interval. ``smallest_effect`` is the change over all sizes that would have been called a trend with
-    probability 0.8, ``smallest_turn`` the depth of a turn in the middle that would have shown as often (inf
-    where none could). ``sentence`` says it in words.
-    """
-
-    name: ShapeName
-    spearman: float
-    p: float
-    slopes: tuple[Slope, ...]
-    change: float
-    change_lo: float
-    change_hi: float
-    turn: float
-    turn_lo: float
-    turn_hi: float
-    smallest_effect: float
-    smallest_turn: float
-    sentence: str
 
 
 @renamed(stray="between_model_sd")

@@ -1,18 +1,53 @@
-"""What a curve does, in words."""
+"""What a curve does, and how it is said in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from isp_mech.scaling.shape_decision import POWER, SIZES_FOR_A_SHAPE
-
-if TYPE_CHECKING:
-    from isp_mech.scaling.curve_shape import Shape
+from isp_mech.scaling.shape_decision import POWER, SIZES_FOR_A_SHAPE, ShapeName
 
 Over = Literal["parameters", "tokens", "FLOPs"]
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Change of the measure per tenfold size between ``start`` and ``stop``, with its interval; negative falls."""
+
+    value: float
+    lo: float
+    hi: float
+    start: float
+    stop: float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A curve's name and what it rests on.
+
+    ``spearman`` (-1..1) and its exact ``p`` are of size and measure. ``slopes`` holds one line over all
+    sizes, or the two on either side of ``turn`` (a size, between ``turn_lo`` and ``turn_hi``; NaN where there
+    is none) for U and inverted U. ``change`` is largest minus smallest size, in the measure's unit, with its
+    interval. ``smallest_effect`` is the change over all sizes that would have been called a trend with
+    probability 0.8, ``smallest_turn`` the depth of a turn in the middle that would have shown as often (inf
+    where none could). ``sentence`` says it in words.
+    """
+
+    name: ShapeName
+    spearman: float
+    p: float
+    slopes: tuple[Slope, ...]
+    change: float
+    change_lo: float
+    change_hi: float
+    turn: float
+    turn_lo: float
+    turn_hi: float
+    smallest_effect: float
+    smallest_turn: float
+    sentence: str
 
 
 @dataclass(frozen=True)
