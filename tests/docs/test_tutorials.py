@@ -36,7 +36,6 @@ def test_a_first_explanation(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("script", sorted(TUTORIALS.glob("*.py")), ids=lambda script: script.stem)
 def test_a_script_becomes_a_page(script):
-    pytest.importorskip("mkdocs")
     path = TUTORIALS.parent / "tutorial_pages.py"
     spec = importlib.util.spec_from_file_location("tutorial_pages", path)
     module = importlib.util.module_from_spec(spec)
