@@ -7,7 +7,6 @@ override is the sum of those. See ``replacements.py`` for what replaces a site.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,11 +16,12 @@ import numpy as np
 from isp_mech.causal.activation_patching import Patch, changed_margins
 from isp_mech.causal.attribution_patching import GRADIENT_STEPS, approximate_effects
 from isp_mech.causal.replacements import ConflictSide, check_replacements, direct_parts, observe_conflict
+from isp_mech.causal.screening import EXACT, FIRST_TOKEN, is_costly, screened
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import head_of, noted, run_of
-from isp_mech.inference.margin import ContrastPrompt, at_first_token
-from isp_mech.models import ChatSetting, Model, Models
+from isp_mech.inference.margin import ContrastPrompt
+from isp_mech.models import ChatSetting, Models
 from isp_mech.scaling.summaries import join_sites
 from isp_mech.sites import DECISION, METHODS, Method, Replacement, Site, all_sites
 from isp_mech.stats import LEVEL, benjamini_hochberg, spearman
@@ -30,11 +30,6 @@ from isp_mech.tables.columns import crossed, flip_p, mean_columns, site_axis
 from isp_mech.tasks import PairSet
 from isp_mech.tracing.trace import Head
 
-EXACT, FIRST_TOKEN = "exact", "first token"  # how an effect was measured
-COSTLY = 4.0  # times that the whole margin costs beside the first token's, from which on sites are screened
-STRONG, MIN_STRONG = 0.03, 24  # sites that are measured on all tokens: of the largest effect at the first, at least
-SAMPLED = 0.1  # share of the other sites that are, too
-MATTERS = 0.1  # share of the largest effect over which a site matters
 CHECKED = 16  # pairs whose effects are computed exactly beside an approximation
 
 
@@ -201,38 +196,15 @@ def _exact(conflict: ConflictSide, plan: BatchPlan, most: int | None = None) -> 
 
 
 def _screened(conflict: ConflictSide, plan: BatchPlan, seed: int) -> _Measured:
-    """Every site at the first token that differs; those that matter there, and a random tenth of the others, on the
-    whole margin too."""
+    """Every site at the first token that differs; those that matter there, and some others, on the whole margin too."""
     sites = _sites_of(conflict, plan)
-    effects = _effects(conflict, [at_first_token(p) for p in conflict.prompts], sites, plan)
-    size = np.abs(effects.mean(1)).max(0)
-    strong = np.argsort(-size, kind="stable")[: max(MIN_STRONG, int((size >= STRONG * size.max()).sum()))]
-    rest = np.setdiff1d(np.arange(len(sites)), strong)
-    checked = np.random.default_rng(seed).permutation(rest)[: math.ceil(SAMPLED * len(rest))]
-    chosen = np.sort(np.concatenate([strong, checked]))
-    whole = _effects(conflict, conflict.prompts, [sites[i] for i in chosen], plan)
-    rho = spearman(effects[0][:, chosen].mean(0), whole[0].mean(0))
-    of_rest = np.abs(whole.mean(1)).max(0)[np.isin(chosen, checked)]
-    missed = int((of_rest > MATTERS * np.abs(whole.mean(1)).max()).sum())
-    effects[:, :, chosen] = whole
-    how = np.full(len(sites), FIRST_TOKEN, dtype=object)
-    how[chosen] = EXACT
-    note = (
-        f"{plan.model.name}: all {len(sites)} sites were measured at the first token at which the completions differ, "
-        f"the {len(strong)} strongest and {len(checked)} of the other {len(rest)}, drawn at random, on all tokens too: "
-        f"{missed} of those {len(checked)} have an effect over a tenth of the largest; rank correlation of the two "
-        f"effects {rho:.2f}"
-    )
-    return _Measured(sites, dict(zip(conflict.replacements, effects, strict=True)), _direct(conflict), {}, how, (note,))
 
+    def measure(prompts: Sequence[ContrastPrompt], some: Sequence[int]) -> np.ndarray:
+        return _effects(conflict, prompts, [sites[i] for i in some], plan)
 
-def is_costly(prompts: Sequence[ContrastPrompt], model: Model) -> bool:
-    """Whether the whole margin costs several times what it costs at the first token that differs: where later tokens
-    need the softmax's constant, over a vocabulary that is large beside the model's body."""
-    later = np.mean([sum(max(0, len(c.tokens) - 1 - p.shared) for c in p.completions) for p in prompts])
-    body = model.n_params / 2  # of the parameters, what a copy passes through on average
-    vocabulary = model.architecture.unembed.weight.numel()
-    return bool(later > 0 and (later * (body + vocabulary) + body) / body >= COSTLY and len(prompts) > 1)
+    found = screened(measure, conflict.prompts, len(sites), model=plan.model.name, places="sites", seed=seed)
+    by_kind = dict(zip(conflict.replacements, found.effects, strict=True))
+    return _Measured(sites, by_kind, _direct(conflict), {}, found.how, (found.note,))
 
 
 def _approximate(conflict: ConflictSide, plan: BatchPlan, method: str) -> _Measured:

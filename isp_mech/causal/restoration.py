@@ -16,7 +16,6 @@ from torch import Tensor
 from isp_mech.causal.intervention_changes import Bound, Streams, observe_streams, of_stream, prompts_of
 from isp_mech.causal.intervention_parts import ONWARD
 from isp_mech.causal.intervention_values import Intervention, replacing, steer, with_array
-from isp_mech.causal.locate import is_costly
 from isp_mech.causal.neutral_text import neutral_prompts
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs
@@ -32,6 +31,7 @@ from isp_mech.causal.restoration_search import (
     loss_per_token,
     neutral_losses,
 )
+from isp_mech.causal.screening import is_costly
 from isp_mech.causal.site_sets import halves
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isp_mech.causal.locate import FIRST_TOKEN, Sites
+from isp_mech.causal.locate import Sites
+from isp_mech.causal.screening import FIRST_TOKEN
 from isp_mech.errors import InputError
 from isp_mech.models import Model
 from isp_mech.sites import Site

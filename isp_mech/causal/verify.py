@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 
 from isp_mech.causal.activation_patching import patched_margins
-from isp_mech.causal.locate import Sites, is_costly
+from isp_mech.causal.locate import Sites
 from isp_mech.causal.neutral_text import neutral_prompts
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs, check_replacements, observe_conflict
 from isp_mech.causal.restoration import restoration
+from isp_mech.causal.screening import is_costly
 from isp_mech.causal.site_sets import Half, effects_by_pair, halves, sites_for
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model

@@ -12,9 +12,10 @@ from planted_models import letter_pairs, overridden
 from small_models import make_hf
 
 from isp_mech.causal.activation_patching import patched_margins
-from isp_mech.causal.locate import is_costly, locate
+from isp_mech.causal.locate import locate
 from isp_mech.causal.prompt_copies import WholePrompts, run_prompts
 from isp_mech.causal.replacements import SiteOutputs, derangement, observe_conflict, replacement_outputs
+from isp_mech.causal.screening import is_costly
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import plan_batches
 from isp_mech.inference.contrast_prompts import place_prompts
