@@ -19,7 +19,7 @@ from isp_mech.causal.intervention_values import Intervention, replacing, steer, 
 from isp_mech.causal.neutral_text import neutral_prompts
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.causal.replacements import SiteOutputs
-from isp_mech.causal.restoration_judgement import judge
+from isp_mech.causal.restoration_judgement import both_sides, judge
 from isp_mech.causal.restoration_search import (
     FEW,
     MOST_PARTS,
@@ -35,12 +35,12 @@ from isp_mech.causal.screening import is_costly
 from isp_mech.causal.site_sets import halves
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
-from isp_mech.inference.contrast_prompts import head_of, run_of
+from isp_mech.inference.contrast_prompts import SIDES, head_of, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import ChatSetting, Models, free_bytes
 from isp_mech.scaling.restoring import NEUTRAL_COST, PLAIN_COST, join_restoration
 from isp_mech.sites import DECISION, SEARCHED, Searched
-from isp_mech.tables import Setting, Table, table
+from isp_mech.tables import Setting, Table, concat, table
 from isp_mech.tasks import PairSet
 
 N_NEUTRAL = 60
@@ -48,10 +48,12 @@ N_NEUTRAL = 60
 
 @dataclass(frozen=True)
 class Restored:
-    """The table ``restoration``, and each intervention that it names, with its vectors, by its text."""
+    """The table ``restoration``, and each intervention that it names, with its vectors, by its text; ``pairs`` is the
+    table ``restored_pairs``: both margins of every pair, as they are and with the intervention it did not choose."""
 
     table: Table
     interventions: Mapping[str, Intervention]
+    pairs: Table
 
 
 def restoration(
@@ -86,7 +88,7 @@ def restoration(
         _restore(pairs, plan, kinds, n_random, seed, found)
         for plan in each_model(models, batch_size, chat=chat, progress=progress)
     ]
-    return Restored(join_restoration(parts), found)
+    return Restored(join_restoration([one for one, _ in parts]), found, concat([each for _, each in parts]))
 
 
 @dataclass
@@ -128,7 +130,7 @@ class _Subject:
 
 def _restore(
     pairs: PairSet, plan: BatchPlan, kinds: Sequence[Searched], n_random: int, seed: int, found: dict[str, Intervention]
-) -> Table:
+) -> tuple[Table, Table]:
     model, shape = plan.model, plan.model.architecture
     conflict, plain = prompts_of(pairs, "conflict", model), prompts_of(pairs, "plain", model)
     needed = [steer(0)] if set(kinds) & {"steer"} else [replacing("m0", "mean")] if "replace" in kinds else []
@@ -138,7 +140,7 @@ def _restore(
     quick, quick_plain = ([at_first_token(p) for p in side] if costly else side for side in (conflict, plain))
     streams, budget = observe_streams(needed, pairs, plan), free_bytes(model.device) // 32
     subject = _Subject(plan, conflict, plain, quick, quick_plain, neutral, streams, budget)
-    roles, rows = common_roles(pairs), []
+    roles, rows, by_pair = common_roles(pairs), [], []
     texts = [neutral[:N_NEUTRAL], neutral[N_NEUTRAL:]]
     for half, (to_choose, to_judge) in zip(halves(len(pairs), seed), (texts, texts[::-1]), strict=True):
         choosing, judging = (subject.side(some, half.choose) for some in (to_choose, to_judge))
@@ -157,8 +159,21 @@ def _restore(
             if streams is not None:
                 fitted = fit(chosen, streams.conflict.of(half.choose, "cpu"), streams.differences(half.choose))
             found[str(fitted)] = fitted
-            row = judge(chosen, fitted, held_out, judging, n_random=n_random, seed=seed)
+            margins = both_sides(chosen, held_out)
+            row = judge(chosen, fitted, held_out, judging, margins, n_random=n_random, seed=seed)
             rows.append({"kind": kind, **row, "split": half.judged})
+            by_pair += [
+                {
+                    "kind": kind,
+                    "split": half.judged,
+                    "pair": pairs[i].id,
+                    "side": side,
+                    "margin_before": a,
+                    "margin_after": b,
+                }
+                for side, of_side in zip(SIDES, margins, strict=True)
+                for i, (a, b) in zip(half.judge, of_side.tolist(), strict=True)
+            ]
     settings: dict[str, Setting] = {
         "n_pairs": len(pairs),
         "n_random": n_random,
@@ -170,7 +185,9 @@ def _restore(
     if costly:
         notes.append(f"{model.name}: interventions are chosen and compared by the first token that differs")
     run = run_of(model, task=pairs.name, method=method, seed=seed, settings=settings, notes=notes)
-    return table("restoration", [{**head_of(model, pairs.name), **row} for row in rows], run)
+    head = head_of(model, pairs.name)
+    made = table("restored_pairs", [{**head, **row} for row in by_pair], run)
+    return table("restoration", [{**head, **row} for row in rows], run), made
 
 
 def fit(intervention: Intervention, conflict: SiteOutputs, differences: Mapping[str, Tensor]) -> Intervention:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,26 @@ CHUNKS = (25, 55, 120)  # random changes judged at a time
 Row = dict[str, str | int | float | bool]
 
 
+def both_sides(made: Intervention, half: PairHalf) -> tuple[np.ndarray, np.ndarray]:
+    """(pair, 2) of the conflict and of the plain prompts: the margin as it is, and with the intervention."""
+    two = [Intervention(), made]
+    return half.conflict.of(two), half.plain.of(two)
+
+
 def judge(
-    made: Intervention, fitted: Intervention, half: PairHalf, neutral: PromptSide, *, n_random: int, seed: int
+    made: Intervention,
+    fitted: Intervention,
+    half: PairHalf,
+    neutral: PromptSide,
+    margins: Sequence[np.ndarray],
+    *,
+    n_random: int,
+    seed: int,
 ) -> Row:
     """What the intervention does on the half: a row of the table ``restoration``, but for q and whether it restores.
-    ``fitted`` is ``made`` with its vectors."""
+    ``fitted`` is ``made`` with its vectors; ``margins`` are those of ``both_sides``."""
     two = [Intervention(), made]
-    conflict, plain = half.conflict.of(two), half.plain.of(two)
+    conflict, plain = margins
     right_conflict, right_plain = conflict > 0, plain < 0
     losses = neutral_losses(neutral, neutral.of(two))
     overridden = right_plain[:, 0] & ~right_conflict[:, 0]

@@ -27,7 +27,7 @@ TABLES: Mapping[Step, tuple[str, ...]] = {
     "trace": ("lens", "attention", "direct_effects", "onset"),
     "locate": ("effects", "sites", "stability", "story"),
     "verify": ("verification",),
-    "restore": ("restoration",),
+    "restore": ("restoration", "restored_pairs"),
 }
 NEEDS: Mapping[Step, Step] = {"verify": "locate"}
 SHARDED = ("score", "trace")  # steps whose rows do not depend on the other pairs

@@ -83,7 +83,7 @@ class Worker:
                     most, drawn = (QUICK_PAIRS, QUICK_RANDOM) if QUICK in s.interventions else (LARGEST, LARGEST)
                     pairs, n_random = job.pairs.take(range(min(most, len(job.pairs)))), min(drawn, s.n_random)
                     restored = restoration(pairs, model, kinds=s.searched, n_random=n_random, **more)
-                    tables = {"restoration": restored.table}
+                    tables = {"restoration": restored.table, "restored_pairs": restored.pairs}
                 else:
                     from isp_mech.causal.verify import verify
 

@@ -54,6 +54,18 @@ def test_the_planted_head_is_found_and_restores(planted, monkeypatch):
         assert text in restored.interventions
     assert (of_scale["restored"] == 1).all() and (of_scale["conflict_before"] == 0).all()
     assert (of_scale["needs"] == "nothing").all() and (frame["n"] == 12).all()
+    # each pair by itself: shares of right ones are the table's, and the half's own intervention gives these margins
+    by_pair = restored.pairs.frame.query("kind == 'scale'")
+    assert by_pair.groupby("side")["pair"].nunique().tolist() == [24, 24] and len(by_pair) == 48
+    for row in of_scale.to_dict("records"):
+        half = by_pair[by_pair["split"] == row["split"]].set_index(["side", "pair"])
+        for when in ("before", "after"):
+            right = half[f"margin_{when}"] > 0
+            assert right["conflict"].mean() == row[f"conflict_{when}"]
+            assert 1 - right["plain"].mean() == row[f"plain_{when}"]
+        made = restored.interventions[row["intervention"]]
+        items = im.score(letter_pairs(24), planted, intervention=made).items.frame.set_index(["side", "item"])
+        np.testing.assert_allclose(half["margin_after"], items["margin"].loc[half.index], atol=1e-4)
     same = im.verify("", letter_pairs(24), planted, interventions=["scale", "block"], n_random=40)
     assert same.frame.equals(frame)
 
