@@ -24,14 +24,17 @@ from isp_mech.causal.intervention_values import (
 from isp_mech.causal.interventions import intervene, knock_out, scale_sites
 from isp_mech.causal.locate import Sites, locate
 from isp_mech.causal.restoration import Restored, restoration
+from isp_mech.causal.role_blocking import HeadRoles, block_heads
 from isp_mech.causal.verify import verify
 
 __all__ = [
+    "HeadRoles",
     "Intervention",
     "Restored",
     "Sites",
     "attach",
     "block",
+    "block_heads",
     "edges",
     "intervene",
     "keep",

@@ -12,7 +12,7 @@ import pytest
 from many_queries import short_of_memory, sizes_of_forwards
 from planted_models import letter_pairs, overridden
 
-from isp_mech.causal import edges, keep, knock_out, locate, scale_sites, verify
+from isp_mech.causal import block_heads, edges, keep, knock_out, locate, scale_sites, verify
 from isp_mech.errors import InputError
 from isp_mech.models import plan_tokens
 from isp_mech.scoring import score
@@ -25,7 +25,7 @@ MOST = 100  # tokens of a forward, where memory is short: more than the largest 
 SITES = (Site(0, "head", 1), Site(1, "mlp"), Site(2, "head", 3))
 TOGETHER = ("q", "conflict_q", "plain_q", "significant", "class", "gap_closed")  # over all models
 # where an effect is near zero, rounding decides the first; where all of them together do little, the others
-ROUNDED = ("p", "conflict_p", "plain_p", "spearman", "faithfulness_lo", "faithfulness_hi")
+ROUNDED = ("p", "conflict_p", "plain_p", "spearman", "spearman_matter", "faithfulness_lo", "faithfulness_hi")
 
 VERBS: dict[str, Callable] = {
     "score": lambda pairs, models, located, **o: score(pairs, models, **o),
@@ -39,6 +39,7 @@ VERBS: dict[str, Callable] = {
     "keep": lambda pairs, models, located, **o: keep(located, pairs, models, shares=(0.0, 0.3, 1.0), **o),
     "scale_sites": lambda pairs, models, located, **o: scale_sites(SITES, pairs, models, **o),
     "knock_out": lambda pairs, models, located, **o: knock_out(pairs, models, each_layer=True, **o),
+    "block_heads": lambda pairs, models, located, **o: block_heads(pairs, models, sides=("conflict", "plain"), **o),
     "edges": lambda pairs, models, located, **o: edges(pairs, models, SITES, steps=2, **o),
     "head_classes": lambda pairs, models, located, **o: head_classes(pairs, models, **o),
 }
