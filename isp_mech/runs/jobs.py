@@ -25,7 +25,7 @@ from isp_mech.tasks import PairSet, Task
 TABLES: Mapping[Step, tuple[str, ...]] = {
     "score": ("scores", "items", "curve", "shares", "values", "value_curve", "rule_differences"),
     "trace": ("lens", "attention", "direct_effects", "onset"),
-    "locate": ("effects", "sites", "stability", "story"),
+    "locate": ("effects", "sites", "stability", "token_attention", "story"),
     "verify": ("verification",),
     "restore": ("restoration", "restored_pairs"),
 }

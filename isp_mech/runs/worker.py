@@ -75,8 +75,13 @@ class Worker:
                     from isp_mech.causal.locate import locate
 
                     more |= {"method": s.method, "positions": s.positions}
-                    sites = locate(job.pairs, model, replacement=s.replacement, **more)
-                    tables = {name: getattr(sites, name) for name in job.units}
+                    from isp_mech.tracing.token_attention import token_attention
+
+                    located = locate(job.pairs, model, replacement=s.replacement, **more)
+                    shown: dict[str, Any] = {"batch_size": s.batch_size, "progress": bool(self.progress)}
+                    by_token = token_attention(job.pairs, model, located.effects, **shown)
+                    tables = {name: getattr(located, name) for name in ("effects", "sites", "stability")}
+                    tables["token_attention"] = by_token
                 elif job.steps[0] == "restore":
                     from isp_mech.causal.restoration import restoration
 

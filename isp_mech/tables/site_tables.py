@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from isp_mech.errors import InputError
 from isp_mech.sites import Site, all_sites, parse_site
 from isp_mech.tables.table import Table
@@ -54,6 +56,20 @@ def sites_of(
     if unknown:
         raise InputError(model_name, unknown)
     return tuple(dict.fromkeys(chosen))
+
+
+def pairs_in_turn(effects: np.ndarray) -> np.ndarray:
+    """All pairs' numbers, of ``effects`` (pair, site): of every site the pair that it moves most, the site that moves
+    pairs most on average first; then of every site the second; and so on.
+
+    >>> pairs_in_turn(np.array([[2.0, 0.0], [-3.0, 1.0], [1.0, -9.0]])).tolist()
+    [2, 1, 0]
+    """
+    size = np.nan_to_num(np.abs(effects))
+    sites = np.argsort(-size.mean(axis=0), kind="stable")
+    in_turn = np.argsort(-size[:, sites], axis=0, kind="stable").ravel()
+    first = np.sort(np.unique(in_turn, return_index=True)[1])
+    return np.asarray(in_turn[first])
 
 
 def _significant(table: Table, model_name: str) -> list[Site]:

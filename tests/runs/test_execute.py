@@ -213,7 +213,7 @@ def test_killed_at_random_moments_the_bytes_are_those_of_an_undisturbed_run(whol
 def test_two_processes_on_one_directory_share_the_work(whole, plan, tmp_path):
     out = shutil.copytree(whole, tmp_path / "run")
     for file in [*out.glob("units/*-*"), *out.glob("results/**/*.parquet"), out / "log.jsonl"]:
-        if not file.name.startswith(("effects", "sites", "stability", "verification")):
+        if not file.name.startswith(("effects", "sites", "stability", "token_attention", "verification")):
             file.unlink()  # scoring and tracing is to be done
     said = [tmp_path / "first", tmp_path / "second"]
     both = [start_command("run", plan, "--out", out, "--quiet", said=file) for file in said]
@@ -388,7 +388,7 @@ def failing(monkeypatch):
 def unlocated(whole, tmp_path) -> Path:
     """A run in which all is done but locating and verifying, and no result is written."""
     out = shutil.copytree(whole, tmp_path / "unlocated")
-    for name in ("effects", "sites", "stability", "verification"):
+    for name in ("effects", "sites", "stability", "token_attention", "verification"):
         for file in out.glob(f"units/{name}-*"):
             file.unlink()
     shutil.rmtree(out / "results")
@@ -410,8 +410,8 @@ def test_a_job_that_fails_does_not_keep_the_others_from_being_done(plan, unlocat
     assert failed["job"] == "small: locate: neqa" and "in locate\n" in failed["traceback"]
     missing = set(contents(whole)) - set(contents(unlocated))
     assert {Path(name).name.rpartition("-")[0] for name in missing if name.startswith("units/")} == {
-        "effects", "sites", "stability", "verification"}  # fmt: skip
-    assert len([name for name in missing if name.startswith("units/")]) == 4
+        "effects", "sites", "stability", "token_attention", "verification"}  # fmt: skip
+    assert len([name for name in missing if name.startswith("units/")]) == 5
     assert (unlocated / FOLDERS[0] / "tables").exists()
     tables = {path.stem: read_table(path) for path in (unlocated / FOLDERS[1] / "tables").glob("*.parquet")}
     assert {"scores", "curve", "lens", "effects", "verification", "story"} <= set(tables)
