@@ -30,6 +30,7 @@ VERBS = {
         "how the margin builds up over depth, where the last position looks, what each part writes",
     ),
     "locate": (verbs.measure, "the effect of every head and MLP on the margin, by replacing it"),
+    "block": (verbs.measure, "the effect of every head's attention to each role of the prompt, by blocking it"),
     "verify": (
         verbs.measure,
         "whether replacing the located sites restores prompt-following, on pairs not used to choose them",
@@ -125,7 +126,7 @@ def _add_measuring(sub: argparse.ArgumentParser, name: str) -> None:
 
 def _default(setting: str, default: object) -> str:
     """How help tells of a default; a device is chosen by the command line, where none is given."""
-    if default in (None, ""):
+    if default in (None, "", ()):
         return ""
     text = ",".join(default) if isinstance(default, tuple) else str(default)
     return f" (default: {'auto' if setting == 'device' else text})"

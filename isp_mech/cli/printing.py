@@ -82,6 +82,24 @@ def sites(tables: Mapping[str, Table], most: int = 5) -> None:
         print(note)
 
 
+def head_roles(tables: Mapping[str, Table], most: int = 8) -> None:
+    """The heads and roles of each model whose blocking changes most, and how alike two halves of the pairs rank all."""
+    rows = [("model", "head", "role", "effect (nats)", "95 % interval", "q")]
+    frame = tables["head_roles"].frame
+    for model in dict.fromkeys(frame.sort_values("n_params")["model"]):
+        here = frame[frame["model"] == model]
+        for row in here.loc[here["effect"].abs().nlargest(most).index].to_dict("records"):
+            effect, interval = f"{row['effect']:+.3f}", _interval(row, "effect", "+.3f")
+            rows.append((model, f"a{row['layer']}.h{row['head']}", row["role"], effect, interval, f"{row['q']:.2g}"))
+    columns(rows)
+    print(f"(the {most} strongest of each model; below zero what the head takes from there pushes towards the lure)")
+    for row in tables["role_stability"].frame.query("role == 'all roles'").to_dict("records"):
+        told = f"{row['spearman_matter']:.2f} over the {row['n_matter']} that matter, {row['spearman']:.2f} over all"
+        print(f"{row['model']}: rank correlation of two halves of the pairs {told} {row['n_places']}")
+    for note in tables["head_roles"].run.notes:
+        print(note)
+
+
 def verification(tables: Mapping[str, Table]) -> None:
     """Accuracy before and after replacing, by model and half."""
     rows = [("model", "sites", "half", "accuracy before", "after", "p against random sets")]
@@ -148,6 +166,7 @@ OF_VERBS = {
     "score": curve,
     "trace": onset,
     "locate": sites,
+    "block": head_roles,
     "verify": verification,
     "restore": restoration,
 }
@@ -156,6 +175,7 @@ PRINTED = {
     "score": ("curve", "value_curve"),
     "trace": ("onset",),
     "locate": ("sites",),
+    "block": ("head_roles", "role_stability"),
     "verify": ("verification",),
     "restore": ("restoration",),
 }  # the tables that each of them reads

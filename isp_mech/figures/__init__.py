@@ -14,6 +14,7 @@ from isp_mech.figures.direct_vs_total import direct_vs_total
 from isp_mech.figures.dose_response import dose_response
 from isp_mech.figures.flip_traces import flip_traces, flip_traces_panel
 from isp_mech.figures.flips_over_size import flips_over_size, flips_panel, steps_panel
+from isp_mech.figures.head_role_map import head_role_map, head_role_panel
 from isp_mech.figures.head_shares_over_size import head_shares_over_size
 from isp_mech.figures.lens_over_depth import lens_over_depth, lens_panel
 from isp_mech.figures.onset_over_size import onset_over_size
@@ -34,7 +35,8 @@ from isp_mech.figures.verification import verification, verification_panel
 __all__ = [
     "ONE_COLUMN", "TWO_COLUMNS", "PaperFigure", "attention_by_role", "attention_panel", "cost_panel", "curve_panel",
     "direct_vs_total", "dose_response", "effect_panel", "flip_traces", "flip_traces_panel", "flips_over_size",
-    "flips_panel", "head_shares_over_size", "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size",
+    "flips_panel", "head_role_map", "head_role_panel", "head_shares_over_size",
+    "lens_over_depth", "lens_panel", "observations_panel", "onset_over_size",
     "override_map", "published_curves", "restored_over_size", "restored_panel", "restored_vs_cost",
     "rules_over_size", "save", "scaling_curve", "shares_over_size", "shares_panel",
     "size_label", "steps_panel", "story_over_size", "training_course", "training_panel", "variants_over_size",

@@ -27,7 +27,7 @@ from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES, Part
 from isp_mech.runs.plans import N_PAIRS, origin_of, read_subject
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.runs.settings import QUICK, STEPS, Dtype, Settings, Step
+from isp_mech.runs.settings import CHAIN, QUICK, Dtype, Settings, Step
 from isp_mech.runs.task_folders import default_folder, folder_name
 from isp_mech.sites import Replacement
 from isp_mech.tasks import PairSet, Task
@@ -97,8 +97,8 @@ def explain(
 
 
 def steps_for(subject: PairSet | Task) -> tuple[Step, ...]:
-    """All steps that a task allows: a plain one, without a lure, is scored only."""
-    return STEPS if isinstance(subject, PairSet) else ("score",)
+    """The steps of ``explain`` that a task allows: a plain one, without a lure, is scored only."""
+    return CHAIN if isinstance(subject, PairSet) else ("score",)
 
 
 def part_in(
@@ -106,7 +106,7 @@ def part_in(
     subject: PairSet | Task,
     family: Family,
     *,
-    steps: Sequence[Step] = STEPS,
+    steps: Sequence[Step] = CHAIN,
     settings: Settings,
     origin: str = "",
 ) -> Part:
@@ -151,6 +151,7 @@ def make_figures(tables: Mapping[str, Table], folder: str | Path | None = None) 
         "story_over_size": ("story", figures.story_over_size),
         "override_map": ("sites", figures.override_map),
         "direct_vs_total": ("sites", figures.direct_vs_total),
+        "head_role_map": ("head_roles", figures.head_role_map),
         "verification": ("verification", figures.verification),
         "restored_vs_cost": ("restoration", figures.restored_vs_cost),
         "restored_over_size": ("restoration", figures.restored_over_size),

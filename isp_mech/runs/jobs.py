@@ -1,7 +1,7 @@
 """Jobs: what has to be computed for tasks on models, and the names of the units that come of it.
 
-A job is one step (score, trace, locate, verify, restore) on one model and one task, or on a shard of its pairs; it
-gives a few tables, and each of them is a unit of its own. Nothing here loads a model, or torch.
+A job is one step (score, trace, locate, block, verify, restore) on one model and one task, or on a shard of its pairs;
+it gives a few tables, and each of them is a unit of its own. Nothing here loads a model, or torch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ TABLES: Mapping[Step, tuple[str, ...]] = {
     "score": ("scores", "items", "curve", "shares", "values", "value_curve", "rule_differences"),
     "trace": ("lens", "attention", "direct_effects", "onset"),
     "locate": ("effects", "sites", "stability", "token_attention", "story"),
+    "block": ("role_effects", "head_roles", "role_stability"),
     "verify": ("verification",),
     "restore": ("restoration", "restored_pairs"),
 }

@@ -123,6 +123,7 @@ def _join(name: str, models: Sequence[Table]) -> Table:
     interventions), and the gap that a verification closes is measured to the family's best."""
     joins = {
         "sites": summaries.join_sites,
+        "head_roles": summaries.join_sites,
         "verification": summaries.join_verification,
         "restoration": join_restoration,
     }

@@ -2,7 +2,7 @@
 
     families = ["ladder", {family = "pythia", sizes = ["70m", "160m"], revisions = ["step3000", "step143000"]}]
     tasks    = ["neqa", "quote-repetition:twin", {task = "mine.jsonl"}, {task = "redefine-math", n = 100}]
-    steps    = ["score", "trace", "locate", "verify", "restore"]      # default: all that a task allows
+    steps    = ["score", "trace", "locate", "verify", "restore"]      # default: these, as the task allows; "block" too
 
     [settings]
     n = 300
@@ -30,7 +30,7 @@ from isp_mech.families import family as find_family
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import Part, needs_pairs
 from isp_mech.runs.run_directory import RunDirectory
-from isp_mech.runs.settings import DECLARED, STEPS, Settings, Step, is_whole
+from isp_mech.runs.settings import CHAIN, DECLARED, STEPS, Settings, Step, is_whole
 from isp_mech.runs.task_folders import folder_name
 from isp_mech.tasks import PairSet, Task, read_task
 from isp_mech.tasks.rows import show
@@ -126,7 +126,7 @@ def read_plan(path: str | Path) -> Plan:
     here, problems = Path(path).parent, _Problems()
     _refuse_others(given, _TOP, "", problems)
     settings, n = _settings(given.get("settings", {}), problems)
-    steps = _texts(given.get("steps", list(STEPS)), "steps", problems)
+    steps = _texts(given.get("steps", list(CHAIN)), "steps", problems)
     problems += [f"steps: {show(s)}: expected some of {', '.join(STEPS)}" for s in steps if s not in STEPS]
     families = [f for place, entry in _entries(given, "families", problems)
                 for f in _families(entry, place, here, problems)]  # fmt: skip

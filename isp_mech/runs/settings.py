@@ -16,11 +16,12 @@ from isp_mech.errors import InputError
 from isp_mech.sites import DECISION, METHODS, REPLACEMENTS, SEARCHED, Method, Replacement, Searched, Tokens
 from isp_mech.tasks.rows import show
 
-Step = Literal["score", "trace", "locate", "verify", "restore"]
+Step = Literal["score", "trace", "locate", "block", "verify", "restore"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Rule = Literal["strict", "prize"]
 STEPS: tuple[Step, ...] = get_args(Step)
 EVERYBODY, NOBODY = "all", "none"  # of models in chat
+CHAIN: tuple[Step, ...] = tuple(step for step in STEPS if step != "block")  # of explain, and of a plan that names none
 VERBS = ("explain", *STEPS)  # of the command line
 LARGEST = 2**31
 QUICK, EVERY, NO_KIND = "quick", "all", "none"  # of interventions, beside the kinds by name
@@ -81,6 +82,10 @@ def _are_replacements(value: Any) -> bool:
     return known and 0 < len(value) == len(set(value))
 
 
+def _are_roles(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_text(role) for role in value) and len(value) == len(set(value))
+
+
 def _are_interventions(value: Any) -> bool:
     if not isinstance(value, tuple) or len(value) == 1 and value[0] in (QUICK, EVERY, NO_KIND):
         return isinstance(value, tuple)
@@ -128,6 +133,16 @@ class Settings:
         "replace the outputs at a role's tokens, as definition or negation; decision is the last token",
         verbs=("locate", "verify"),
         metavar="ROLE",
+    )
+    roles: tuple[str, ...] = _declared(
+        (),
+        _are_roles,
+        "names of roles, each once",
+        "roles",
+        "block attention to these roles of the prompts, with commas, as definition,question; without: to each in turn",
+        verbs=("block",),
+        parse=_split,
+        metavar="ROLES",
     )
     n_random: int = _whole(
         200, 1, "random", "random sets or changes to compare with", verbs=("explain", "verify", "restore"), metavar="K"
@@ -218,7 +233,7 @@ class Settings:
     shard: int = _whole(0, 0, "shard", "pairs at a time in score and trace; 0: all", in_key=False, metavar="K")
 
     def __post_init__(self) -> None:
-        for name in ("replacement", "interventions"):
+        for name in ("replacement", "interventions", "roles"):
             words = getattr(self, name)
             if isinstance(words, str | list):
                 object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))

@@ -82,6 +82,11 @@ class Worker:
                     by_token = token_attention(job.pairs, model, located.effects, **shown)
                     tables = {name: getattr(located, name) for name in ("effects", "sites", "stability")}
                     tables["token_attention"] = by_token
+                elif job.steps[0] == "block":
+                    from isp_mech.causal.role_blocking import block_heads
+
+                    found = block_heads(job.pairs, model, roles=s.roles or None, **more)
+                    tables = {name: getattr(found, name) for name in job.units}
                 elif job.steps[0] == "restore":
                     from isp_mech.causal.restoration import restoration
 

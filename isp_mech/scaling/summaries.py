@@ -199,7 +199,7 @@ def value_curve(values: Table, *, seed: int = 0) -> Table:
 
 
 def join_sites(parts: Sequence[Table]) -> Table:
-    """Several models' tables ``sites`` as one: q and ``significant`` are taken over all of them together."""
+    """Several models' tables ``sites``, or ``head_roles``, as one: q and ``significant`` are over all of them."""
     joined = concat(parts)
     q = benjamini_hochberg(joined.frame["p"].to_numpy())
     return replace(joined, frame=joined.frame.assign(q=q, significant=q <= LEVEL))

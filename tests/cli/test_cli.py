@@ -22,14 +22,14 @@ from isp_mech.runs import explain as explaining
 from isp_mech.runs.execute import run_parts
 from isp_mech.runs.fingerprints import weights_of
 from isp_mech.runs.jobs import TABLES as TABLES_OF_STEPS
-from isp_mech.runs.settings import STEPS, Settings
+from isp_mech.runs.settings import CHAIN, Settings
 
 N = 12
 FIGURES = {
     "scaling-curve", "shares-over-size", "lens-over-depth", "onset-over-size", "attention-by-role", "override-map",
     "direct-vs-total", "verification", "story-over-size", "restored-vs-cost", "restored-over-size",
 }  # fmt: skip
-TABLES = {name for names in TABLES_OF_STEPS.values() for name in names} | {"story"}
+TABLES = {name for step in CHAIN for name in TABLES_OF_STEPS[step]}
 
 
 @pytest.fixture(scope="session")
@@ -87,13 +87,28 @@ def test_what_is_done_is_not_done_again(explained, models, monkeypatch, capsys):
     monkeypatch.setattr("isp_mech.runs.explain.make_report", lambda *_, **__: "drawn")  # again: below
     command = ["redefine-math", "--n", str(N), "--random", "5", *models, "--out", str(out)]
     assert main(["explain", *command]) == 0
-    for verb in STEPS:
+    for verb in CHAIN:
         settings = (
             command if verb in ("verify", "restore") else [word for word in command if word not in ("--random", "5")]
         )
         assert main([verb, *settings]) == 0
         printed = capsys.readouterr().out
         assert f"tables: {out / 'tables'}" in printed and "large" in printed
+
+
+def test_blocking_is_a_step_of_its_own_whose_map_is_drawn(models, folders, tmp_path, capsys):
+    out, pairs = tmp_path / "out", im.contrast("redefine-math", n=N)
+    assert main(["block", "redefine-math", "--n", str(N), "--roles", "question", *models, "--out", str(out)]) == 0
+    said, tables = capsys.readouterr().out, explaining.read_tables(out)
+    want = im.causal.block_heads(pairs, im.family(folders), roles=["question"])
+    assert list(tables) == ["role_effects", "head_roles", "role_stability"]
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(table.frame, getattr(want, name).frame, rtol=1e-5, atol=1e-6, obj=name)
+    strongest = want.head_roles.frame.query("model == 'large'").sort_values("effect", key=abs).iloc[-1]
+    assert f"large  a{strongest['layer']}.h{strongest['head']}" in said and "rank correlation of two halves" in said
+    assert list(explaining.make_figures(tables, out)) == ["head_role_map"]
+    assert _names(out, "figures/*.svg") == {"head-role-map"}
+    assert "What each head takes" in explaining.make_report(tables, out).read_text(encoding="utf-8")
 
 
 def _never(*_, **__):

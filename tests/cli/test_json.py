@@ -19,6 +19,7 @@ MEASURING = {
     "score": ("curve",),
     "trace": ("onset",),
     "locate": ("sites",),
+    "block": ("head_roles", "role_stability"),
     "verify": ("verification",),
     "restore": ("restoration",),
     "explain": ("curve",),

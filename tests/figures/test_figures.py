@@ -151,6 +151,22 @@ def sites(sizes=range(5), *, significant=True, largest=1.4):
     return table("sites", rows, RUN)
 
 
+def head_roles(sizes=range(5), roles=ROLES[:3], *, significant=True):
+    """At every size one head of the last layer reads the first role towards the lure, another one the second."""
+    rng, rows = np.random.default_rng(5), []
+    for i in sizes:
+        for layer in range(SIZES[i][2]):
+            for number in range(SIZES[i][3]):
+                for k, role in enumerate(roles):
+                    planted = (layer, number) == (SIZES[i][2] - 1, k)
+                    effect = (2 * k - 1) * (i + 1) / 2 if planted else float(rng.normal(0, 0.02))
+                    ends = {"effect": effect, "effect_lo": effect - 0.1, "effect_hi": effect + 0.1}
+                    more = {"p": 0.01, "q": 0.02, "significant": planted and significant, "n": 300}
+                    place = {"side": "conflict", "layer": layer, "head": number, "role": role}
+                    rows.append(head(i) | place | ends | more)
+    return table("head_roles", rows, RUN)
+
+
 def verification(**changed):
     rows = []
     for i in range(5):
@@ -330,6 +346,10 @@ EVERY = {
     "attention_by_role": lambda: figures.attention_by_role(attention()),
     "override_map": lambda: figures.override_map(sites()),
     "override_map, one size": lambda: figures.override_map(sites([4])),
+    "head_role_map": lambda: figures.head_role_map(head_roles()),
+    "head_role_map, one size": lambda: figures.head_role_map(head_roles([4], ROLES[:2])),
+    "head_role_map, many roles": lambda: figures.head_role_map(head_roles([3, 4], [f"role_{k}" for k in range(7)])),
+    "head_role_map, one column": lambda: figures.head_role_map(head_roles([4]), width=figures.ONE_COLUMN),
     "verification": lambda: figures.verification(verification()),
     "restored_vs_cost": lambda: figures.restored_vs_cost(restoration()),
     "restored_over_size": lambda: figures.restored_over_size(restoration()),
@@ -634,6 +654,23 @@ def test_effect_scale_is_centred_on_zero_and_holds_every_effect(effects):
     norm = effect_scale(np.array(effects))
     assert norm.vmin == -norm.vmax and norm.vmax >= max(abs(e) for e in effects)
     assert float(norm(0.0)) == pytest.approx(0.5)
+
+
+def test_a_map_of_heads_and_roles_is_the_table():
+    """Roles across, the one with the largest effects first; sizes down; a dot on each significant place."""
+    made = head_roles([1, 3])
+    *axes, _ = drawn(figures.head_role_map(made)).axes
+    order = made.frame.groupby("role")["effect"].apply(lambda effects: effects.abs().sum()).sort_values()[::-1].index
+    for i, (size, row) in enumerate(((1, axes[:3]), (3, axes[3:]))):
+        for role, ax in zip(order, row, strict=True):
+            here = made.frame[(made.frame["model"] == SIZES[size][0]) & (made.frame["role"] == role)]
+            want = here.pivot(index="layer", columns="head", values="effect").to_numpy()
+            (mesh,) = [c for c in ax.collections if isinstance(c, QuadMesh)]
+            np.testing.assert_array_equal(mesh.get_array().reshape(want.shape), want)
+            (dots,) = [c for c in ax.collections if isinstance(c, PathCollection)]
+            marked = here[here["significant"]]
+            assert dots.get_offsets().tolist() == (marked[["head", "layer"]].to_numpy() + 0.5).tolist()
+            assert ax.get_title() == ("" if i else role.replace("_", " "))
 
 
 def test_effect_scale_is_logarithmic_where_one_site_dwarfs_the_rest():

@@ -345,6 +345,7 @@ def test_settings_are_declared_once_for_all_who_tell_of_them(tmp_path):
     from isp_mech.cli.verbs import _settings
 
     said = {"seed": "3", "rule": "prize", "replacement": "plain,zero", "method": "attribution", "positions": "decision",
+            "roles": "definition,question",
             "n_random": "7", "interventions": "scale,block", "share": "0.5", "tokens": "all",
             "intervention": __file__, "chat": "all",
             "system": "Be brief", "device": "cpu", "device_map": "auto", "dtype": "float16",

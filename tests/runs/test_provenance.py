@@ -47,13 +47,14 @@ def test_hostile_texts_do_not_act_on_the_terminal(tmp_path, capsys):
     assert len(said.splitlines()) == len(list(provenance(path)))
 
 
-@pytest.mark.parametrize("step", ["score", "trace", "locate", "verify", "restore"])
+@pytest.mark.parametrize("step", ["score", "trace", "locate", "block", "verify", "restore"])
 def test_the_command_makes_the_file_again(folders, tmp_path, step):
     """Byte for byte, for a model's own unit and for the family's table."""
     first, again = tmp_path / "first", tmp_path / "again"
     of_step = {
         "verify": ["--random", "3", "--share", "0.5"],
         "locate": ["--replacement", "plain,mean"],
+        "block": ["--roles", "question,definition"],
         "restore": ["--random", "3", "--interventions", "steer,block"],
     }
     more = of_step.get(step, [])
