@@ -7,6 +7,7 @@ draws itself under it.
 from __future__ import annotations
 
 import gc
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from os import PathLike
@@ -43,6 +44,12 @@ class PaperFigure(Figure):
 
     def savefig(self, fname: str | PathLike[Any] | IO[Any], **settings: Any) -> None:
         save_as(self, fname, **settings)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook's cell shows, whether or not pyplot is there."""
+        file = io.BytesIO()
+        self.savefig(file, dpi=120)
+        return file.getvalue()
 
 
 def new_figure(width: float, height: float) -> PaperFigure:

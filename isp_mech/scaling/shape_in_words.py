@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -81,7 +82,8 @@ def _said(shape: Shape, axis: Axis, measure: str, k: int, percent: str, differ: 
 
     change = interval(shape.change, shape.change_lo, shape.change_hi)
     ends = f"from the {axis.first} to the {axis.last} of {k} {axis.points} it changes by {change}"
-    order = f"Spearman {shape.spearman:+.2f}, exact p {shape.p:.2g}"
+    known = not math.isnan(shape.spearman)  # all equal: there is no order
+    order = f"Spearman {shape.spearman:+.2f}, exact p {shape.p:.2g}" if known else "equal everywhere"
     lines = [interval(slope.value, slope.lo, slope.hi) for slope in shape.slopes]
     if shape.name in ("inverse", "positive"):
         verb = "falls" if shape.name == "inverse" else "rises"

@@ -216,6 +216,11 @@ def test_a_turn_has_its_place_and_two_slopes():
     assert math.isnan(shape(SIZES[5], accuracy=np.full(5, 0.5), n=300).turn)
 
 
+def test_a_curve_of_equal_values_has_no_order_and_its_sentence_says_so():
+    found = shape(SIZES[5], accuracy=np.full(5, 1.0), n=20)
+    assert math.isnan(found.spearman) and "(equal everywhere)" in found.sentence and "nan" not in found.sentence
+
+
 def test_a_hook_does_not_give_the_name():
     found = shape(SIZES[5], accuracy=[0.85, 0.97, 0.7, 0.4, 0.1], n=2000)
     assert found.name == "inverse" and len(found.slopes) == 1
