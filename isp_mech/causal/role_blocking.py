@@ -31,6 +31,7 @@ from isp_mech.tasks import PairSet, Side
 from isp_mech.tracing.trace import Head
 
 ALL_ROLES = "all roles"  # of stability: the places of every role together
+TOGETHER = "+"  # between roles that are blocked at once
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ def block_heads(
     """Effect, in nats, of every head's attention to every role on the margin (answer less lure on both sides).
 
     ``roles`` defaults to all that the prompts of ``sides`` (conflict, plain) have, but ``other``, the tokens of no
-    role. Each effect is the one that a forward of its own would give; where completions have several tokens and the
+    role; ``definition+question`` blocks two at once. A head that may not look at one role may find the same word in
+    another one: what stands in two roles is seen where both are blocked. A pair whose prompt has no token of a role
+    before the decision position counts as zero; a role that no prompt of a side has there has no rows.
+
+    Each effect is the one that a forward of its own would give; where completions have several tokens and the
     vocabulary is large, that holds of the strongest ones and of a random tenth of the others, as in ``locate``: the
-    column ``measured`` says which, the Run what that tenth missed. A pair whose prompt has no token of a role before
-    the decision position counts as zero; a role that no prompt of a side has there has no rows. Means have 95 %
-    bootstrap intervals over pairs, p is a two-sided sign-flip p, and q is by Benjamini-Hochberg over all heads, roles,
-    sides and models together.
+    column ``measured`` says which, the Run what that tenth missed. Means have 95 % bootstrap intervals over pairs, p
+    is a two-sided sign-flip p, and q is by Benjamini-Hochberg over all heads, roles, sides and models together.
 
     In ``role_stability`` the rank correlation is Spearman's between the mean effects of two halves of the pairs: over
     all heads and roles, and over those that matter, which in either half are beyond a tenth of that half's largest
@@ -91,11 +94,19 @@ def _check(pairs: PairSet, roles: Sequence[str] | None, sides: Sequence[Side]) -
         problems.append(f"no sides: expected some of {', '.join(SIDES)}")
     if not problems:
         known = role_names([getattr(pair, side) for pair in pairs for side in sides])
-        problems = [f"role {role!r}: expected some of {', '.join(known)}" for role in roles or () if role not in known]
+        problems = [
+            f"role {role!r}: expected some of {', '.join(known)}" for role in roles or () if not _parts(role, known)
+        ]
         if not (known[:-1] if roles is None else roles):
             problems.append("no roles: expected prompts that have some" if roles is None else "no roles: expected some")
     if problems:
         raise InputError("block", problems)
+
+
+def _parts(role: str, known: Sequence[str]) -> list[str]:
+    """A role, or those that are blocked together; none where one of them is not known."""
+    parts = [role] if role in known else role.split(TOGETHER)
+    return parts if all(part in known for part in parts) else []
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ def _of_side(pairs: PairSet, side: Side, plan: BatchPlan, roles: Sequence[str] |
     prompts = place_prompts(model, pairs, (side,)).prompts
     bound = Bound(model, prompts)
     asked = roles if roles is not None else [r for r in role_names([p.prompt for p in prompts]) if r != OTHER]
-    tokens = {role: bound.tokens(role, early=True) for role in asked}
+    tokens = {role: _tokens(bound, role) for role in asked}
     there = [role for role in asked if any(tokens[role])]
     if not there:
         return None
@@ -151,6 +162,12 @@ def _of_side(pairs: PairSet, side: Side, plan: BatchPlan, roles: Sequence[str] |
         _means_table(head, measured, seed, run),
         _stability_table(head, measured, seed, run),
     )
+
+
+def _tokens(bound: Bound, role: str) -> list[list[int]]:
+    """The tokens of a role, or of several, before each prompt's decision position."""
+    of_parts = [bound.tokens(part, early=True) for part in (role, *role.split(TOGETHER))]
+    return [sorted({i for tokens in mine for i in tokens}) for mine in zip(*of_parts, strict=True)]
 
 
 def _effects_table(head: Head, ids: Sequence[str], measured: _Measured, run: Run) -> Table:

@@ -166,3 +166,21 @@ def test_arguments_are_checked(make_model, pairs):
         block_heads(PairSet("bare", tuple(bare)), model)
     with pytest.raises(InputError, match="gpt-neo: blocking attention needs an attention that accepts custom masks"):
         block_heads(letter_pairs(4), make_model("gpt-neo"))
+
+
+def test_a_word_in_two_roles_is_seen_where_both_are_blocked(tokenizer):
+    """The cue stands once more in front: a1.h2 looks there where it may not look at the question."""
+    model, twice = overridden(tokenizer, strength=4.0, name="planted"), []
+    for pair in letter_pairs(12):
+        (start, _), cue = (
+            pair.conflict.roles["question"][0],
+            pair.conflict.text[pair.conflict.roles["question"][0][0] + 1],
+        )
+        texts = [pair.conflict.text[1:start], pair.conflict.text[start : start + 2], pair.conflict.text[start + 2 :]]
+        rest = [(cue, "reminder"), (texts[0], ""), (texts[1], "question"), (texts[2], "")]
+        conflict = compose([(pair.conflict.text[0], "definition"), *rest])
+        twice.append(dataclasses.replace(pair, plain=compose(rest), conflict=conflict))
+    roles = ["question", "reminder", "question+reminder"]
+    found = block_heads(PairSet("twice", tuple(twice)), model, roles=roles).head_roles.frame
+    effect = found.set_index(["layer", "head", "role"])["effect"][1, 2]
+    assert abs(effect["question"]) < 0.1 and abs(effect["reminder"]) < 0.1 and effect["question+reminder"] < -5
