@@ -125,6 +125,7 @@ def test_the_page_on_runs_has_every_setting_with_its_default():
     for names, defaults in rows:
         shown |= dict(zip(re.findall(r"`(\w+)`", names), re.findall(r"[\w.]+", defaults) or ["None"], strict=True))
     plain = {
-        name: told.default[0] if isinstance(told.default, tuple) else told.default for name, told in DECLARED.items()
+        name: next(iter(told.default), None) if isinstance(told.default, tuple) else told.default
+        for name, told in DECLARED.items()
     }
     assert shown == {"n": "300", **{name: str(value) or "None" for name, value in plain.items()}, "threads": "1"}
