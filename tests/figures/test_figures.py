@@ -161,7 +161,7 @@ def head_roles(sizes=range(5), roles=ROLES[:3], *, significant=True):
                     planted = (layer, number) == (SIZES[i][2] - 1, k)
                     effect = (2 * k - 1) * (i + 1) / 2 if planted else float(rng.normal(0, 0.02))
                     ends = {"effect": effect, "effect_lo": effect - 0.1, "effect_hi": effect + 0.1}
-                    more = {"p": 0.01, "q": 0.02, "significant": planted and significant, "n": 300}
+                    more = {"p": 0.01, "q": 0.02, "significant": significant and (planted or layer == 0), "n": 300}
                     place = {"side": "conflict", "layer": layer, "head": number, "role": role}
                     rows.append(head(i) | place | ends | more)
     return table("head_roles", rows, RUN)
@@ -657,7 +657,7 @@ def test_effect_scale_is_centred_on_zero_and_holds_every_effect(effects):
 
 
 def test_a_map_of_heads_and_roles_is_the_table():
-    """Roles across, the one with the largest effects first; sizes down; a dot on each significant place."""
+    """Roles across, the one with the largest effects first; sizes down; dots on what is significant and matters."""
     made = head_roles([1, 3])
     *axes, _ = drawn(figures.head_role_map(made)).axes
     order = made.frame.groupby("role")["effect"].apply(lambda effects: effects.abs().sum()).sort_values()[::-1].index
@@ -668,7 +668,9 @@ def test_a_map_of_heads_and_roles_is_the_table():
             (mesh,) = [c for c in ax.collections if isinstance(c, QuadMesh)]
             np.testing.assert_array_equal(mesh.get_array().reshape(want.shape), want)
             (dots,) = [c for c in ax.collections if isinstance(c, PathCollection)]
-            marked = here[here["significant"]]
+            largest = made.frame[made.frame["model"] == SIZES[size][0]]["effect"].abs().max()
+            marked = here[here["significant"] & (here["effect"].abs() > largest / 10)]
+            assert len(marked) == 1 < here["significant"].sum()
             assert dots.get_offsets().tolist() == (marked[["head", "layer"]].to_numpy() + 0.5).tolist()
             assert ax.get_title() == ("" if i else role.replace("_", " "))
 
