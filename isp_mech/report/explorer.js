@@ -3,11 +3,12 @@
 
 import { unpack } from "./explorer_data.js";
 import { h } from "./explorer_draw.js";
-import { choice, hash, overview, pairView, siteView, sizeView } from "./explorer_views.js";
+import { pairView } from "./explorer_pair.js";
+import { choice, hash, overview, siteView, sizeView } from "./explorer_views.js";
 
 /** @typedef {import("./explorer_views.js").Address} Address */
 
-const KEYS = ["task", "size", "site", "pair", "by", "q", "case", "step", "role", "all"];
+const KEYS = ["task", "size", "site", "pair", "by", "look", "q", "case", "step", "role", "all"];
 const OF_LIST = { q: "", case: "", step: "", role: "", all: "" };
 
 /** @returns {Address} */
@@ -49,7 +50,7 @@ async function start() {
       ...(size && pair >= 0 ? [[`pair ${pair}`, { size: at.size, site: at.site, pair: at.pair }]] : [])];
     const list = { q: at.q, case: at.case, step: at.step, role: at.role };
     nav.replaceChildren(
-      h("ol", {}, trail.map(([text, parts], i) => h("li", {}, h("a", { href: hash({ ...list, task: at.task, .../** @type {Address} */ (parts) }), "aria-current": i === trail.length - 1 ? "page" : null }, String(text))))),
+      h("ol", {}, trail.map(([text, parts], i) => h("li", {}, h("a", { href: hash({ ...list, task: at.task && tasks.length > 1 ? at.task : "", .../** @type {Address} */ (parts) }), "aria-current": i === trail.length - 1 ? "page" : null }, String(text))))),
       tasks.length > 1 ? choice("task", "Task", tasks.map((each) => [each.task, each.task]), task.task) : "",
       choice("size", "Size", [["", "all sizes"], ...task.sizes.map((each) => [each.model, each.label])], size?.model ?? ""));
     status.textContent = unknown.length ? `The page has no ${unknown.join(", no ")}.` : "";

@@ -17,7 +17,8 @@ from isp_mech.report.task_rows import TaskRows
 from isp_mech.tables import Table
 from isp_mech.tasks import Pair
 
-MODULES = ("explorer_data.js", "explorer_draw.js", "explorer_views.js", "explorer.js")  # each needs those before it
+# each needs those before it
+MODULES = ("explorer_data.js", "explorer_draw.js", "explorer_views.js", "explorer_pair.js", "explorer.js")
 NO_SCRIPT = Markup("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
 
 

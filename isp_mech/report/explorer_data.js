@@ -6,12 +6,17 @@
  *   effect_lo?: number | null, effect_hi?: number | null, direct_effect?: number | null,
  *   write_conflict?: number | null, write_plain?: number | null, q?: number | null, significant?: boolean}} Site */
 /** @typedef {Record<string, string | number | boolean | null>} Row */
+/** A piece of a prompt: its text, its role, its place among the weights (-1: none), and 1 if it is a token that stands for
+ * none of the prompt's characters. @typedef {[text: string, role: string, place: number, outside?: number]} Piece */
+/** The pieces in order, and the role of each place. @typedef {{pieces: Piece[], roles: string[], at: number}} CutPrompt */
 /** @typedef {{model: string, label: string, n_params: number, replacement: string,
  *   margins: Record<string, (number | null)[]>, right: Record<string, (boolean | null)[]>, sites: Site[],
  *   sample: number[], values: Record<string, Packed>,
  *   lens: {places: {layer: number, sublayer: string, depth: number}[], sides: Record<string, Packed>} | null,
  *   attention: {heads: string[], roles: string[], sides: Record<string, Packed>, mean: Record<string, Packed>} | null,
- *   verification: Row[], restoration: Row[]}} Size */
+ *   tokens: {pairs: number[], of: number, heads: string[], sides: Record<string, {prompts: CutPrompt[], weights: Packed}>} | null,
+ *   verification: Row[], restoration: Row[], saved: string[],
+ *   restored: {kind: string, split: string, pairs: number[], margins: Record<string, [number, number][]>}[]}} Size */
 /** @typedef {{id: string, factor: string,
  *   prompts: Record<string, {pieces: [string, string][], right: string, wrong: string}>}} Pair */
 /** @typedef {{task: string, pairs: Pair[], curve: any[], shares: any[], sizes: Size[]}} Task */
@@ -66,15 +71,21 @@ export function effectOf(/** @type {Read} */ read, /** @type {Size} */ size, /**
   return read(size.values[by], row * size.sites.length + site);
 }
 
-/** How much the last position attends to each role: of one head, or the mean over all; null where it is not known. */
+/** The places of the heads that are looked at: of one head, of a layer ("a3"), or of all (""). @param {string[]} heads
+ * @param {string} look */
+function chosenHeads(heads, look) {
+  return heads.flatMap((name, at) => (!look || name === look || name.startsWith(`${look}.`) ? [at] : []));
+}
+
+/** How much the last position attends to each role: of one head, or the mean over a layer's or all; null where it is not
+ * known. */
 export function attentionOf(/** @type {Read} */ read, /** @type {Size} */ size, /** @type {number | null} */ pair,
-  /** @type {string} */ head, /** @type {string} */ side) {
+  /** @type {string} */ look, /** @type {string} */ side) {
   const given = size.attention;
   const row = pair === null ? 0 : size.sample.indexOf(pair);
   const array = pair === null ? given?.mean[side] : given?.sides[side];
   if (!given || !array || row < 0) return null;
-  const at = given.heads.indexOf(head);
-  const heads = at < 0 ? given.heads.map((_, place) => place) : [at];
+  const heads = chosenHeads(given.heads, look);
   /** @type {Map<string, number>} */
   const shares = new Map();
   given.roles.forEach((role, place) => {
@@ -83,6 +94,32 @@ export function attentionOf(/** @type {Read} */ read, /** @type {Size} */ size, 
     if (known.length) shares.set(role, known.reduce((sum, value) => sum + value, 0) / known.length);
   });
   return shares;
+}
+
+/** A pair's prompt in pieces; of each place its text, its role, and how much the last position attends to it: of one head, or
+ * the mean over a layer's or all. Null where it is not known. */
+export function tokensOf(/** @type {Read} */ read, /** @type {Size} */ size, /** @type {number} */ pair,
+  /** @type {string} */ look, /** @type {string} */ side) {
+  const of = size.tokens?.sides[side];
+  const cut = of?.prompts[size.tokens?.pairs.indexOf(pair) ?? -1];
+  if (!size.tokens || !of || !cut) return null;
+  const heads = chosenHeads(size.tokens.heads, look);
+  const n = cut.roles.length;
+  const shares = cut.roles.map((_, place) => heads.reduce((sum, head) => sum + (read(of.weights, cut.at + head * n + place) ?? 0), 0) / Math.max(heads.length, 1));
+  const texts = cut.roles.map(() => "");
+  for (const [text, , place] of cut.pieces) if (place >= 0) texts[place] += text; // a role may begin within a token
+  return { pieces: cut.pieces, texts, roles: cut.roles, shares };
+}
+
+/** What interventions do to a pair that did not choose them: by kind, the margins of each side without and with it.
+ * @param {Size} size @param {number} pair */
+export function restoredOf(size, pair) {
+  return size.restored.flatMap(({ kind, split, pairs, margins }) => {
+    const at = pairs.indexOf(pair);
+    const row = size.restoration.find((each) => each.kind === kind && each.split === split);
+    return at < 0 ? [] : [{ kind, intervention: String(row?.intervention ?? ""), saved: size.saved.includes(kind),
+      margins: Object.fromEntries(Object.entries(margins).map(([side, of]) => [side, of[at]])) }];
+  });
 }
 
 /** A pair's lens margins on one side, from the embedding to the output: [depth, margin]. */

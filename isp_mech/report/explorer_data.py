@@ -20,8 +20,11 @@ import pandas as pd
 
 from isp_mech.errors import visible
 from isp_mech.figures.frames import site_name
+from isp_mech.figures.restored_rows import best_change
+from isp_mech.report.explorer_tokens import cut_prompt
 from isp_mech.report.task_rows import TaskRows
 from isp_mech.tables import Table
+from isp_mech.tables.site_tables import pairs_in_turn
 from isp_mech.tasks import Pair, Prompt
 
 MOST = 13_500_000  # characters; with its figures the page stays under 15 MB
@@ -36,7 +39,8 @@ def packed(tables: Iterable[Table], parts: Sequence[TaskRows], pairs: Sequence[P
 
     The same input gives the same text. Margins and prompts are there for every pair. What is known of a pair's sites
     (effects, attention, lens) is there for every pair too if the text has at most ``most`` characters so, else for as
-    many pairs of each size as fit: those that the strongest sites move most. The head says how many.
+    many pairs of each size as fit: those that the strongest sites move most. Attention token by token is there for the
+    pairs of its table, and of these for the same share. The head says how many.
     """
     asked = [of for of in parts if len(of.rows("items")) and set(of.rows("items")["item"]) & {p.id for p in pairs}]
     if not asked:
@@ -158,7 +162,8 @@ def _size(
     }
     known = {by: each for by, each in values.items() if each is not None and np.isfinite(each).any()}
     sites = sites.assign(**{f"write_{side}": _mean(known[side]) for side in ("conflict", "plain") if side in known})
-    sample = _sample(known.get("total", np.full(by_site, np.nan)), kept)
+    order = pairs_in_turn(known["total"]) if "total" in known else np.arange(len(pairs))
+    sample = np.sort(order[:kept])
     return {
         "replacement": visible(replaced["replacement"].iloc[0]) if len(replaced) else "",
         "margins": {side: [_plain(v) for v in rows["margin"].astype(float)] for side, rows in by_side.items()},
@@ -168,6 +173,7 @@ def _size(
         "values": {by: arrays.add(each[sample]) for by, each in known.items()},
         "lens": _lens(of.rows("lens", model=model), ids, sample, arrays),
         "attention": _attention(of.rows("attention", model=model), ids, sample, arrays),
+        "tokens": _tokens(of.rows("token_attention", model=model), pairs, order[:kept], kept / len(pairs), arrays),
         "verification": _rows(
             of.rows("verification", model=model),
             "sites split replacement n_sites accuracy_before accuracy_after plain_before plain_after p_random",
@@ -176,6 +182,8 @@ def _size(
             of.rows("restoration", model=model),
             "kind split intervention conflict_before conflict_after plain_before plain_after restored q restoring",
         ),
+        "saved": _saved(of, model),
+        "restored": _restored(of.rows("restored_pairs", model=model), ids),
     }
 
 
@@ -220,21 +228,6 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(known > 0, np.nansum(values, axis=0) / np.maximum(known, 1), np.nan)
 
 
-def _sample(total: np.ndarray, kept: int) -> np.ndarray:
-    """The pairs that stay, in order: of every site the pair it moves most, the strongest site first, then the second.
-
-    Where no effect is known, the first pairs.
-    """
-    n, n_sites = total.shape
-    if kept >= n or not n_sites:
-        return np.arange(min(kept, n))
-    size = np.nan_to_num(np.abs(total))
-    sites = np.argsort(-size.mean(axis=0), kind="stable")
-    in_turn = np.argsort(-size[:, sites], axis=0, kind="stable").ravel()
-    first = np.sort(np.unique(in_turn, return_index=True)[1])
-    return np.sort(in_turn[first[:kept]])
-
-
 def _lens(rows: pd.DataFrame, ids: pd.Index, sample: np.ndarray, arrays: _Arrays) -> Json:
     if not len(rows):
         return None
@@ -264,3 +257,54 @@ def _attention(rows: pd.DataFrame, ids: pd.Index, sample: np.ndarray, arrays: _A
         mean[str(side)] = arrays.add(_mean(values), "uint8")
     names = [site_name(row) for _, row in heads.assign(kind="head").iterrows()]
     return {"heads": names, "roles": [visible(role) for role in roles], "sides": sides, "mean": mean}
+
+
+def _tokens(rows: pd.DataFrame, pairs: Sequence[Pair], order: np.ndarray, share: float, arrays: _Arrays) -> Json:
+    """From the last position to each token, by head: of this share of the table's pairs, the first in ``order``."""
+    there = set(rows["pair"]) if len(rows) else set()
+    chosen = np.sort([i for i in order if pairs[i].id in there][: math.ceil(share * len(there))])
+    if not len(chosen):
+        return None
+    heads = pd.MultiIndex.from_frame(rows[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"]))
+    of_prompt = dict(iter(rows.groupby(["pair", "side"], sort=False)))
+    sides: dict[str, Json] = {}
+    for side in rows["side"].unique():
+        prompts = [{each.side: each.prompt for each in pairs[i].sides()}[side] for i in chosen]
+        cut = [
+            cut_prompt(prompt, of_prompt.get((pairs[i].id, side), rows.iloc[:0]), heads)
+            for i, prompt in zip(chosen, prompts, strict=True)
+        ]
+        starts = np.cumsum([0, *(each.weights.size for each in cut)])
+        sides[str(side)] = {
+            "prompts": [
+                {"pieces": each.pieces, "roles": each.roles, "at": int(at)}
+                for each, at in zip(cut, starts[:-1], strict=True)
+            ],
+            "weights": arrays.add(np.concatenate([each.weights.ravel() for each in cut]), "uint8"),
+        }
+    names = [site_name(row) for _, row in heads.to_frame().assign(kind="head").iterrows()]
+    return {"pairs": chosen.tolist(), "of": len(there), "heads": names, "sides": sides}
+
+
+def _saved(of: TaskRows, model: str) -> list[Json]:
+    """The kinds of which the run saved an intervention: the best that needs the spans of roles, the best other one."""
+    if of.restored is None:
+        return []
+    rows = of.restored[of.restored["model"] == model]
+    best = [best_change(rows, "roles"), best_change(rows, "nothing")]
+    return [str(row["kind"]) for row in best if row is not None]
+
+
+def _restored(rows: pd.DataFrame, ids: pd.Index) -> list[Json]:
+    """Of each kind of intervention and half of the pairs: both margins of every pair, as they are and with it."""
+    found: list[Json] = []
+    for (kind, split), here in rows.groupby(["kind", "split"], sort=False) if len(rows) else ():
+        both = here.pivot(index="pair", columns="side", values=["margin_before", "margin_after"])
+        both = both.loc[ids[ids.isin(both.index)]]
+        margins: dict[str, Json] = {
+            str(side): [[_plain(was), _plain(now)] for was, now in both.xs(side, level="side", axis=1).to_numpy()]
+            for side in here["side"].unique()
+        }
+        places = ids.get_indexer(both.index).tolist()
+        found.append({"kind": str(kind), "split": str(split), "pairs": places, "margins": margins})
+    return found

@@ -1,8 +1,8 @@
 // @ts-check
-// The views: the curve, a size, a site, a pair. Each is made from the address and from the data alone.
+// The views of the curve, a size and a site. Each is made from the address and from the data alone.
 
-import { attentionOf, caseOf, effectOf, lensOf, stepOf } from "./explorer_data.js";
-import { figure, h, lineChart, nats, percent, SIDES, siteMap, table } from "./explorer_draw.js";
+import { attentionOf, caseOf, effectOf, stepOf } from "./explorer_data.js";
+import { figure, h, lineChart, nats, percent, siteMap, table } from "./explorer_draw.js";
 
 /** @typedef {import("./explorer_data.js").Task} Task */
 /** @typedef {import("./explorer_data.js").Size} Size */
@@ -15,7 +15,7 @@ import { figure, h, lineChart, nats, percent, SIDES, siteMap, table } from "./ex
 const FIRST = 25; // rows of a list of pairs before the button that shows all
 /** What there may be of a site: its name, the column of its mean over pairs, and what it is.
  * @type {Record<string, {name: string, column: "effect" | "direct_effect" | "write_conflict" | "write_plain", what: string}>} */
-const BY = {
+export const BY = {
   total: { name: "total effect", column: "effect", what: "What is lost of the margin when the site is replaced" },
   direct: { name: "direct effect", column: "direct_effect", what: "What of the total effect goes straight to the output: the site's own write, less that of its replacement" },
   conflict: { name: "own write, conflict prompt", column: "write_conflict", what: "What the site itself writes on the margin" },
@@ -31,7 +31,7 @@ export function hash(parts) {
 }
 
 /** @param {Asked} asked @param {Address} changed */
-const to = ({ address }, changed) => hash({ ...address, ...changed });
+export const to = ({ address }, changed) => hash({ ...address, ...changed });
 const share = (/** @type {any} */ value) => (typeof value === "number" ? percent(value) : "–");
 const word = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(3))) : String(value));
 
@@ -115,7 +115,7 @@ export function siteView(asked) {
 }
 
 /** The map of sites: of a pair where one is given, else of the means. @param {Asked} asked @param {number | null} pair */
-function mapOf(asked, pair) {
+export function mapOf(asked, pair) {
   const { size, read, address } = asked;
   const known = there(size);
   const by = known.includes(address.by) ? address.by : known[0] ?? "total";
@@ -132,7 +132,7 @@ function mapOf(asked, pair) {
 }
 
 /** What replacing sites did, and what restored. @param {Size} size */
-function changes(size) {
+export function changes(size) {
   const made = (/** @type {string} */ name, /** @type {string} */ title, /** @type {any[]} */ rows, /** @type {string[]} */ columns) => {
     const shown = rows.map((row) => columns.map((column) => (/_before|_after|^restored$/.test(column) ? share(row[column]) : word(row[column]))));
     return rows.length ? figure({ name: `${size.model}-${name}`, title, body: table(columns.map((column) => column.replaceAll("_", " ")), shown, title),
@@ -182,77 +182,9 @@ function pairList(asked) {
   ];
 }
 
-/** @param {Asked} asked */
-export function pairView(asked) {
-  const { task, size, site, pair, read, address } = asked;
-  const given = task.pairs[pair];
-  const near = [-1, 1].map((step) => pair + step).filter((at) => at >= 0 && at < task.pairs.length);
-  const kept = size.sample.includes(pair);
-  const head = size.attention?.heads.includes(address.site) ? address.site : "";
-  const shares = Object.keys(given.prompts).map((side) => /** @type {const} */ ([side, attentionOf(read, size, pair, head, side)]));
-  const roles = [...new Set(shares.flatMap(([, of]) => [...(of?.keys() ?? [])]))];
-  const sites = size.sites.map((each, at) => ({ site: each, at, by: Object.keys(BY).map((by) => effectOf(read, size, pair, at, by)) }))
-    .sort((a, b) => Math.abs(b.by[0] ?? b.by[2] ?? 0) - Math.abs(a.by[0] ?? a.by[2] ?? 0));
-  const lens = ["conflict", "plain"].map((side) => ({ side, places: lensOf(read, size, pair, side) })).filter((line) => line.places.length);
-  return [
-    heading(`Pair ${pair} in the ${size.label} model: ${caseOf(size, pair)}`),
-    h("p", {}, `${given.id}. `, ...near.flatMap((at) => [h("a", { href: to(asked, { pair: String(at) }) }, at < pair ? "Pair before" : "Next pair"), " "]),
-      h("a", { href: to(asked, { pair: "" }) }, site ? `Pairs of ${site.name}` : "All pairs")),
-    size.attention && kept ? choice("site", "Attention of", [["", "the mean of all heads"], ...size.attention.heads.map((name) => [name, name])], head) : null,
-    h("p", { class: "small" }, !size.attention ? "Attention was not traced in this size." : !kept ? "Attention and effects of this pair are not kept on this page." :
-      `Shaded: how much the last position attends to each marked part (${head || "mean of all heads"}). The tables know attention by role, so all of a role is shaded alike; ` +
-      "what is not marked shares what is called other."),
-    h("div", { class: "cards" }, shares.map(([side, of]) => promptCard(given.prompts[side], side, size.margins[side]?.[pair] ?? null, of))),
-    roles.length ? figure({ name: `${size.model}-pair-${pair}-attention`, title: "Attention by role.", note: head || "Mean of all heads.",
-      body: table(["role", ...shares.map(([side]) => side)], roles.map((role) => [role.replaceAll("_", " "), ...shares.map(([, of]) => percent(of?.get(role)))]), "Attention by role"),
-      rows: [["role", ...shares.map(([side]) => side)], ...roles.map((role) => [role, ...shares.map(([, of]) => of?.get(role))])] }) : null,
-    lens.length ? lensFigure(asked, lens) : null,
-    kept && size.sites.length ? mapOf(asked, pair) : null,
-    kept && size.sites.length ? figure({ name: `${size.model}-pair-${pair}-sites`, title: "The strongest sites on this pair.", note: "Nats; the CSV has every site.",
-      body: table(["site", ...Object.values(BY).map((by) => by.name)], sites.slice(0, 10).map((row) => [{ text: row.site.name, href: to(asked, { site: row.site.name }) }, ...row.by.map((value) => nats(value))]), "Sites on this pair"),
-      rows: [["site", ...Object.values(BY).map((by) => by.column)], ...sites.map((row) => [row.site.name, ...row.by])] }) : null,
-    figure({ name: `pair-${pair}-over-size`, title: "This pair over size.", note: "Margins, log p(answer) − log p(lure), in nats. Positive is right on the conflict and the neutral prompt, negative on the plain one, where the lure is right.",
-      body: table(["size", ...Object.keys(given.prompts), "case"], task.sizes.map((each) => [{ text: each.label, href: to(asked, { size: each.model, site: "" }) },
-        ...Object.keys(given.prompts).map((side) => nats(each.margins[side]?.[pair])), caseOf(each, pair)]), "This pair over size"),
-      rows: [["model", ...Object.keys(given.prompts), "case"], ...task.sizes.map((each) => [each.model, ...Object.keys(given.prompts).map((side) => each.margins[side]?.[pair]), caseOf(each, pair)])] }),
-    ...changes(size),
-  ];
-}
-
-/** @param {Asked} asked @param {{side: string, places: any[]}[]} lens */
-function lensFigure(asked, lens) {
-  const all = lens.flatMap((line) => line.places.map((place) => place.margin));
-  const ends = [Math.min(0, ...all), Math.max(0, ...all)];
-  return figure({ name: `${asked.size.model}-pair-${asked.pair}-lens`, title: "The lens by depth.", note: "The margin that the stream shows at each depth: above zero it has the conflict prompt's answer ahead, below the lure.",
-    drawing: lineChart({ label: "Lens margin by depth", zero: true, xLabel: "relative depth", yLabel: "margin, nats",
-      lines: lens.map((line) => ({ side: line.side, points: line.places.map((place) => ({ x: place.depth, y: place.margin, label: `${line.side}, depth ${place.depth.toFixed(2)}: ${nats(place.margin)} nats` })) })),
-      xTicks: [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, text: String(at) })), yTicks: [...new Set([ends[0], 0, ends[1]])].map((at) => ({ at, text: nats(at, 1) })) }),
-    rows: [["side", "layer", "sublayer", "depth", "margin"], ...lens.flatMap((line) => line.places.map((place) => [line.side, place.layer, place.sublayer, place.depth, place.margin]))] });
-}
-
-/** A prompt with attention laid over its roles: shaded, and with its share written behind each role's first part.
- * @param {{pieces: [string, string][], right: string}} prompt @param {string} side @param {number | null} margin
- * @param {Map<string, number> | null} shares */
-function promptCard(prompt, side, margin, shares) {
-  const told = new Set();
-  const pieces = prompt.pieces.flatMap(([whole, role]) => {
-    if (!role) return [whole];
-    const text = whole.replace(/\n+$/, ""); // line ends stand outside the mark, so that it draws no empty line
-    const of = shares?.get(role);
-    const mark = h("mark", { class: "looked", title: role.replaceAll("_", " ") + (of === undefined ? "" : `: ${percent(of)}`) }, text);
-    mark.style.setProperty("--share", `${Math.round(100 * (of ?? 0))}%`);
-    if (of !== undefined && !told.has(role)) mark.append(h("sub", {}, ` ${role.replaceAll("_", " ")} ${percent(of)}`));
-    told.add(role);
-    return [mark, whole.slice(text.length)];
-  });
-  const colour = SIDES[side]?.colour ?? "#8c8c8c";
-  return h("div", {}, h("h4", { style: `border-left: .4rem solid ${colour}; padding-left: .4rem` }, `${side} prompt: margin ${nats(margin)} nats`),
-    h("pre", { tabindex: 0, "aria-label": `${side} prompt` }, pieces), h("p", {}, "Right here: ", h("code", {}, prompt.right)));
-}
-
 // --- parts ----------------------------------------------------------------------------------------
 
-function heading(/** @type {string} */ text) {
+export function heading(/** @type {string} */ text) {
   return h("h3", { tabindex: -1, id: "ask-heading" }, text);
 }
 

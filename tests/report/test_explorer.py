@@ -14,90 +14,31 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from asked_tables import (
+    KINDS,
+    PAIRS,
+    RUN,
+    SITES,
+    START,
+    TABLES,
+    TASK,
+    TRACED,
+    N,
+    effect,
+    looks,
+    margin,
+    pair,
+    tokens,
+)
 from browser import CHROMIUM, tab
 
 import isp_mech as im
 from isp_mech.errors import InputError
 from isp_mech.report import task_rows, write_report
 from isp_mech.report.explorer_data import packed
-from isp_mech.tables import make_run, table
-from isp_mech.tasks import Pair, compose
-
-TASK = "quote-repetition"
-HOSTILE = (
-    "</script><script>document.title='ran'</script><!-- <img src=x onerror=\"document.title='ran'\"> \x1b[31m\u202e ="
-)
-MODELS = [("tiny-1k", 1_000), ("tiny-2k", 2_000)]
-SITES = [("a0.h0", 0, "head", 0), ("a0.h1", 0, "head", 1), ("m0", 0, "mlp", None), ("a1.h0", 1, "head", 0)]
-SITES += [("a1.h1", 1, "head", 1), ("m1", 1, "mlp", None)]
-NAMES = ["p0", "p1", "p2", "=3+4", "p4"]
-N = len(NAMES)
-RUN = make_run(model="tiny", task=TASK, method="synthetic", seed=0)
-
-
-def pair(i):
-    def prompt(word):
-        return compose([("𝛑 Repeat. ", "instruction"), (f"{HOSTILE} Input {i}: ", ""), (word, "modified_word")])
-
-    return Pair(
-        NAMES[i], prompt("well"), prompt(f"green{i}"), answer=f" green{i}", lure=" well", factor="modified_word"
-    )
-
-
-PAIRS = [pair(i) for i in range(N)]
-
-
-def effect(model, i, site, scale=1.0):
-    """A known value for every model, pair and site, none of them the same."""
-    return scale * (-1.0) ** site * (1 + model + 0.1 * ((i * 7 + site) % 5) + 0.01 * (site % 5) + 0.001 * i)
-
-
-def made():
-    """Tables of two sizes; in the larger one pair 0 is overridden."""
-    tables = {name: [] for name in "curve shares items sites effects direct_effects lens attention".split()}
-    for m, (model, n_params) in enumerate(MODELS):
-        head = {"model": model, "n_params": n_params, "task": TASK}
-        for side in ("conflict", "plain"):
-            between = {"accuracy_lo": 0.1, "accuracy_hi": 0.95, "loss": 1.0, "loss_lo": 0.9, "loss_hi": 1.1}
-            more = {"coverage": 0.5, "ties": 0, "n": N, "baseline": None}
-            tables["curve"].append({**head, "side": side, "accuracy": 0.9 - 0.4 * m, **between, **more})
-        shares = {"follows": 0.8, "overridden": 0.2, "contrary": 0.0, "lost": 0.0}
-        ends = {f"{name}_{end}": 0.1 for name in shares for end in ("lo", "hi")}
-        tables["shares"].append({**head, **shares, **ends, "n": N})
-        for i in range(N):
-            for side in ("conflict", "plain"):
-                right = not (m == 1 and i == 0 and side == "conflict")
-                row = {"item": NAMES[i], "side": side, "correct": right, "predicted_index": 0, "loss": 0.5}
-                margin = (1 if right else -1) * (1.5 + i) * (1 if side == "conflict" else -1)
-                tables["items"].append({**head, **row, "total_logprob": -1.0, "margin": margin, "tie": False})
-                for layer, sublayer, depth in ((-1, "embed", 0.0), (0, "mlp", 0.5), (1, "mlp", 1.0)):
-                    where = {"pair": NAMES[i], "side": side, "layer": layer, "sublayer": sublayer, "depth": depth}
-                    tables["lens"].append({**head, **where, "margin": margin * depth})
-                for s, (_, layer, kind, number) in enumerate(SITES):
-                    where = {"pair": NAMES[i], "side": side, "layer": layer, "kind": kind, "head": number}
-                    direct = {"replacement": "", "effect": None, "direct_effect": effect(m, i, s, 0.5)}
-                    tables["direct_effects"].append({**head, **where, **direct, "measured": "exact"})
-                    if side == "conflict":
-                        total = {
-                            "replacement": "mean",
-                            "effect": effect(m, i, s),
-                            "direct_effect": effect(m, i, s, 0.25),
-                        }
-                        tables["effects"].append({**head, **where, **total, "measured": "exact"})
-                    if kind == "head":
-                        for role, weight in (("instruction", 0.7), ("modified_word", 0.2), ("other", 0.1)):
-                            looked = {"pair": NAMES[i], "side": side, "layer": layer, "head": number}
-                            tables["attention"].append({**head, **looked, "role": role, "weight": weight})
-        for s, (_, layer, kind, number) in enumerate(SITES):
-            mean = float(np.mean([effect(m, i, s) for i in range(N)]))
-            known = {"effect": mean, "effect_lo": mean - 0.1, "effect_hi": mean + 0.1, "direct_effect": mean / 4}
-            tested = {"p": 0.01, "q": 0.02, "significant": s == 0, "measured": "exact"}
-            tables["sites"].append({**head, "layer": layer, "kind": kind, "head": number, **known, **tested})
-    names = {"direct_effects": "effects"}
-    return {name: table(names.get(name, name), rows, RUN) for name, rows in tables.items()}
-
-
-TABLES = made()
+from isp_mech.report.explorer_tokens import cut_prompt
+from isp_mech.tables import table
+from isp_mech.tasks import compose
 
 
 def text_of(tables, pairs=PAIRS, **settings):
@@ -151,6 +92,53 @@ def test_what_is_packed_comes_back():
     assert "\\x1b[31m\\u202e" in pieces[1][0] and "\x1b" not in pieces[1][0]
 
 
+def test_attention_by_token_comes_back_with_every_head_and_token():
+    (task,), array = unpacked(text_of(TABLES))
+    for m, size in enumerate(task["sizes"]):
+        known = size["tokens"]
+        assert known["pairs"] == list(range(TRACED)) and known["of"] == TRACED
+        assert known["heads"] == ["a0.h0", "a0.h1", "a1.h0", "a1.h1"]
+        for side in ("conflict", "plain"):
+            of_side = known["sides"][side]
+            flat = array(of_side["weights"], -1)
+            for i, cut in zip(known["pairs"], of_side["prompts"], strict=True):
+                whole = tokens(getattr(PAIRS[i], side))
+                want = np.stack([looks(m, s, len(whole)) for s in (0, 1, 3, 4)])
+                kept = np.flatnonzero(want.any(axis=0))  # tokens that no head looks at are plain text
+                got = flat[cut["at"] :][: 4 * len(kept)].reshape(4, len(kept))
+                np.testing.assert_allclose(got, want[:, kept], atol=0.0021)
+                assert len(cut["roles"]) == len(kept) and cut["roles"][-1] == "modified_word"
+                inside = [piece for piece in cut["pieces"] if len(piece) == 3]
+                shown = "".join(text for text, *_ in inside)
+                assert shown == "".join(text for text, _ in task["pairs"][i]["prompts"][side]["pieces"])
+                outside = [piece for piece in cut["pieces"] if len(piece) == 4]
+                assert outside == ([[START, "", 0, 1]] if 0 in kept else [])
+
+
+def test_tokens_that_share_characters_are_one_place_and_roles_are_those_of_most_characters():
+    prompt = compose([("a", "x"), ("𝛑b", "y"), (" c", "")])
+    rows = pd.DataFrame(
+        [(0, 0, 1, 2, "a𝛑", 0.25), (0, 1, 1, 2, "", 0.125), (0, 2, 2, 5, "b c", 0.5), (1, 2, 2, 5, "b c", 1.0)],
+        columns=["layer", "token", "start", "stop", "text", "weight"],
+    )
+    rows.loc[rows["token"] == 0, "start"] = 0
+    cut = cut_prompt(prompt, rows.assign(head=0), pd.MultiIndex.from_tuples([(0, 0), (1, 0)]))
+    assert cut.pieces == [["a", "x", 0], ["𝛑", "y", 0], ["b", "y", 1], [" c", "", 1]]
+    assert cut.roles == ["x", ""] and cut.weights.tolist() == [[0.375, 0.5], [0.0, 1.0]]
+
+
+def test_both_margins_of_a_pair_before_and_after_an_intervention():
+    (task,), _ = unpacked(text_of(TABLES))
+    for m, size in enumerate(task["sizes"]):
+        assert size["saved"] == ["block"] and {row["intervention"] for row in size["restoration"]} == {*KINDS.values()}
+        for found in size["restored"]:
+            assert found["pairs"] == ([1, 3] if found["split"] == "half_a" else [0, 2, 4])
+            after = 2.5 if found["kind"] == "block" else 0.5
+            for side, margins in found["margins"].items():
+                assert margins == [[margin(m, i, side), margin(m, i, side) + after] for i in found["pairs"]]
+        assert len(size["restored"]) == 4
+
+
 def test_the_order_of_rows_does_not_matter_and_missing_values_stay_missing():
     shuffled = {name: table(t.name, t.frame.sample(frac=1, random_state=0), RUN) for name, t in TABLES.items()}
     (task,), array = unpacked(text_of(shuffled))
@@ -188,6 +176,7 @@ def test_what_does_not_fit_is_thinned_out_to_the_pairs_that_the_strongest_sites_
         strongest = np.abs(known).mean(axis=0).argmax()
         assert np.abs(known[:, strongest]).argmax() in kept
         np.testing.assert_allclose(array(size["values"]["total"], len(kept), len(SITES)), known[kept], atol=1e-3)
+        assert set(size["tokens"]["pairs"]) < set(kept) and size["tokens"]["of"] == TRACED
     assert len(text_of(TABLES, most=1)) < len(whole)  # texts and margins stay, whatever is asked
 
 
@@ -255,7 +244,7 @@ VIEWS = {
     "#size=2k&site=a1.h1": ["Site a1.h1 of the 2k model", "The pairs that a1.h1 moves most", "Where a1.h1 looks"],
     "#size=2k&site=m1": ["Site m1 of the 2k model"],
     "#size=2k&site=a1.h1&pair=0": ["Pair 0 in the 2k model: overridden", "conflict prompt: margin −1.50 nats", "70 %"],
-    "#size=1k&pair=p4": ["Pair 4 in the 1k model: follows", "The lens by depth", "mean of all heads"],
+    "#size=1k&pair=p4": ["Pair 4 in the 1k model: follows", "The lens by depth", "Mean of all heads"],
     "#size=7b": ["The page has no size 7b.", "Over size"],
     "#size=2k&site=a9.h9&pair=99": ["no site a9.h9", "no pair 99"],
 }

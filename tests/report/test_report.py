@@ -458,6 +458,7 @@ def check_inert(content):
         "link",
         "style",
         "body",
+        "main",
         "section",
         "h1",
         "h2",
@@ -500,6 +501,8 @@ def check_inert(content):
             "src",
             "alt",
             "title",
+            "tabindex",
+            "aria-label",
         )
         assert name != "href" or (tag, value) == ("link", "data:,")
         assert name != "src" or re.match(r"data:image/(svg\+xml|png);base64,[A-Za-z0-9+/=]+$", value)
