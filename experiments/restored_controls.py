@@ -2,11 +2,13 @@
 
     python experiments/restored_controls.py                  # redefine-math on the ladder, another symbol's definition
     python experiments/restored_controls.py MODEL ...        # memo-trap, with "does not end in" instead of "ends in"
+    python experiments/restored_controls.py --grid neqa      # both sides under every single change, at 4 M
 
 A plain prompt of redefine-math has no definition, so that a change of attention to one costs nothing there; one of
 memo-trap asks for the proverb's own word, so that copying it is right. Both are replaced here by a prompt whose right
 answer is still the known one. The changes are those that interventions_compared.py found, of each kind the one of the
-better half, on all pairs. Writes control-TASK-MODEL.parquet (table interventions; side "plain") beside its tables.
+better half, on all pairs. Writes control-TASK-MODEL.parquet (table interventions; side "plain") beside its tables;
+with --grid every change that the search starts from, on all pairs and both sides as they are, grid-TASK-MODEL.parquet.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from tempfile import TemporaryDirectory
 
 import isp_mech as im
 from isp_mech.causal import Intervention, load_intervention, scale
+from isp_mech.causal.restoration_search import candidates, common_roles
 from isp_mech.figures.restored_rows import restored_rows
+from isp_mech.sites import DECISION, SEARCHED
 from isp_mech.tables import concat
 from isp_mech.tasks import Pair, Prompt
 
@@ -50,13 +54,24 @@ def loaded(saved: str) -> Intervention:
         return load_intervention(path)
 
 
+def grid(task: str, n: int, seed: int, out: Path) -> None:
+    pairs, model = im.contrast(task, n=n, seed=seed), im.load_model(im.family("ladder").members[-1].path_or_id)
+    shape, roles = model.architecture, common_roles(pairs)
+    changes = [one for kind in SEARCHED for one in candidates(kind, roles, shape.n_layers, shape.n_heads, DECISION)]
+    made = im.causal.intervene(changes, pairs, model, sides=("conflict", "plain"))
+    made.save(out / f"grid-{task}-{model.name}.parquet")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--grid", choices=im.contrast_names(), metavar="TASK")
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--tables", type=Path, default=Path("runs/interventions"))
     args = parser.parse_args()
+    if args.grid:
+        return grid(args.grid, args.n, args.seed, args.tables)
     task, control = ("memo-trap", not_asked) if args.models else ("redefine-math", of_another_symbol)
     pairs = im.contrast(task, n=args.n, seed=args.seed)
     pairs = replace(pairs, pairs=tuple(map(control, pairs)))

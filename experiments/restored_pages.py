@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 import isp_mech as im
-from isp_mech.figures.restored_rows import Needs, best_change, restored_rows
+from isp_mech.figures.restored_rows import GUESSING, Needs, best_change, restored_rows
 from isp_mech.report.change_words import change_words
 from isp_mech.scaling.restoring import LEAST_GAIN, NEUTRAL_COST, PLAIN_COST, join_restoration
 from isp_mech.sites import SEARCHED
@@ -60,6 +60,7 @@ def main() -> None:
             im.figures.restored_vs_cost(made).savefig(images / f"{task}-cost.svg")
         controls = sorted(args.tables.glob(f"control-{task}-*.parquet"))
         text = of_task(made) if task in LADDER else ["", *of_models(made)]
+        text += [line for path in sorted(args.tables.glob(f"grid-{task}-*.parquet")) for line in of_grid(path)]
         put(args.docs / "why" / f"{task}.md", [*text, *(control(made, controls) if controls else [])])
 
 
@@ -104,24 +105,42 @@ def of_task(made: Table) -> list[str]:
     chosen = []
     for sort, told in SORTS.items():
         best = {m: best_change(by_model[m], sort) for m in models}
+        chosen += [(m, told, row) for m, row in best.items() if row is not None]
+        if any(row is not None for row in best.values()):
+            lines += [
+                cells(
+                    f"conflict right with the best change {told}, %",
+                    [spread(best[m], "conflict_after") for m in models],
+                ),
+                *outcomes(best, models),
+            ]
+            if sort == "nothing":
+                lines.append(cells("its cost on neutral text, nats a token", [neutral(best[m]) for m in models]))
+    if not chosen:
+        best = {m: by_model[m].sort_values("conflict_after").iloc[-1] for m in models}
         lines += [
             cells(
-                f"conflict right with the best change {told}, %", [spread(best[m], "conflict_after") for m in models]
+                "conflict right with the kind that makes most right, %",
+                [spread(best[m], "conflict_after") for m in models],
             ),
-            cells("overridden pairs restored by it, %", [spread(best[m], "restored") for m in models]),
-            cells("the same by random changes, %", [share(best[m], "restored_random") for m in models]),
-            cells("plain right with it, %", [spread(best[m], "plain_after") for m in models]),
-            cells("largest p of both halves", ["" if best[m] is None else f"{best[m]['p']:.3f}" for m in models]),
+            cells("the kind", [best[m]["kind"] if best[m]["intervention"] != "none" else "none found" for m in models]),
+            *outcomes(best, models),
         ]
-        if sort == "nothing":
-            lines.append(cells("its cost on neutral text, nats a token", [neutral(best[m]) for m in models]))
-        chosen += [(m, told, row) for m, row in best.items() if row is not None]
-    failed = [", ".join(k for k in SEARCHED if k in set(by_model[m].query("not restoring")["kind"])) for m in models]
-    lines += [cells("kinds that do not count", failed), ""]
+    failed = [by_model[m].query("not restoring")["kind"].tolist() for m in models]
+    lines += [cells("kinds that do not count", [", ".join(f) if len(f) < len(SEARCHED) else "all" for f in failed]), ""]
     for model, told, row in chosen:
         other = "" if same(row) else f"; the other half chose {change_words(row['other'])}"
         lines.append(f"- {model.removeprefix('ladder-')}, {told}: {change_words(row['intervention'])}{other}")
     return [*lines, ""] if chosen else lines
+
+
+def outcomes(best: dict[str, pd.Series | None], models: list[str]) -> list[str]:
+    return [
+        cells("overridden pairs restored by it, %", [spread(best[m], "restored") for m in models]),
+        cells("the same by random changes, %", [share(best[m], "restored_random") for m in models]),
+        cells("plain right with it, %", [spread(best[m], "plain_after") for m in models]),
+        cells("largest p of both halves", ["" if (row := best[m]) is None else f"{row['p']:.3f}" for m in models]),
+    ]
 
 
 def of_models(made: Table) -> list[str]:
@@ -164,6 +183,26 @@ def control(made: Table, paths: Sequence[Path]) -> list[str]:
     ]
 
 
+def of_grid(path: Path) -> list[str]:
+    """Both sides under every single change of the search's grid (restored_controls.py --grid), on all pairs."""
+    frame = im.read_table(path).frame
+    right = frame.pivot(index="place", columns="side", values="accuracy")
+    both = 100 * (right["conflict"] + right["plain"])
+    allowed = right[right["plain"] >= right["plain"].max() - PLAIN_COST - 1e-9]["conflict"]
+    ends = frame.pivot(index="place", columns="side", values=["accuracy_lo", "accuracy_hi"])
+    guessing = (ends["accuracy_lo"] <= GUESSING).all(axis=1) & (ends["accuracy_hi"] >= GUESSING).all(axis=1)
+    nearest = (right - GUESSING).abs().max(axis=1).idxmin()
+    told = f"{100 * right['conflict'][nearest]:.0f} / {100 * right['plain'][nearest]:.0f}"
+    model, n = frame["model"].iloc[0], frame["n"].iloc[0]
+    return [
+        f"All {len(right)} single changes of the search at {model}, on all {n} pairs: conflict and plain accuracy add "
+        f"up to {both.min():.0f} to {both.max():.0f} %. With at most 5 points of plain accuracy lost, at most "
+        f"{100 * allowed.max():.1f} % of the conflict prompts are right. {guessing.sum()} changes bring both sides to "
+        f"guessing (95 % intervals); nearest comes {change_words(nearest)}, with {told}.",
+        "",
+    ]
+
+
 def published(ladder: dict[str, Table]) -> list[str]:
     """Published figures, and what the same kind does at the ladder's largest size on held-out pairs."""
     lines = ["| kind | source | figure | there | what differs | here, at 4 M |", "|---" * 6 + "|"]
@@ -197,7 +236,7 @@ def spread(row: pd.Series | None, name: str) -> str:
 
 
 def share(row: pd.Series | None, name: str) -> str:
-    return "" if row is None else f"{100 * row[name]:.0f}"
+    return "" if row is None or pd.isna(row[name]) else f"{100 * row[name]:.0f}"
 
 
 def neutral(row: pd.Series | None) -> str:
