@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
 
-SECONDS = 300  # for one cell
 _STYLE = re.compile(r"<style.*?</style>\n?|^ +|(?<=<table) border=\"1\" class=\"dataframe\"", re.M | re.S)
 
 
@@ -57,8 +57,9 @@ async def _run(notebook: Any) -> None:
     }
     with TemporaryDirectory() as sockets, TemporaryDirectory() as folder:
         by_file = {"transport": "ipc", "ip": f"{sockets}/kernel"}  # no port is opened
-        settings = Config(NotebookClient={"timeout": SECONDS, "record_timing": False}, KernelManager=by_file)
-        await NotebookClient(notebook, config=settings, resources={"metadata": {"path": folder}}).async_execute()
+        settings = Config(NotebookClient={"record_timing": False}, KernelManager=by_file)
+        client = NotebookClient(notebook, config=settings, resources={"metadata": {"path": folder}})
+        await client.async_execute(env=os.environ | {"OMP_NUM_THREADS": "1"})  # others run beside it
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = shown_outputs(cell.outputs)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+from doc_pages import BLOCK, PAGES, ROOT, blocks_of
 
 import isp_mech as im
 from isp_mech.cli import main
@@ -21,29 +22,15 @@ from isp_mech.ladder import weights_folder
 from isp_mech.models import load_model
 from isp_mech.runs.plans import read_plan
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PAIRS, SIZES = 8, ("25k", "100k")
-QUICK = {"verify": {"n_random": 10}, "train_lens": {"steps": 2, "tokens": 32}}
+QUICK = {
+    "verify": {"n_random": 10},
+    "causal.restoration": {"n_random": 3},
+    "train_lens": {"steps": 2, "tokens": 32},
+}
+ONCE = "score trace locate verify train_lens causal.restoration causal.block_heads causal.edges tracing.head_classes"
 
-_BLOCK = re.compile(r"(?:^<!-- test: (?P<note>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 _INLINE_COMMAND = re.compile(r"`(isp-mech [^`]+)`")
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    text: str
-    note: str
-    line: int
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(match["language"], match["text"], match["note"] or "", text.count("\n", 0, match.start("text")) + 1)
-        for match in _BLOCK.finditer(text)
-    ]
 
 
 def pages_with(language: str) -> list[Path]:
@@ -84,20 +71,20 @@ def stand_ins():
             drawn[key] = contrast(name, n=PAIRS, **settings)
         return drawn[key]
 
-    verbs = {verb: once(getattr(im, verb), QUICK.get(verb, {})) for verb in "score trace locate verify".split()}
+    verbs = {verb: once(attrgetter(verb)(im), QUICK.get(verb, {})) for verb in ONCE.split()}
     return {
         **verbs,
         "contrast": small_contrast,
         "family": lambda *_, **__: family,
         "load_model": once(lambda *_, **__: load_model(weights_folder() / f"ladder-{SIZES[0]}"), {}),
-        "train_lens": once(im.train_lens, QUICK["train_lens"]),
     }
 
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
 def test_python_blocks_run(page, stand_ins, monkeypatch, tmp_path):
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(im, name, stand_in)
+    for dotted, stand_in in stand_ins.items():
+        home, _, name = f"im.{dotted}".rpartition(".")
+        monkeypatch.setattr(im if home == "im" else getattr(im, home.removeprefix("im.")), name, stand_in)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for block in blocks_of(page):
@@ -125,7 +112,7 @@ def commands_of(page: Path) -> list[str]:
         if block.language == "sh"
         for line in block.text.replace("\\\n", " ").splitlines()
     ]
-    outside = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    outside = BLOCK.sub("", page.read_text(encoding="utf-8"))
     shown = [match[1].replace("\n", " ") for match in _INLINE_COMMAND.finditer(outside)]
     shown = [command if command.count(" ") > 1 else f"{command} --help" for command in shown]  # a verb's name alone
     return [line[line.index("isp-mech ") :] for line in lines if re.search(r"^(srun .*)?isp-mech ", line)] + shown
