@@ -20,7 +20,7 @@ REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 Tokens = Literal["first", "all"]  # of the completions: which of them a margin is of
 Method = Literal["exact", "exhaustive", "attribution", "integrated"]  # by which the total effect of a site is measured
 METHODS: tuple[Method, ...] = get_args(Method)
-Searched = Literal["replace", "scale", "block", "reweight", "replay", "steer"]  # kinds of interventions
+Searched = Literal["replace", "scale", "block", "reweight", "replay", "steer", "swap"]  # kinds of interventions
 SEARCHED: tuple[Searched, ...] = get_args(Searched)
 _PATTERN = re.compile(r"a(\d+)\.h(\d+)|m(\d+)|r(\d+)")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,13 +29,15 @@ from isp_mech.tasks import PairSet, Side
 class Bound:
     """Prompts that interventions are applied to: their roles' tokens, looked up once, and what recipes stand for there.
 
-    ``values`` has each recipe's outputs for every prompt (one vector a site for the decision position), ``other`` the
-    residual stream after each layer (prompt, layer, d_model) at the decision position of each pair's other prompt.
+    ``values`` has each recipe's outputs for every prompt (one vector a site for the decision position), ``own`` the
+    residual stream after each layer (prompt, layer, d_model) at the decision position, ``other`` that of each pair's
+    other prompt.
     """
 
     model: Model
     prompts: Sequence[ContrastPrompt]
     values: dict[str, SiteOutputs] = field(default_factory=dict)
+    own: Tensor | None = None
     other: Tensor | None = None
     _tokens: dict[str, list[list[int]]] = field(default_factory=dict)
 
@@ -132,23 +135,30 @@ class Streams:
     plain: SiteOutputs
     followed: np.ndarray
 
+    def own_and_other(self, side: Literal["conflict", "plain"]) -> tuple[Tensor, Tensor]:
+        """The residual stream (pair, layer, d_model) of one side, and that of the other."""
+        assert self.conflict.stream is not None and self.plain.stream is not None
+        both = self.conflict.stream, self.plain.stream
+        return both if side == "conflict" else both[::-1]
+
     def differences(self, chosen: Sequence[int]) -> dict[str, Tensor]:
         """(layer, d_model) by recipe: differences of means over the chosen pairs."""
         conflict, plain = (outputs.of(chosen, "cpu") for outputs in (self.conflict, self.plain))
         return {name: stream_difference(name, conflict, plain, self.followed[list(chosen)]) for name in DIFFERENCES}
 
 
-def observe_streams(asked: Sequence[Made], pairs: PairSet, plan: BatchPlan) -> Streams | None:
-    """What recipes are made from; None where all interventions are fitted."""
+def observe_streams(
+    asked: Sequence[Made], pairs: PairSet, plan: BatchPlan, *, followed: np.ndarray | None = None
+) -> Streams | None:
+    """What recipes are made from; None where all interventions are fitted. ``followed`` is measured where it is not
+    known."""
     if all(part.is_fitted and part.kind != "swap" for one in asked for part in one.parts):
         return None
-    outputs = []
-    for side in ("conflict", "plain"):
-        placed = place_prompts(plan.model, pairs, (side,))
-        outputs.append(observe_role(placed, [[prompt.shared - 1] for prompt in placed.prompts], plan))
-        if side == "conflict":
-            followed = changed_margins(placed.prompts, [()], plan)[:, 0] > 0
-    return Streams(outputs[0], outputs[1], followed)
+    placed = [place_prompts(plan.model, pairs, (side,)) for side in ("conflict", "plain")]
+    conflict, plain = (observe_role(side, [[prompt.shared - 1] for prompt in side.prompts], plan) for side in placed)
+    if followed is None:
+        followed = changed_margins(placed[0].prompts, [()], plan)[:, 0] > 0
+    return Streams(conflict, plain, followed)
 
 
 def prompts_of(pairs: PairSet, side: Side, model: Model) -> list[ContrastPrompt]:
@@ -176,8 +186,8 @@ def bind_side(
         bound.values[source] = replacement_outputs(source, streams.conflict, plain=streams.plain, seed=seed)
     for name, difference in streams.differences(range(len(pairs))).items():
         bound.values[name] = of_stream(difference, len(prompts))
-    other = {"conflict": streams.plain, "plain": streams.conflict}.get(side)
-    bound.other = None if other is None else other.stream
+    if side != "neutral":
+        bound.own, bound.other = streams.own_and_other(side)
     return bound
 
 

@@ -18,6 +18,7 @@ Kind = Literal["replace", "scale", "block", "reweight", "replay", "steer", "swap
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ONWARD = "onward"
 DIFFERENCES = ("conflict-plain", "followed-overridden")  # of means of the residual stream: recipes of vectors
+TRAINED = "trained"  # of a subspace: by distributed alignment search
 SETTINGS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {
         "replace": ("with", "at"),
@@ -62,7 +63,8 @@ class Part:
         if not math.isfinite(self.number) or (self.kind == "reweight" and self.number <= 0):
             expected = "a number over 0" if self.kind == "reweight" else "a finite number"
             problems.append(f"{self.kind}: {self.number!r}, expected {expected}")
-        known = REPLACEMENTS if self.kind == "replace" else DIFFERENCES if of_stream else ("",)
+        of_kind = {"replace": REPLACEMENTS, "steer": DIFFERENCES, "swap": (*DIFFERENCES, TRAINED)}
+        known = of_kind.get(self.kind, ("",))
         if self.source.split("#")[0] not in known:
             problems.append(f"{self.kind}: {self.source!r}, expected one of {', '.join(known)}")
         if not re.fullmatch(r"\w+", self.at) or (self.role and not re.fullmatch(r"[\w-]+", self.role)):

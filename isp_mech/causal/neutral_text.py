@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from isp_mech.causal.activation_patching import changed_margins, written_by
@@ -86,20 +87,17 @@ def _nats_per_character(prompts: Sequence[ContrastPrompt], plan: BatchPlan) -> f
     return float(losses.sum() / max(1, sum(map(len, spelled))))
 
 
-def next_token_divergence(
-    prompts: Sequence[ContrastPrompt], changes: tuple[Change, ...], plan: BatchPlan
-) -> np.ndarray:
-    """(prompt,): nats by which the next token after each beginning is told otherwise with the changes: the divergence
-    of Kullback and Leibler of the changed distribution from the unchanged one, over the whole vocabulary. 0 where
-    nothing is changed. Attention is not changed: neutral text has no roles."""
-    out = np.zeros(len(prompts))
-    made = tuple(change for change in changes if layers_of(change) and not isinstance(change, OfAttention))
-    if not made:
-        return out
+def decision_states(
+    prompts: Sequence[ContrastPrompt], plan: BatchPlan, changes: tuple[Change, ...] = ()
+) -> Float[Tensor, "prompt d_model"]:
+    """The state after the final norm at the last token of each beginning, with the changes. Attention is not changed:
+    neutral text has no roles."""
     model, decisions = plan.model, decision_tokens(prompts)
+    made = tuple(change for change in changes if layers_of(change) and not isinstance(change, OfAttention))
     trees, places = build_trees([p.completions for p in prompts], share=False, lengths=lengths_of(model, prompts))
     replayed = any(isinstance(change, Replay) for change in made)
     owner = {place[0].tree: i for i, place in enumerate(places)}
+    out: dict[int, Tensor] = {}
 
     def run(rows: list[int], batch: Batch) -> None:
         own = [owner[row] for row in rows]
@@ -107,17 +105,48 @@ def next_token_divergence(
         where = CopyTokens([0] * len(own), at, [[i] for i in at], batch.ids.shape[1])
         (here,) = for_prompts([made], own, model.device)
         written = written_by(model, batch, where.t) if replayed else None
-        edits = site_edits([here], where, written, model.architecture.n_heads, model.device)
+        edits = site_edits([here], where, written, model.architecture.n_heads, model.device) if made else []
         index = torch.arange(len(own), device=model.device), torch.tensor(at, device=model.device)
-        states = [model.forward(batch, edits=some).hidden[index] for some in ((), edits)]
-        step = max(1, MAX_LOGITS // model.architecture.unembed.weight.shape[0])
-        pieces = zip(*(x.split(step) for x in states), strict=True)
-        with torch.no_grad():
-            parts = [_divergence(*map(model.unembed, some)) for some in pieces]
-        out[own] = torch.cat(parts).cpu().numpy()
+        out.update(zip(own, model.forward(batch, edits=edits).hidden[index], strict=True))
 
     plan.run_trees(trees, run, doing="neutral text")
-    return out
+    return torch.stack([out[i] for i in range(len(prompts))])
+
+
+def next_token_divergence(
+    prompts: Sequence[ContrastPrompt],
+    changes: tuple[Change, ...],
+    plan: BatchPlan,
+    *,
+    unchanged: Tensor | None = None,
+) -> np.ndarray:
+    """(prompt,): nats by which the next token after each beginning is told otherwise with the changes: the divergence
+    of Kullback and Leibler of the changed distribution from the unchanged one, over the whole vocabulary. 0 where
+    nothing is changed. ``unchanged`` are the ``decision_states`` without changes, where they are known."""
+    if not any(layers_of(change) and not isinstance(change, OfAttention) for change in changes):
+        return np.zeros(len(prompts))
+    before = decision_states(prompts, plan) if unchanged is None else unchanged
+    after = decision_states(prompts, plan, changes)
+    pieces = zip(*(x.split(_at_once(plan.model)) for x in (before, after)), strict=True)
+    with torch.no_grad():
+        parts = [_divergence(*map(plan.model.unembed, some)) for some in pieces]
+    return torch.cat(parts).cpu().numpy()
+
+
+def next_token_information(unchanged: Float[Tensor, "prompt d_model"], model: Model) -> float:
+    """Nats that the beginnings tell of the next token: the mean divergence of its distribution after each from their
+    average over all, which is what a model gives that has forgotten the text."""
+    total, entropy = torch.zeros(()), 0.0
+    with torch.no_grad():
+        for some in unchanged.split(_at_once(model)):
+            p = model.unembed(some).double().softmax(-1).cpu()
+            total = total + p.sum(0)
+            entropy += float(torch.special.entr(p).sum())
+    return float(torch.special.entr(total / len(unchanged)).sum()) - entropy / len(unchanged)
+
+
+def _at_once(model: Model) -> int:
+    return max(1, MAX_LOGITS // model.architecture.unembed.weight.shape[0])
 
 
 def _divergence(before: Tensor, after: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import takewhile
 
 import numpy as np
@@ -34,12 +34,31 @@ class PromptPaths:
 @dataclass(frozen=True)
 class WholePrompts:
     """Prompts with their completions in one batch: in trees that they share, or, for a model that does not accept
-    custom masks, a row each."""
+    custom masks, a row each. They are put there when first asked for: of prompts that were run, never."""
 
     model: Model
     prompts: Sequence[ContrastPrompt]
-    batch: Batch
-    paths: Sequence[PromptPaths]
+
+    @property
+    def batch(self) -> Batch:
+        return self._placed[0]
+
+    @property
+    def paths(self) -> Sequence[PromptPaths]:
+        return self._placed[1]
+
+    @cached_property
+    def _placed(self) -> tuple[Batch, list[PromptPaths]]:
+        trees: list[PrefixTree] = []
+        paths = []
+        for some in [self.prompts] if self.model.uses_prefix_caches else [[prompt] for prompt in self.prompts]:
+            lengths = lengths_of(self.model, some)
+            made, places = build_trees([prompt.completions for prompt in some], lengths=lengths)
+            for at in places:
+                lure = at[1].path if len(at) > 1 else ()
+                paths.append(PromptPaths(len(trees) + at[0].tree, at[0].path, lure))
+            trees += made
+        return make_batch(trees), paths
 
     def terms(self) -> LogprobTerms:
         """The margins' terms, at the tokens of the batch itself."""
@@ -84,7 +103,10 @@ def run_prompts(
         return n, int(longest[n - 1])
 
     plan.run(
-        order, lambda rows: run(list(rows), _whole(plan.model, [prompts[i] for i in rows])), take=take, doing=doing
+        order,
+        lambda rows: run(list(rows), WholePrompts(plan.model, [prompts[i] for i in rows])),
+        take=take,
+        doing=doing,
     )
 
 
@@ -96,16 +118,6 @@ def _node_counts(model: Model, prompts: Sequence[ContrastPrompt]) -> list[int]:
         common = min(prompt.shared, *lengths) if len(lengths) > 1 else 0
         sizes.append(sum(lengths) - common)
     return sizes
-
-
-def _whole(model: Model, prompts: Sequence[ContrastPrompt]) -> WholePrompts:
-    trees: list[PrefixTree] = []
-    paths = []
-    for some in [prompts] if model.uses_prefix_caches else [[prompt] for prompt in prompts]:
-        made, places = build_trees([prompt.completions for prompt in some], lengths=lengths_of(model, some))
-        paths += [PromptPaths(len(trees) + at[0].tree, at[0].path, at[1].path if len(at) > 1 else ()) for at in places]
-        trees += made
-    return WholePrompts(model, prompts, make_batch(trees), paths)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from isp_mech.causal.changes import Add, Change, OfAttention
+from isp_mech.causal.changes import Add, Change, OfAttention, Project
 from isp_mech.causal.intervention_changes import Bound, of_stream
 from isp_mech.causal.intervention_parts import Part
 from isp_mech.causal.intervention_values import Intervention
@@ -18,8 +19,9 @@ from isp_mech.sites import Site
 def random_changes(intervention: Intervention, bound: Bound, n: int, seed: int) -> list[tuple[Change, ...]]:
     """Up to ``n`` changes of the prompts, each as large as the intervention: for a role's tokens equally many others
     that stand before the decision position, in the same layers and heads; for a head another one of its layer, for an
-    MLP any, with the same alpha; for a vector one of equal norm in a random direction. Fewer where there are not so
-    many sets of sites, none where nothing is changed."""
+    MLP any, with the same alpha; for a vector one of equal norm in a random direction, and for a direction that is
+    swapped a random one along which each prompt is moved as far. Fewer where there are not so many sets of sites, none
+    where nothing is changed."""
     parts = [part for part in intervention.parts if not part.changes_nothing]
     if not parts:
         return []
@@ -45,11 +47,20 @@ def _random(change: Change, part: Part, bound: Bound, free: Sequence[np.ndarray]
         layer = part.sites[0].layer
         size = change.values.stream[0, layer].norm()
         vectors = torch.zeros(change.values.stream.shape[1:])
-        direction = torch.from_numpy(rng.normal(size=vectors.shape[-1])).float()
-        vectors[layer] = direction / direction.norm() * size
+        vectors[layer] = _direction(vectors.shape[-1], rng) * size
         return replace(change, values=of_stream(vectors, len(bound.prompts)))
+    if isinstance(change, Project):
+        assert bound.own is not None
+        own, basis = bound.own[:, change.layer], _direction(change.basis.shape[-1], rng)[None]
+        return replace(change, basis=basis, values=own @ basis.T + change.values - own @ change.basis.T)
     (drawn,) = _random_sites(Intervention((part,)), bound, 1, rng) or [Intervention((part,))]
     return bound.changes(drawn)[0]
+
+
+def _direction(d_model: int, rng: np.random.Generator) -> Tensor:
+    """Of length 1."""
+    drawn = torch.from_numpy(rng.normal(size=d_model)).float()
+    return drawn / drawn.norm()
 
 
 def _others(tokens: Sequence[Sequence[int]], ends: Sequence[int]) -> list[np.ndarray]:

@@ -8,18 +8,21 @@ ones the smaller is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
+from isp_mech.causal.alignment_search import SwappedPrompts, trained_swaps
 from isp_mech.causal.intervention_changes import Bound, Streams, observe_streams, of_stream, prompts_of
 from isp_mech.causal.intervention_parts import ONWARD
 from isp_mech.causal.intervention_values import Intervention, replacing, steer, with_array
 from isp_mech.causal.neutral_text import neutral_prompts
 from isp_mech.causal.prompt_copies import RunCache
-from isp_mech.causal.replacements import SiteOutputs
-from isp_mech.causal.restoration_judgement import both_sides, judge
+from isp_mech.causal.replacements import SiteOutputs, observe_role
+from isp_mech.causal.restoration_judgement import both_sides, judge, same_answer
 from isp_mech.causal.restoration_search import (
     FEW,
     MOST_PARTS,
@@ -35,7 +38,7 @@ from isp_mech.causal.screening import is_costly
 from isp_mech.causal.site_sets import halves
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
-from isp_mech.inference.contrast_prompts import SIDES, head_of, run_of
+from isp_mech.inference.contrast_prompts import SIDES, head_of, placed_alone, run_of
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import ChatSetting, Models, free_bytes
 from isp_mech.scaling.restoring import NEUTRAL_COST, PLAIN_COST, join_restoration
@@ -94,7 +97,8 @@ def restoration(
 @dataclass
 class _Subject:
     """One model with its pairs, both sides' prompts (``quick`` ones are at the first token that differs where the whole
-    margin is costly), and what recipes are made from. What was run of prompts is kept for both ways round."""
+    margin is costly), and what recipes are made from; ``texts`` has the stream of the neutral ones. What was run of
+    prompts is kept for both ways round."""
 
     plan: BatchPlan
     conflict: Sequence[ContrastPrompt]
@@ -102,22 +106,49 @@ class _Subject:
     quick_conflict: Sequence[ContrastPrompt]
     quick_plain: Sequence[ContrastPrompt]
     neutral: Sequence[ContrastPrompt]
-    streams: Streams | None
     budget: int
+    streams: Streams | None = None
+    texts: SiteOutputs | None = None
     kept: dict[tuple[int, ...], tuple[RunCache, dict[str, list[list[int]]]]] = field(default_factory=dict)
 
     def half(self, index: Sequence[int], chosen: Sequence[int], n_few: int) -> PairHalf:
         """Both sides of some pairs, the first ``n_few`` also by themselves, with recipes made from the ``chosen``."""
-        lists = (self.conflict, self.plain, self.quick_conflict, self.quick_plain)
-        conflict, plain, quick, quick_plain = (self.side([prompts[i] for i in index], chosen) for prompts in lists)
-        few = self.side([self.quick_conflict[i] for i in index[:n_few]], chosen)
-        return PairHalf(conflict, plain, quick, quick_plain, few)
+        few = self.of_pairs("conflict", self.quick_conflict, index[:n_few], chosen)
+        return PairHalf(
+            self.of_pairs("conflict", self.conflict, index, chosen),
+            self.of_pairs("plain", self.plain, index, chosen),
+            self.of_pairs("conflict", self.quick_conflict, index, chosen),
+            self.of_pairs("plain", self.quick_plain, index, chosen),
+            few,
+        )
+
+    def of_pairs(
+        self,
+        side: Literal["conflict", "plain"],
+        prompts: Sequence[ContrastPrompt],
+        index: Sequence[int],
+        chosen: Sequence[int] = (),
+    ) -> PromptSide:
+        """Some pairs' prompts of one side, with the stream of both sides."""
+        made = self.side([prompts[i] for i in index], chosen)
+        if self.streams is not None:
+            own, other = self.streams.own_and_other(side)
+            made.bound.own, made.bound.other = own[list(index)], other[list(index)]
+        return made
+
+    def of_texts(self, index: Sequence[int], chosen: Sequence[int]) -> PromptSide:
+        """Some neutral texts; the other prompt of each is the one before it."""
+        made = self.side([self.neutral[i] for i in index], chosen)
+        if self.texts is not None and self.texts.stream is not None:
+            made.bound.own = self.texts.stream[list(index)]
+            made.bound.other = made.bound.own.roll(1, 0)
+        return made
 
     def side(self, prompts: Sequence[ContrastPrompt], chosen: Sequence[int]) -> PromptSide:
         new = RunCache(self.budget), dict[str, list[list[int]]]()
         cache, tokens = self.kept.setdefault(tuple(map(id, prompts)), new)  # the prompts live as long
         bound = Bound(self.plan.model, prompts, _tokens=tokens)
-        if self.streams is not None:
+        if self.streams is not None and len(chosen):
             n = len(prompts)
             mean = self.streams.conflict.of(chosen, "cpu").map(
                 lambda x: x.mean(0, keepdim=True).expand(n, *x.shape[1:])
@@ -127,23 +158,36 @@ class _Subject:
                 bound.values[name] = of_stream(difference, n)
         return PromptSide(bound, self.plan, cache)
 
+    def to_swap(self, index: Sequence[int]) -> Iterator[SwappedPrompts]:
+        """Both sides of some pairs, for a direction to be trained on."""
+        assert self.streams is not None
+        conflict, plain = (stream[list(index)] for stream in self.streams.own_and_other("conflict"))
+        yield SwappedPrompts([self.conflict[i] for i in index], conflict, plain, 1.0)
+        yield SwappedPrompts([self.plain[i] for i in index], plain, conflict, -1.0)
+
 
 def _restore(
     pairs: PairSet, plan: BatchPlan, kinds: Sequence[Searched], n_random: int, seed: int, found: dict[str, Intervention]
 ) -> tuple[Table, Table]:
     model, shape = plan.model, plan.model.architecture
     conflict, plain = prompts_of(pairs, "conflict", model), prompts_of(pairs, "plain", model)
-    needed = [steer(0)] if set(kinds) & {"steer"} else [replacing("m0", "mean")] if "replace" in kinds else []
+    needed = [steer(0)] if set(kinds) & {"steer", "swap"} else [replacing("m0", "mean")] if "replace" in kinds else []
     later = any(len(c.tokens) > p.shared + 1 for p in conflict for c in p.completions)
     told, neutral = neutral_prompts(plan, seed, 2 * N_NEUTRAL)
     costly, at = is_costly(conflict, model), ONWARD if later else DECISION
     quick, quick_plain = ([at_first_token(p) for p in side] if costly else side for side in (conflict, plain))
-    streams, budget = observe_streams(needed, pairs, plan), free_bytes(model.device) // 32
-    subject = _Subject(plan, conflict, plain, quick, quick_plain, neutral, streams, budget)
+    subject = _Subject(plan, conflict, plain, quick, quick_plain, neutral, free_bytes(model.device) // 32)
+    followed, both_ways = np.zeros(len(pairs), dtype=bool), halves(len(pairs), seed)
+    for half in both_ways:
+        followed[half.choose] = subject.of_pairs("conflict", conflict, half.choose).margins([()])[:, 0] > 0
+    subject.streams = streams = observe_streams(needed, pairs, plan, followed=followed)
+    if "swap" in kinds:
+        placed = placed_alone(model, neutral)
+        subject.texts = observe_role(placed, [[prompt.shared - 1] for prompt in neutral], plan)
     roles, rows, by_pair = common_roles(pairs), [], []
-    texts = [neutral[:N_NEUTRAL], neutral[N_NEUTRAL:]]
-    for half, (to_choose, to_judge) in zip(halves(len(pairs), seed), (texts, texts[::-1]), strict=True):
-        choosing, judging = (subject.side(some, half.choose) for some in (to_choose, to_judge))
+    texts = [range(N_NEUTRAL), range(N_NEUTRAL, 2 * N_NEUTRAL)]
+    for half, (to_choose, to_judge) in zip(both_ways, (texts, texts[::-1]), strict=True):
+        choosing, judging = (subject.of_texts(some, half.choose) for some in (to_choose, to_judge))
         choose = subject.half(half.choose, half.choose, min(FEW, len(half.choose) // 2))
         held_out = subject.half(half.judge, half.choose, FEW)
         nothing = [Intervention()]
@@ -151,17 +195,21 @@ def _restore(
         before = loss_per_token(choosing, neutral_losses(choosing, choosing.of(nothing))[:, 0])
         search = Search(choose, choosing, floor, before + NEUTRAL_COST / 2)  # other texts judge: half leaves room
         for kind in kinds:
-            if kind in ("block", "reweight") and not model.accepts_custom_masks:
+            if kind in ("block", "reweight", "swap") and not model.accepts_custom_masks:
                 continue
-            most = {"block": 2, "reweight": 2, "steer": 1}.get(kind, MOST_PARTS)
-            chosen = search.best(candidates(kind, roles, shape.n_layers, shape.n_heads, at), most)
+            if kind == "swap":
+                singles = trained_swaps(subject.to_swap(half.choose[:FEW]), plan)
+            else:
+                singles = candidates(kind, roles, shape.n_layers, shape.n_heads, at)
+            chosen = search.best(singles, {"block": 2, "reweight": 2, "steer": 1, "swap": 1}.get(kind, MOST_PARTS))
             fitted = chosen
             if streams is not None:
                 fitted = fit(chosen, streams.conflict.of(half.choose, "cpu"), streams.differences(half.choose))
             found[str(fitted)] = fitted
             margins = both_sides(chosen, held_out)
             row = judge(chosen, fitted, held_out, judging, margins, n_random=n_random, seed=seed)
-            rows.append({"kind": kind, **row, "split": half.judged})
+            same = same_answer([pairs[i] for i in half.judge], [of_side[:, 1] for of_side in margins])
+            rows.append({"kind": kind, **row, "same_answer": same, "split": half.judged})
             by_pair += [
                 {
                     "kind": kind,

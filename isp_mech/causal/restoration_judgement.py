@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from isp_mech.causal.intervention_changes import Bound
 from isp_mech.causal.intervention_parts import ONWARD
 from isp_mech.causal.intervention_values import Intervention
-from isp_mech.causal.neutral_text import next_token_divergence
+from isp_mech.causal.neutral_text import next_token_divergence, next_token_information
 from isp_mech.causal.random_changes import random_changes
 from isp_mech.causal.restoration_search import (
     PairHalf,
@@ -22,6 +23,7 @@ from isp_mech.causal.restoration_search import (
 from isp_mech.sites import DECISION
 from isp_mech.stats import bootstrap_interval, sequential_random_p
 from isp_mech.tables.columns import mean_columns
+from isp_mech.tasks import Pair
 
 CHUNKS = (25, 55, 120)  # random changes judged at a time
 Row = dict[str, str | int | float | bool]
@@ -60,6 +62,7 @@ def judge(
         "needs": fitted.needs,
         "n": len(conflict),
         "n_overridden": int(overridden.sum()),
+        "neutral_information": next_token_information(neutral.unchanged, neutral.plan.model),
         "q": np.nan,
         "restoring": False,
     }
@@ -71,7 +74,7 @@ def judge(
         ("plain_after", right_plain[:, 1]),
         ("restored", right_conflict[overridden, 1]),
         ("broken", ~right[right[:, 0], 1]),
-        ("neutral_kl", next_token_divergence(neutral.bound.prompts, neutral.bound.changes(made), neutral.plan)),
+        ("neutral_kl", _divergence(made, neutral)),
     ):
         row |= _mean(name, values, seed)
     for name, loss in (("neutral_before", losses[:, 0]), ("neutral_after", losses[:, 1])):
@@ -81,6 +84,24 @@ def judge(
         row |= {name: loss_per_token(neutral, loss), **ends}
     few = overridden[: len(half.few.bound.prompts)]
     return row | _against_random(made, half.few, few, n_random, seed)
+
+
+def _divergence(made: Intervention, neutral: PromptSide) -> np.ndarray:
+    changes = neutral.bound.changes(made)
+    return next_token_divergence(neutral.bound.prompts, changes, neutral.plan, unchanged=neutral.unchanged)
+
+
+def same_answer(pairs: Sequence[Pair], margins: Sequence[np.ndarray]) -> float:
+    """The largest share of these pairs' prompts, both sides', that are answered by one completion, or by the one that
+    stands at one place among the classes, where the margins are those of the conflict and of the plain prompts: at most
+    a half where all are right."""
+    told = [pair.answer if m > 0 else pair.lure for side in margins for pair, m in zip(pairs, side, strict=True)]
+    place = [
+        pair.answer_index if m > 0 else 1 - pair.answer_index
+        for side in margins
+        for pair, m in zip(pairs, side, strict=True)
+    ]
+    return max(max(Counter(told).values()), max(Counter(place).values())) / len(told)
 
 
 def _mean(name: str, values: np.ndarray, seed: int) -> Row:

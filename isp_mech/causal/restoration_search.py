@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from isp_mech.causal.activation_patching import changed_margins
 from isp_mech.causal.changes import Together
@@ -21,6 +22,7 @@ from isp_mech.causal.intervention_values import (
     scale,
     steer,
 )
+from isp_mech.causal.neutral_text import decision_states
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.inference.batches import BatchPlan
 from isp_mech.inference.tokenization import OTHER, role_names
@@ -39,7 +41,6 @@ BEST = 8  # single changes of which more are put together
 LEAST_STEP = 0.02  # of the pairs that choose: a further part has to make so many more right
 FEW = 60  # pairs, at most, on which many single changes are looked through, and random ones judged
 LOOKED_THROUGH = 40  # single changes that are left then, to be judged on all pairs
-AT_A_TIME = 8  # changes, the best first, whose cost is looked at
 
 
 @dataclass
@@ -49,6 +50,11 @@ class PromptSide:
     bound: Bound
     plan: BatchPlan
     cache: RunCache
+
+    @cached_property
+    def unchanged(self) -> Tensor:
+        """The states at the decision position (prompt, d_model) of the model as it is."""
+        return decision_states(self.bound.prompts, self.plan)
 
     def margins(self, changes: Sequence[Together]) -> np.ndarray:
         """(prompt, change)"""
@@ -119,9 +125,10 @@ class Search:
         ranked = sorted((_judged(one, margins[:, i]) for i, one in enumerate(candidates)), key=_merit, reverse=True)
         left, found = [one for one in ranked if _merit(one) > _merit(self.nothing)], list[Judged]()
         while left and len(found) < most:
-            found += self.cheap(left[:AT_A_TIME])
-            left = left[AT_A_TIME:]
-        return found[:most]
+            wanted = most - len(found)
+            found += self.cheap(left[:wanted])
+            left = left[wanted:]
+        return found
 
     def cheap(self, some: Sequence[Judged]) -> list[Judged]:
         """Those that cost little enough."""

@@ -10,6 +10,7 @@ from isp_mech.figures.frames import by_size, frame_of, of_task
 from isp_mech.tables import Table
 
 NOTHING = "nothing"  # what a change needs of a prompt that could be left in the model
+SWAP = "swap"  # the kind that needs a pair's other prompt
 GUESSING = 0.5  # of two completions
 Needs = Literal["roles", "nothing"]
 _MEANS = ("conflict_before", "conflict_after", "gain", "plain_before", "plain_after", "neutral_before", "neutral_after",
@@ -40,8 +41,9 @@ def restored_rows(restoration: Table, task: str | None = None) -> pd.DataFrame:
 
 def best_change(rows: pd.DataFrame, needs: Needs | None = None) -> pd.Series | None:
     """Of one model's rows the change that counts as restoring and makes most conflict prompts right, of those that need
-    the spans of roles, or nothing of a prompt, or of all; None where there is none."""
-    rows = rows[rows["restoring"]]
+    the spans of roles, or nothing of a prompt, or of both; None where there is none. A swap is none of them: it needs
+    the pair's other prompt, so that it says where the override lies and is of no use beyond."""
+    rows = rows[rows["restoring"] & (rows["kind"] != SWAP)]
     if needs is not None:
         rows = rows[(rows["needs"] == NOTHING) == (needs == "nothing")]
     return rows.sort_values("conflict_after").iloc[-1] if len(rows) else None

@@ -12,9 +12,9 @@ from isp_mech.scaling.restoring import PLAIN_COST
 from isp_mech.tables import Table
 
 KIND_COLOURS = {"block": style.BLUE, "reweight": style.SKY, "scale": style.VERMILLION, "replace": style.ORANGE,
-                "replay": style.GREEN, "steer": style.PURPLE}  # fmt: skip
-KIND_MARKERS = {"block": "s", "reweight": "D", "scale": "o", "replace": "v", "replay": "^", "steer": "P"}
-APART = 0.4  # points between the marks of kinds that cost the same
+                "replay": style.GREEN, "steer": style.PURPLE, "swap": style.BLACK}  # fmt: skip
+KIND_MARKERS = {"block": "s", "reweight": "D", "scale": "o", "replace": "v", "replay": "^", "steer": "P", "swap": "X"}
+APART = 0.33  # points between the marks of kinds that cost the same
 BOUND = f"{100 * PLAIN_COST:.0f} points, the most it may cost"
 
 

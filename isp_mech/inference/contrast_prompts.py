@@ -56,6 +56,13 @@ def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) ->
         [pair.answer for pair, _, _ in asked],
         [pair.lure for pair, _, _ in asked],
     )
+    return placed_alone(model, prompts, [side for _, side, _ in asked], [pair.id for pair, _, _ in asked])
+
+
+def placed_alone(
+    model: Model, prompts: list[ContrastPrompt], sides: list[str] | None = None, pairs: list[str] | None = None
+) -> PlacedPrompts:
+    """Prompts as trees, with the sides and pairs they are of, if they are of any."""
     forks = [not model.accepts_trees and branches(prompt) for prompt in prompts]
     trees, paths = build_trees(
         [[p.answer] if fork else p.completions for p, fork in zip(prompts, forks, strict=True)],
@@ -67,8 +74,7 @@ def place_prompts(model: Model, pairs: PairSet, sides: Sequence[str] = SIDES) ->
     owners: list[list[int]] = [[] for _ in trees]
     for i, at in enumerate(paths):
         owners[at[0].tree].append(i)
-    sides_of, pairs_of = [side for _, side, _ in asked], [pair.id for pair, _, _ in asked]
-    return PlacedPrompts(prompts, sides_of, pairs_of, paths, trees, owners, any(forks))
+    return PlacedPrompts(prompts, sides or [], pairs or [], paths, trees, owners, any(forks))
 
 
 @dataclass(frozen=True)

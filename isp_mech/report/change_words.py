@@ -21,6 +21,8 @@ def change_words(text: str) -> str:
     'scaling a1.h10 and m2 by 0 and a3.h0 by −1.5'
     >>> change_words("steer(r3; vector=conflict-plain#db4c; alpha=4.0; at=onward)")
     'steering the stream after layer 3 by 4 times a difference of means (conflict-plain)'
+    >>> change_words("swap(r2; subspace=trained#12ab; at=decision)")
+    "swapping the stream after layer 2 along one trained direction between a pair's prompts"
     >>> change_words("none")
     'no change'
     """
@@ -67,6 +69,8 @@ def _where(given: dict[str, str]) -> str:
 
 def _along(given: dict[str, str]) -> str:
     source = given.get("vector", given.get("subspace", "")).partition("#")[0]
+    if source == "trained":
+        return " along one trained direction between a pair's prompts"
     if "alpha" not in given:
         return f" in a difference of means ({source})"
     return f" by {_number(given['alpha'])} times a difference of means ({source})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from isp_mech.figures.restored_rows import NOTHING, Needs, best_change
+from isp_mech.figures.restored_rows import NOTHING, SWAP, Needs, best_change
 from isp_mech.figures.style import probability
 from isp_mech.report.change_words import change_words
 from isp_mech.report.task_rows import TaskRows
@@ -14,8 +14,14 @@ from isp_mech.report.wording import counted, interval, listed, percent, say, sen
 def restored_findings(of: TaskRows) -> list[str]:
     """Sentences on the largest size at which a kind of change counts as restoring, on the other sizes, and on kinds
     that do not count; none where nothing was searched."""
-    rows = of.restored
-    if rows is None:
+    if of.restored is None:
+        return []
+    of_pairs = of.restored["kind"] == SWAP
+    return [*_changes(of, of.restored[~of_pairs]), *_swaps(of, of.restored[of_pairs])]
+
+
+def _changes(of: TaskRows, rows: pd.DataFrame) -> list[str]:
+    if not len(rows):
         return []
     working = list(dict.fromkeys(rows[rows["restoring"]]["model"]))
     if not working:
@@ -74,6 +80,18 @@ def _second(here: pd.DataFrame, best: pd.Series) -> list[str]:
     told = {"change": change_words(second["intervention"]), "p": probability(second["p"])}
     lines = [say(f"restored second {sort}", **values, **told), _cost(second)]
     return [*lines, say("restored guessing")] if second["guessing"] else lines
+
+
+def _swaps(of: TaskRows, rows: pd.DataFrame) -> list[str]:
+    """Directions that hold what overrides the prompt; none where none was trained."""
+    if not len(rows):
+        return []
+    lines = []
+    for _, row in rows[rows["restoring"]].iterrows():
+        values = {name: percent(row[f"conflict_{name}"]) for name in ("before", "after")}
+        change, who = change_words(row["intervention"]), of.who([row["model"]])
+        lines.append(say("restored swapped", change=change, who=who, p=probability(row["p"]), **values))
+    return lines or [say("restored swapped nowhere", sizes="any size" if len(rows) > 1 else "this size")]
 
 
 def _failed(here: pd.DataFrame) -> list[str]:

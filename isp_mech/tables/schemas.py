@@ -3,7 +3,7 @@
 One row declares one column. A row of the table ``every`` stands at the head of every table. A row that gives
 no more than a column's name takes the rest from the row of that name under ``shared``. A type that ends in ``?`` may be
 missing; ``with interval`` declares the ends of the 95 % interval too, as NAME_lo and NAME_hi. ``string = WORD`` is a
-column that came later: a table without it has WORD in every row.
+column that came later: a table without it has WORD in every row; ``float64? = nan`` one that is missing there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Column:
     unit: str
     meaning: str
     nullable: bool = False
-    default: str | None = None
+    default: str | float | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):
@@ -41,7 +41,8 @@ def _columns(name: str, kind: str, unit: str, meaning: str) -> Iterator[Column]:
     kind, _, default = kind.partition(" = ")
     bare = kind.removesuffix(" with interval")
     dtype = cast(Dtype, bare.rstrip("?"))
-    yield Column(name, dtype, unit, meaning, bare.endswith("?") or dtype == "Int64", default or None)
+    later = float(default) if default and dtype != "string" else default or None
+    yield Column(name, dtype, unit, meaning, bare.endswith("?") or dtype == "Int64", later)
     if bare != kind:
         for ending, end in (("lo", "lower"), ("hi", "upper")):
             yield Column(f"{name}_{ending}", dtype, unit, f"{end} end of the 95 % interval of {name}", nullable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -12,10 +13,15 @@ from small_models import make_hf
 
 import isp_mech as im
 from isp_mech.causal import block, intervene, load_intervention, parse_intervention, replacing, scale, steer, swap
+from isp_mech.causal.activation_patching import changed_margins
+from isp_mech.causal.intervention_changes import Bound, prompts_of
 from isp_mech.causal.interventions import scale_sites
 from isp_mech.causal.restoration import restoration
+from isp_mech.causal.restoration_judgement import same_answer
 from isp_mech.causal.restoration_search import candidates, size_of
 from isp_mech.errors import InputError
+from isp_mech.inference.batches import plan_batches
+from isp_mech.models import wrap_model
 from isp_mech.sites import Site
 
 
@@ -73,8 +79,29 @@ def test_the_planted_head_is_found_and_restores(planted, monkeypatch):
 def test_nothing_is_called_restored_in_a_random_model(make_model, pairs, monkeypatch):
     monkeypatch.setattr(import_module("isp_mech.causal.restoration"), "N_NEUTRAL", 6)
     frame = restoration(pairs, make_model("neox"), n_random=19).table.frame
-    assert len(frame) == 12 and not frame["restoring"].any()
+    assert len(frame) == 14 and not frame["restoring"].any()
     assert ((frame["n_random"] == 0) == (frame["intervention"] == "none")).all()
+
+
+def test_a_constant_answer_is_told_and_refused(tokenizer, monkeypatch):
+    """Attention to the definition and to the cue blocked, the model says x whatever is asked: half of all is right."""
+    hf = overridden(tokenizer, strength=2.0, name="planted").hf
+    with torch.no_grad():
+        hf.lm_head.bias = torch.nn.Parameter(torch.zeros(len(hf.lm_head.weight)))
+        hf.lm_head.bias[tokenizer("x").input_ids[0]] = 0.1
+    model, pairs = wrap_model(hf, tokenizer, name="constant"), letter_pairs(12)
+    rows = intervene(scale("a0.h1 a0.h3 a1.h2", 0.0), pairs, model).frame.set_index("side")
+    assert (rows["accuracy"] == 0.5).all()
+    plan = plan_batches(model)
+    sides = [Bound(model, prompts_of(pairs, side, model)) for side in ("conflict", "plain")]
+
+    def told(made):
+        return same_answer(list(pairs), [changed_margins(s.prompts, s.changes(made), plan)[:, 0] for s in sides])
+
+    assert told(scale("a0.h1 a0.h3 a1.h2", 0.0)) == 1
+    assert told(scale("a1.h2", 0.0)) == 0.5  # the definition is followed, and the cue where there is none
+    places = [replace(pair, answer_index=i % 2) for i, pair in enumerate(pairs)]
+    assert same_answer(places, [np.array([1 - 2.0 * (i % 2) for i in range(12)])] * 2) == 1  # always the first
 
 
 def test_of_equally_good_ones_the_smaller_is_less():

@@ -12,7 +12,13 @@ RUN = make_run(model="family", task="t", method="made up")
 BLOCK = "block(quote_output; layers=all; heads=all)"
 SCALE = "scale(a1.h2; alpha=0.0; at=onward)"
 STEER = "steer(r1; vector=conflict-plain#12ab; alpha=2.0; at=onward)"
-BY_KIND = {"block": (BLOCK, "spans of quote_output"), "scale": (SCALE, "nothing"), "steer": (STEER, "nothing")}
+SWAP = "swap(r3; subspace=trained#12ab; at=decision)"
+BY_KIND = {
+    "block": (BLOCK, "spans of quote_output"),
+    "scale": (SCALE, "nothing"),
+    "steer": (STEER, "nothing"),
+    "swap": (SWAP, "the pair's other prompt"),
+}
 
 
 def row(i, kind, before, after, restoring, **changed):
@@ -48,6 +54,20 @@ def test_the_best_change_is_told_with_what_it_restores_costs_and_needs():
         "next token there is told otherwise by 0.07 nats (divergence). Not called restoring there: steer. It is saved "
         "in the folder interventions; isp-mech score TASK --intervention FILE applies it to any task of pairs."
     )
+
+
+def test_a_swap_is_told_apart():
+    """It needs the pair's other prompt: it is not the best change, and not saved."""
+    block, swap = row(2, "block", 0.1, 0.82, True), row(2, "swap", 0.1, 0.9, True)
+    text = said(block, swap)
+    assert text.startswith(said(block)) and "makes 82 % of the conflict prompts right" in text
+    assert text.endswith(
+        "One direction holds what overrides the prompt in the 4M model: swapping the stream after layer 3 along one "
+        "trained direction between a pair's prompts takes conflict accuracy from 10 % to 90 % (p = 0.005). It needs "
+        "the pair's other prompt, so it shows where the override lies and is of no use beyond."
+    )
+    alone = said(row(1, "swap", 0.1, 0.1, False), row(2, "swap", 0.1, 0.1, False))
+    assert alone.startswith("No single direction") and alone.endswith("does not count as restoring at any size.")
 
 
 def test_other_sizes_are_told_in_a_sentence():

@@ -12,7 +12,8 @@ from isp_mech.tables import make_run, table
 ENDS = ("gain", "conflict_before", "conflict_after", "plain_before", "plain_after", "neutral_before", "neutral_after",
         "neutral_kl", "restored", "broken")  # fmt: skip
 GOOD = {"gain": 0.4, "gain_lo": 0.3, "conflict_before": 0.1, "conflict_after": 0.5, "plain_before": 1.0,
-        "plain_after": 0.97, "neutral_before": 2.0, "neutral_after": 2.05, "neutral_kl": 0.1, "restored": 0.5,
+        "plain_after": 0.97, "neutral_before": 2.0, "neutral_after": 2.05, "neutral_kl": 0.1,
+        "neutral_information": 1.5, "same_answer": 0.6, "restored": 0.5,
         "broken": 0.0, "restored_random": 0.05, "p": 0.005}  # fmt: skip
 REFUSED = [
     {"gain": 0.09, "gain_lo": 0.05},
@@ -22,6 +23,8 @@ REFUSED = [
     {"restored_random": np.nan},
     {"plain_after": 0.94},
     {"neutral_after": 2.11},
+    {"same_answer": 0.93},
+    {"neutral_kl": 1.6},
 ]
 
 
@@ -46,6 +49,13 @@ def test_a_clear_cheap_gain_counts():
 def test_what_lacks_one_of_them_does_not(changed):
     found = join_restoration([restored({}, changed)]).frame
     assert found["restoring"].tolist() == [True, False]
+
+
+def test_a_table_from_before_they_were_measured_is_not_refused_for_them():
+    early = restored({"neutral_kl": 9.0}).frame.drop(columns=["same_answer", "neutral_information"])
+    table_of = table("restoration", early.to_dict("records"), make_run(model="m", task="t", method="made up"))
+    assert table_of.frame["same_answer"].isna().all()
+    assert join_restoration([table_of]).frame["restoring"].tolist() == [True]
 
 
 def test_false_discoveries_are_controlled_over_all_models():
