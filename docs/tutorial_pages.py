@@ -60,7 +60,8 @@ async def _run(notebook: Any) -> None:
         settings = Config(NotebookClient={"record_timing": False}, KernelManager=by_file)
         client = NotebookClient(notebook, config=settings, resources={"metadata": {"path": folder}})
         await client.async_execute(env=os.environ | {"OMP_NUM_THREADS": "1"})  # others run beside it
-    for cell in notebook.cells:
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{i}"  # the same in every build
         if cell.cell_type == "code":
             cell.outputs = shown_outputs(cell.outputs)
 

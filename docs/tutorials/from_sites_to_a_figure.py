@@ -156,7 +156,7 @@ left, right = figure.subplots(1, 2)
 im.figures.effect_panel(sites.sites, left, model=family.members[0].name)
 im.figures.cost_panel(found.table, right, model=family.members[0].name)
 left.set(title="effect on the margin", xlabel="head", ylabel="layer")
-right.set(title="restored by block (square), scale (circle)", xlabel="plain accuracy lost (points)")
+right.set(title="block: square, scale: circle", xlabel="plain accuracy lost (points)")
 files = im.figures.save(figure, "figures/restored", found.table)
 print(*(path.name for path in files))
 figure

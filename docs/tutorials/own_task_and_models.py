@@ -2,8 +2,8 @@
 # # Your own task and your own models
 #
 # A task is a list of **pairs**: two prompts that differ in one factor, with the completion that each of them asks for.
-# This tutorial makes pairs from sentences in three ways, gives a family of models as folders, scores, and asks which
-# shape the curve has. Then a list of plain items in the prize's format.
+# This tutorial makes pairs from sentences in two ways, gives a family of models as folders, scores, and asks which shape
+# the curve has. Then come plain items in the prize's format.
 
 # %%
 from pathlib import Path
