@@ -30,6 +30,14 @@ async function start() {
   const status = h("p", { class: "small", "aria-live": "polite" });
   let seen = "";
 
+  /** What is wider than the page is scrolled by keys, too. */
+  function reach() {
+    for (const wide of body.querySelectorAll(".wide")) {
+      if (wide.scrollWidth > wide.clientWidth) wide.setAttribute("tabindex", "0");
+      else wide.removeAttribute("tabindex");
+    }
+  }
+
   function show() {
     const at = address();
     const task = tasks.find((each) => each.task === at.task) ?? tasks[0];
@@ -46,6 +54,7 @@ async function start() {
     const focused = document.activeElement?.id ?? "";
     const place0 = document.activeElement?.closest("svg") ? document.activeElement.getAttribute("data-at") : null;
     body.replaceChildren(...view.filter((part) => part !== null));
+    reach();
     const trail = [[task.task, {}], ...(size ? [[size.label, { size: at.size }]] : []), ...(size && asked.site ? [[at.site, { size: at.size, site: at.site }]] : []),
       ...(size && pair >= 0 ? [[`pair ${pair}`, { size: at.size, site: at.site, pair: at.pair }]] : [])];
     const list = { q: at.q, case: at.case, step: at.step, role: at.role };
@@ -87,8 +96,10 @@ async function start() {
     go({ ...others, ...more, [key]: input.value });
   });
   window.addEventListener("hashchange", show);
+  window.addEventListener("resize", reach);
   show();
   root.hidden = false;
+  reach(); // what is hidden has no width
   if (location.hash.length > 1) root.scrollIntoView();
 }
 

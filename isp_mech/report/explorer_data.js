@@ -117,7 +117,7 @@ export function restoredOf(size, pair) {
   return size.restored.flatMap(({ kind, split, pairs, margins }) => {
     const at = pairs.indexOf(pair);
     const row = size.restoration.find((each) => each.kind === kind && each.split === split);
-    return at < 0 ? [] : [{ kind, intervention: String(row?.intervention ?? ""), saved: size.saved.includes(kind),
+    return at < 0 ? [] : [{ kind, intervention: String(row?.intervention ?? ""), words: String(row?.words ?? ""), saved: size.saved.includes(kind),
       margins: Object.fromEntries(Object.entries(margins).map(([side, of]) => [side, of[at]])) }];
   });
 }

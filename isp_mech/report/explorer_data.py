@@ -21,6 +21,7 @@ import pandas as pd
 from isp_mech.errors import visible
 from isp_mech.figures.frames import site_name
 from isp_mech.figures.restored_rows import best_change
+from isp_mech.report.change_words import change_words
 from isp_mech.report.explorer_tokens import cut_prompt
 from isp_mech.report.task_rows import TaskRows
 from isp_mech.tables import Table
@@ -179,8 +180,9 @@ def _size(
             "sites split replacement n_sites accuracy_before accuracy_after plain_before plain_after p_random",
         ),
         "restoration": _rows(
-            of.rows("restoration", model=model),
-            "kind split intervention conflict_before conflict_after plain_before plain_after restored q restoring",
+            _in_words(of.rows("restoration", model=model)),
+            "kind split intervention words conflict_before conflict_after plain_before plain_after restored q "
+            "restoring",
         ),
         "saved": _saved(of, model),
         "restored": _restored(of.rows("restored_pairs", model=model), ids),
@@ -284,6 +286,10 @@ def _tokens(rows: pd.DataFrame, pairs: Sequence[Pair], order: np.ndarray, share:
         }
     names = [site_name(row) for _, row in heads.to_frame().assign(kind="head").iterrows()]
     return {"pairs": chosen.tolist(), "of": len(there), "heads": names, "sides": sides}
+
+
+def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(words=[change_words(text) for text in rows["intervention"]]) if len(rows) else rows
 
 
 def _saved(of: TaskRows, model: str) -> list[Json]:

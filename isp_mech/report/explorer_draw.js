@@ -98,7 +98,7 @@ export function figure({ name, title, note, rows, drawing, body }) {
   if (drawing) button("SVG", () => save(`${file}.svg`, standalone(drawing), "image/svg+xml"));
   button("CSV", () => save(`${file}.csv`, csv(rows), "text/csv"));
   const caption = h("figcaption", {}, h("b", {}, title), note ? ` ${note} ` : " ", buttons);
-  return h("figure", { class: "asked" }, caption, h("div", { class: "wide" }, drawing ?? body));
+  return h("figure", { class: "asked" }, caption, h("div", { class: "wide", role: "group", "aria-label": title }, drawing ?? body));
 }
 
 /** A table; a cell is a text, or a text with an address. @param {string[]} heads @param {(string | Cell)[][]} rows */

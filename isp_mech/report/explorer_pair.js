@@ -91,7 +91,7 @@ function promptCard({ task, size, pair }, side, shares, looked, strongest) {
   const prompt = task.pairs[pair].prompts[side];
   const colour = SIDES[side]?.colour ?? "#8c8c8c";
   const label = `${side} prompt`;
-  const text = looked ? tokenText(looked, strongest, label) : [h("pre", { tabindex: 0, "aria-label": label }, roleMarks(prompt.pieces, shares))];
+  const text = looked ? tokenText(looked, strongest, label) : [h("pre", { tabindex: 0, role: "group", "aria-label": label }, roleMarks(prompt.pieces, shares))];
   return h("div", {}, h("h4", { style: `border-left: .4rem solid ${colour}; padding-left: .4rem` }, `${label}: margin ${nats(size.margins[side]?.[pair])} nats`),
     text, h("p", {}, "Right here: ", h("code", {}, prompt.right)));
 }
@@ -166,7 +166,7 @@ function tokenFigure({ size, pair }, look, sides, looked) {
   })]);
   rows.push(["", ...known.flatMap(({ others }) => ["all others", exact(Math.max(0, others))])]);
   return figure({ name: `${size.model}-pair-${pair}-tokens-${look || ALL}`, title: "The tokens that get most.", note: `${named(look)}, from the last position; the CSV has every token.`,
-    body: table(["", ...known.flatMap(({ side }) => [`${side} prompt`, "share"])], rows, "Attention by token"),
+    body: table(["rank", ...known.flatMap(({ side }) => [`${side} prompt`, "share"])], rows, "Attention by token"),
     rows: [["side", "place", "text", "role", "share"], ...known.flatMap(({ side, places }) => places.map((each) => [side, each.place, each.text, each.role, Number(each.share.toPrecision(4))]))] });
 }
 
@@ -182,8 +182,8 @@ function restoredFigure({ task, size, pair }) {
   const after = (/** @type {Record<string, [number, number]>} */ margins) => (margins.conflict?.[1] > 0 ? (margins.plain?.[1] < 0 ? "follows" : "contrary") : margins.plain?.[1] < 0 ? "overridden" : "lost");
   return figure({ name: `${size.model}-pair-${pair}-interventions`, title: "Before and after an intervention.",
     note: "This pair's margins in nats, as they are → with the intervention that was chosen on the half of the pairs that it is not in. Saved: the run keeps the best of this kind in a file.",
-    body: table(["kind", "intervention", ...sides, "becomes", "saved"], rows.map((row) => [row.kind, row.intervention,
-      ...sides.map((side) => `${nats(row.margins[side]?.[0])} → ${nats(row.margins[side]?.[1])}`), after(row.margins), row.saved ? "yes" : "no"]), "Before and after an intervention"),
+    body: table(["kind", "intervention", ...sides, "becomes", "saved"], rows.map((row) => [row.kind, row.words,
+      ...sides.map((side) => `${nats(row.margins[side]?.[0])}\u00a0→ ${nats(row.margins[side]?.[1])}`), after(row.margins), row.saved ? "yes" : "no"]), "Before and after an intervention"),
     rows: [["kind", "intervention", ...sides.flatMap((side) => [`${side}_before`, `${side}_after`]), "saved"],
       ...rows.map((row) => [row.kind, row.intervention, ...sides.flatMap((side) => row.margins[side] ?? [null, null]), row.saved])] });
 }

@@ -140,7 +140,7 @@ export function changes(size) {
   };
   return [
     made("verification", "Before and after the located sites are replaced (all pairs of a half together).", size.verification, ["sites", "split", "n_sites", "accuracy_before", "accuracy_after", "plain_before", "plain_after", "p_random"]),
-    made("restoration", "Before and after an intervention that was searched for.", size.restoration, ["kind", "split", "intervention", "conflict_before", "conflict_after", "plain_before", "plain_after", "restored", "q"]),
+    made("restoration", "Before and after an intervention that was searched for.", size.restoration, ["kind", "split", "words", "conflict_before", "conflict_after", "plain_before", "plain_after", "restored", "q"]),
   ];
 }
 

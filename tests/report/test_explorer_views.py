@@ -162,8 +162,8 @@ def test_a_pair_shows_its_margins_before_and_after(opened):
     shown = opened.run(f"[...{rows}].map((row) => [...row.cells].map((cell) => cell.textContent))")
     assert margin(1, 0, "conflict") == -1.5 and margin(1, 0, "plain") == -1.5
     assert shown == [
-        ["block", "block(instruction; layers=all; heads=all)", "−1.50 → +1.00", "−1.50 → +1.00", "contrary", "yes"],
-        ["scale", "scale(a0.h1; alpha=0.0; at=onward)", "−1.50 → −1.00", "−1.50 → −1.00", "overridden", "no"],
+        ["block", "blocking attention to instruction", "−1.50\u00a0→ +1.00", "−1.50\u00a0→ +1.00", "contrary", "yes"],
+        ["scale", "scaling a0.h1 by 0", "−1.50\u00a0→ −1.00", "−1.50\u00a0→ −1.00", "overridden", "no"],
     ]
 
 

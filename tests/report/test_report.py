@@ -503,6 +503,7 @@ def check_inert(content):
             "title",
             "tabindex",
             "aria-label",
+            "role",
         )
         assert name != "href" or (tag, value) == ("link", "data:,")
         assert name != "src" or re.match(r"data:image/(svg\+xml|png);base64,[A-Za-z0-9+/=]+$", value)
