@@ -18,7 +18,7 @@ import pandas as pd
 import isp_mech as im
 from isp_mech.figures.restored_rows import GUESSING, Needs, best_change, restored_rows
 from isp_mech.report.change_words import change_words
-from isp_mech.scaling.restoring import LEAST_GAIN, NEUTRAL_COST, PLAIN_COST, join_restoration
+from isp_mech.scaling.restoring import LEAST_GAIN, MOST_ALIKE, NEUTRAL_COST, PLAIN_COST, join_restoration
 from isp_mech.sites import SEARCHED
 from isp_mech.tables import Table, concat
 
@@ -89,7 +89,10 @@ def why_not(judged: pd.DataFrame) -> list[str]:
     damage = judged["neutral_after"] > judged["neutral_before"] + NEUTRAL_COST
     small = (judged["gain"] < LEAST_GAIN - 1e-9) | (judged["gain_lo"] <= 0)
     chance = (judged["q"] > 0.05) | (judged["restored"].fillna(0) <= judged["restored_random"].fillna(0))
-    return [word for word, is_so in (("g", small), ("r", chance), ("p", cost), ("n", damage)) if is_so.any()]
+    constant = judged["same_answer"].astype(float) > MOST_ALIKE
+    forgotten = judged["neutral_kl"] > judged["neutral_information"].astype(float)
+    missing = {"g": small, "r": chance, "p": cost, "n": damage, "a": constant, "f": forgotten}
+    return [letter for letter, is_so in missing.items() if is_so.any()]
 
 
 def halves(made: Table, model: str, kind: str) -> pd.DataFrame:
@@ -127,7 +130,13 @@ def of_task(made: Table) -> list[str]:
             *outcomes(best, models),
         ]
     failed = [by_model[m].query("not restoring")["kind"].tolist() for m in models]
-    lines += [cells("kinds that do not count", [", ".join(f) if len(f) < len(SEARCHED) else "all" for f in failed]), ""]
+    lines += [
+        cells(
+            "kinds that do not count",
+            [", ".join(f) if len(f) < len(by_model[m]) else "all" for m, f in zip(models, failed, strict=True)],
+        ),
+        "",
+    ]
     for model, told, row in chosen:
         other = "" if same(row) else f"; the other half chose {change_words(row['other'])}"
         lines.append(f"- {model.removeprefix('ladder-')}, {told}: {change_words(row['intervention'])}{other}")
