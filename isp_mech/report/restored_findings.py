@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from isp_mech.figures.restored_rows import NOTHING, SWAP, Needs, best_change
+from isp_mech.figures.restored_rows import GUESSING, NOTHING, SWAP, Needs, best_change
 from isp_mech.figures.style import probability
 from isp_mech.report.change_words import change_words
 from isp_mech.report.task_rows import TaskRows
@@ -120,5 +120,5 @@ def _nowhere(of: TaskRows, rows: pd.DataFrame, working: list[str]) -> list[str]:
 
 def _guesses(of: TaskRows, rows: pd.DataFrame) -> list[str]:
     """Changes that took a model from the lure to guessing, without counting as restoring."""
-    raised = rows[rows["guessing"] & (rows["gain"] > 0)]
+    raised = rows[rows["guessing"] & (rows["gain"] > 0) & (rows["conflict_before_hi"] < GUESSING)]
     return [say("restored only guessing", who=of.who(raised["model"]))] if len(raised) else []

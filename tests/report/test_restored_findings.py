@@ -101,6 +101,13 @@ def test_what_did_not_work_is_said(after):
     assert "saved" not in text
 
 
+def test_what_guesses_as_it_is_is_not_called_raised_to_guessing():
+    """25 k on NeQA: 47 % right as it is, 50 % with the change; 335 k goes from 13 to 43 %."""
+    assert "guessing" not in said(row(0, "block", 0.47, 0.5, False))
+    text = said(row(0, "block", 0.47, 0.5, False), row(1, "block", 0.13, 0.47, False))
+    assert "In the 300k model some changes raise conflict accuracy to what guessing gives." in text
+
+
 def test_the_other_halfs_choice_is_told_where_it_differs():
     rows = row(2, "block", 0.1, 0.8, True)
     rows[1] |= {"intervention": "block(question; layers=0-1; heads=all)", "conflict_after": 0.7}
