@@ -159,7 +159,7 @@ def test_a_stopped_run_goes_on_where_it_was(folders, models, tmp_path, monkeypat
     assert main(command) == 130
     assert "stopped; what is done is kept, and the same command goes on from there" in capsys.readouterr().err
     assert asked == ["small", "large"] and not (out / "tables").exists()
-    assert len(list(out.glob("units/*.parquet"))) == 3
+    assert len(list(out.glob("units/*.parquet"))) == 4
     monkeypatch.setattr(
         locating, "locate", lambda pairs, model, **o: asked.append(model.name) or real(pairs, model, **o)
     )
