@@ -185,7 +185,9 @@ def _overlap(a: Intervention, b: Intervention) -> bool:
 
 
 def candidates(kind: Searched, roles: Sequence[str], n_layers: int, n_heads: int, at: str) -> list[Intervention]:
-    """The grid of one kind: single changes."""
+    """The grid of one kind: single changes; none of a swap, whose directions are trained."""
+    if kind == "swap":
+        return []
     if kind in ("block", "reweight"):
         windows = dict.fromkeys([None, *(tuple(w) for w in _windows(n_layers))])
         if kind == "block":
