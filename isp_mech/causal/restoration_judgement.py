@@ -58,7 +58,8 @@ def judge(
         "saved": fitted.to_json(),
         "n_sites": len({site for part in made.parts for site in part.sites}),
         "n_layers": len(_layers(made, half.conflict.bound.model.architecture.n_layers)),
-        "n_tokens": _n_tokens(made, half.conflict.bound),
+        "n_tokens": tokens_touched(made, half.conflict.bound),
+        "plain_tokens": tokens_touched(made, half.plain.bound),
         "needs": fitted.needs,
         "n": len(conflict),
         "n_overridden": int(overridden.sum()),
@@ -152,7 +153,7 @@ def _layers(made: Intervention, n_layers: int) -> set[int]:
     return of_attention | {site.layer for part in made.parts for site in part.sites}
 
 
-def _n_tokens(made: Intervention, bound: Bound) -> float:
+def tokens_touched(made: Intervention, bound: Bound) -> float:
     """How many tokens of a prompt are changed, or are attended to otherwise, on average."""
     ats = {part.role or part.at for part in made.parts}
     counts = np.zeros(len(bound.prompts))

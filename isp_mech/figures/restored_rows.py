@@ -14,7 +14,7 @@ SWAP = "swap"  # the kind that needs a pair's other prompt
 GUESSING = 0.5  # of two completions
 Needs = Literal["roles", "nothing"]
 _MEANS = ("conflict_before", "conflict_after", "gain", "plain_before", "plain_after", "neutral_before", "neutral_after",
-          "neutral_kl", "restored", "restored_random", "broken")  # fmt: skip
+          "neutral_kl", "restored", "restored_random", "broken", "plain_tokens")  # fmt: skip
 _SPREAD = ("restored", "plain_after", "conflict_before", "conflict_after")  # whose ends are kept, each half's mean
 
 

@@ -65,7 +65,7 @@ def _needs(row: pd.Series) -> str:
 def _cost(row: pd.Series) -> str:
     plain = say("restored plain", before=percent(row["plain_before"]), after=percent(row["plain_after"]))
     if row["needs"] != NOTHING:
-        return say("restored cost by roles", plain=plain)
+        return say("restored cost unseen") if row["plain_tokens"] == 0 else say("restored cost by roles", plain=plain)
     before, after = row["neutral_before"], row["neutral_after"]
     return say("restored cost", plain=plain, before=before, after=after, kl=row["neutral_kl"])
 

@@ -17,7 +17,7 @@ from isp_mech.causal.activation_patching import changed_margins
 from isp_mech.causal.intervention_changes import Bound, prompts_of
 from isp_mech.causal.interventions import scale_sites
 from isp_mech.causal.restoration import restoration
-from isp_mech.causal.restoration_judgement import same_answer
+from isp_mech.causal.restoration_judgement import same_answer, tokens_touched
 from isp_mech.causal.restoration_search import candidates, size_of
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import plan_batches
@@ -100,6 +100,7 @@ def test_a_constant_answer_is_told_and_refused(tokenizer, monkeypatch):
 
     assert told(scale("a0.h1 a0.h3 a1.h2", 0.0)) == 1
     assert told(scale("a1.h2", 0.0)) == 0.5  # the definition is followed, and the cue where there is none
+    assert [tokens_touched(block("definition"), side) for side in sides] == [1, 0]  # a plain prompt has none
     places = [replace(pair, answer_index=i % 2) for i, pair in enumerate(pairs)]
     assert same_answer(places, [np.array([1 - 2.0 * (i % 2) for i in range(12)])] * 2) == 1  # always the first
 
@@ -109,6 +110,7 @@ def test_of_equally_good_ones_the_smaller_is_less():
     assert size_of(a) < size_of(b) < size_of(a + b)
     assert size_of(block("q", layers=(0, 1))) < size_of(block("q"))
     assert len(candidates("block", ["q", "r"], 4, 2, "decision")) == 8
+    assert candidates("swap", ["q"], 4, 2, "decision") == []  # they are trained
 
 
 def test_a_file_brings_it_back(tmp_path, pairs, make_model):

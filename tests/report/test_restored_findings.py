@@ -101,6 +101,14 @@ def test_what_did_not_work_is_said(after):
     assert "saved" not in text
 
 
+def test_a_cost_that_plain_prompts_cannot_show_is_not_told_as_none():
+    """As that of redefine-math's definition, which plain prompts do not have."""
+    unseen = "What it costs is not measured: plain prompts and neutral text have no such words and stay as they are."
+    assert unseen in said(row(2, "block", 0.1, 0.8, True, plain_tokens=0.0))
+    assert unseen not in said(row(2, "block", 0.1, 0.8, True, plain_tokens=3.0))
+    assert unseen not in said(row(2, "scale", 0.1, 0.8, True, plain_tokens=0.0))
+
+
 def test_what_guesses_as_it_is_is_not_called_raised_to_guessing():
     """25 k on NeQA: 47 % right as it is, 50 % with the change; 335 k goes from 13 to 43 %."""
     assert "guessing" not in said(row(0, "block", 0.47, 0.5, False))
