@@ -69,7 +69,8 @@ const named = (/** @type {string} */ look) => (!look ? "Mean of all heads" : loo
 
 /** The choice of heads, and what the shading is. @param {Asked} asked @param {string} look @param {number} strongest
  * @param {boolean} byToken */
-function lookedAtWhat({ size, site, pair, address }, look, strongest, byToken) {
+function lookedAtWhat(asked, look, strongest, byToken) {
+  const { size, site, pair, address } = asked;
   const heads = size.tokens?.heads ?? size.attention?.heads ?? [];
   const layers = [...new Set(heads.map((name) => name.split(".")[0]))];
   const options = [[ALL, "all heads, mean"], ...layers.flatMap((layer) => [[layer, `layer ${layer.slice(1)}, mean of its heads`],
@@ -78,10 +79,11 @@ function lookedAtWhat({ size, site, pair, address }, look, strongest, byToken) {
   const mlp = site && site.kind !== "head" && !address.look ? `${site.name} is an MLP and looks nowhere; shown is the mean of all heads. ` : "";
   const sampled = size.tokens ? `Attention token by token is kept for ${size.tokens.pairs.length} pairs of this size, those that its sites move most` +
     `${size.tokens.pairs.length < size.tokens.of ? ` (of ${size.tokens.of} that were traced so)` : ""}. ` : "";
-  const said = byToken ? `${named(look)}: how much the last position attends to each token; full shade is ${percent(strongest)}. What is not shaded gets less than 0.2 % from every head; a token between angle brackets stands for no character of the prompt.`
+  const said = byToken ? `${named(look)}: how much the last position attends to each token; full shade is ${percent(strongest)} or more. What is not shaded gets less than 0.2 % from every head; a token between angle brackets stands for no character of the prompt.`
     : known ? `${named(look)}: how much the last position attends to each marked part. For this pair attention is known by role, so all of a role is shaded alike; what is not marked shares what is called other. ${sampled}`
       : size.attention ? "Attention and effects of this pair are not kept on this page." : "Attention was not traced in this size.";
-  return [known ? choice("look", "Attention of", options, look || ALL) : null, h("p", { class: "small" }, mlp, said)];
+  return [known ? choice("look", "Attention of", options, look || ALL) : null, h("p", { class: "small" }, mlp, said,
+    size.tokens && !byToken ? h("a", { href: to(asked, { pair: String(size.tokens.pairs.find((each) => each > pair) ?? size.tokens.pairs[0]) }) }, "Next pair with it") : null)];
 }
 
 /** A prompt with attention laid over it: over its tokens where they are known, else over its roles.
