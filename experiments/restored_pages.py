@@ -90,7 +90,7 @@ def why_not(judged: pd.DataFrame) -> list[str]:
     small = (judged["gain"] < LEAST_GAIN - 1e-9) | (judged["gain_lo"] <= 0)
     chance = (judged["q"] > 0.05) | (judged["restored"].fillna(0) <= judged["restored_random"].fillna(0))
     constant = judged["same_answer"].astype(float) > MOST_ALIKE
-    forgotten = judged["neutral_kl"] > judged["neutral_information"].astype(float)
+    forgotten = judged["neutral_kl"] > judged["neutral_information"].astype(float).clip(lower=NEUTRAL_COST)
     missing = {"g": small, "r": chance, "p": cost, "n": damage, "a": constant, "f": forgotten}
     return [letter for letter, is_so in missing.items() if is_so.any()]
 

@@ -21,7 +21,8 @@ def join_restoration(parts: Sequence[Table]) -> Table:
     zero; where q against random changes is at most 0.05, and more is restored than by them; where it costs at most 5
     points of plain accuracy and 0.1 nats a token on neutral text; and where the model is not broken: at most nine in
     ten prompts are answered alike, and the next token of neutral text is told otherwise by no more than what is known
-    of it (a model that has forgotten the text is as far off). Tables from before these two were measured pass them.
+    of it (a model that has forgotten the text is as far off), or by 0.1 nats. Tables from before these
+    two were measured pass them.
     """
     joined = concat(parts)
     f = joined.frame
@@ -32,6 +33,6 @@ def join_restoration(parts: Sequence[Table]) -> Table:
         f["neutral_after"] <= f["neutral_before"] + NEUTRAL_COST
     )
     constant = f["same_answer"].astype(float) > MOST_ALIKE
-    forgetting = f["neutral_kl"] > f["neutral_information"].astype(float)
+    forgetting = f["neutral_kl"] > f["neutral_information"].astype(float).clip(lower=NEUTRAL_COST)
     restoring = (clear & better & cheap & ~constant & ~forgetting).to_numpy(dtype=bool) & (q <= LEVEL)
     return replace(joined, frame=f.assign(q=q, restoring=restoring))

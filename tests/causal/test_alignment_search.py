@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from isp_mech.causal.activation_patching import changed_margins
 from isp_mech.causal.alignment_search import SwappedPrompts, trained_directions, trained_swaps
 from isp_mech.causal.intervention_changes import Bound, observe_streams, prompts_of
 from isp_mech.causal.intervention_values import swap, with_array
+from isp_mech.causal.interventions import intervene
 from isp_mech.causal.random_changes import random_changes
+from isp_mech.causal.restoration import restoration
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import plan_batches
 from isp_mech.inference.margin import at_first_token
@@ -160,3 +163,17 @@ def test_what_gives_no_gradients_is_refused(make_model):
     sides, _, plan = sides_of(letter_pairs(4), model)
     with pytest.raises(InputError, match="gpt-neo: gradients need an attention that accepts custom masks"):
         trained_directions(sides, [0], plan)
+
+
+def test_a_swap_is_searched_and_judged_as_the_other_kinds_are(gated, monkeypatch):
+    """Trained on one half, it restores the other, better than random directions, which move each prompt as far."""
+    monkeypatch.setattr(import_module("isp_mech.causal.restoration"), "N_NEUTRAL", 6)
+    found = restoration(noisy_pairs(24), gated, kinds=["swap"], n_random=40)
+    frame = found.table.frame
+    assert frame["intervention"].str.match(r"swap\(r0; subspace=trained#\w{12}; at=decision\)").all()
+    assert (frame["conflict_before"] == 0).all() and (frame["restored"] == 1).all() and (frame["broken"] == 0).all()
+    assert (frame["p"] < 0.05).all() and frame["restoring"].all()
+    assert (frame["needs"] == "the pair's other prompt").all()
+    made = found.interventions[frame["intervention"][0]]
+    rows = intervene(made, noisy_pairs(24), gated).frame.set_index("side")
+    assert rows["accuracy"]["conflict"] == 1 and rows["accuracy"]["plain"] == 1

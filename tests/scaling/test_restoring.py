@@ -51,6 +51,14 @@ def test_what_lacks_one_of_them_does_not(changed):
     assert found["restoring"].tolist() == [True, False]
 
 
+def test_what_tells_little_otherwise_is_no_broken_model():
+    """Though the text tells the model less, as it does where its words are guessed."""
+    made = restored(
+        {"neutral_kl": 0.09, "neutral_information": 0.01}, {"neutral_kl": 0.11, "neutral_information": 0.01}
+    )
+    assert join_restoration([made]).frame["restoring"].tolist() == [True, False]
+
+
 def test_a_table_from_before_they_were_measured_is_not_refused_for_them():
     early = restored({"neutral_kl": 9.0}).frame.drop(columns=["same_answer", "neutral_information"])
     table_of = table("restoration", early.to_dict("records"), make_run(model="m", task="t", method="made up"))
