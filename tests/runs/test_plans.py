@@ -71,7 +71,8 @@ replacement = ["plain", "mean"]
 WRONG = [
     ("", ["families: found [], expected a list of at least one", "tasks: found [], expected a list of at least one"]),
     (LADDER + "step = 1\n", ["'step': unknown, expected some of families, tasks, steps, settings"]),
-    (LADDER + "steps = ['score', 'trance']\n", ["steps: 'trance': expected some of score, trace, locate, verify"]),
+    (LADDER + "steps = ['score', 'trance']\n",
+     ["steps: 'trance': expected some of score, trace, locate, block, verify, restore"]),
     (LADDER + "steps = []\n", ["steps: found [], expected a list of texts, at least one"]),
     (LADDER + "settings = 3\n", ["settings: found 3, expected a table"]),
     (LADDER + "[settings]\nsed = 1\nn = 0\nshare = 2\nthreads = 0\nreplacement = ['means', 'means']\n", [
@@ -198,21 +199,23 @@ def test_jobs_stand_in_an_order_in_which_each_can_be_computed(tmp_path):
     assert len(files({"": part})) == sum(len(job.files) for job in part.jobs)
 
 
+def of(*steps: str) -> set[str]:
+    """The tables of some steps."""
+    return {name for step in steps for name in jobs.TABLES[step]}
+
+
 @pytest.mark.parametrize(("change", "kept"), [
     ("seed = 1", set()), ("n = 5", set()), ("dtype = 'bfloat16'", set()), ("threads = 2", set()),
     ("batch_size = 3", set()), ("device = 'cuda'", set()), ("device_map = 'auto'", set()),
-    ("rule = 'prize'", {"lens", "attention", "direct_effects", "onset", "effects", "sites", "stability",
-                        "verification", "restoration"}),
-    ("replacement = 'zero'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
-                              "direct_effects", "onset", "restoration"}),
-    ("method = 'attribution'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
-                                "direct_effects", "onset", "restoration"}),
-    ("positions = 'definition'", {"scores", "items", "curve", "shares", "rule_differences", "lens", "attention",
-                                  "direct_effects", "onset", "restoration"}),
-    ("n_random = 7", {name for names in jobs.TABLES.values() for name in names} - {"verification", "restoration"}),
-    ("interventions = 'all'", {name for names in jobs.TABLES.values() for name in names} - {"restoration"}),
-    ("interventions = 'none'", {name for names in jobs.TABLES.values() for name in names} - {"restoration"}),
-    ("share = 0.5", {name for names in jobs.TABLES.values() for name in names} - {"verification"}),
+    ("rule = 'prize'", of("trace", "locate", "verify", "restore")),
+    ("replacement = 'zero'", of("score", "trace", "restore")),
+    ("method = 'attribution'", of("score", "trace", "restore")),
+    ("positions = 'definition'", of("score", "trace", "restore")),
+    ("n_random = 7", of("score", "trace", "locate")),
+    ("interventions = 'all'", of("score", "trace", "locate", "verify")),
+    ("interventions = 'none'", of("score", "trace", "locate", "verify")),
+    ("share = 0.5", of("score", "trace", "locate", "restore")),
+    ("roles = 'question'", of("score", "trace", "locate", "verify", "restore")),
 ])  # fmt: skip
 def test_a_changed_setting_makes_new_units_of_what_depends_on_it(tmp_path, change, kept):
     n = "" if change.startswith("n =") else "n = 4\n"
