@@ -113,13 +113,14 @@ class _Subject:
 
     def half(self, index: Sequence[int], chosen: Sequence[int], n_few: int) -> PairHalf:
         """Both sides of some pairs, the first ``n_few`` also by themselves, with recipes made from the ``chosen``."""
-        few = self.of_pairs("conflict", self.quick_conflict, index[:n_few], chosen)
+        few, rest = (self.of_pairs("conflict", self.quick_conflict, i, chosen) for i in (index[:n_few], index[n_few:]))
         return PairHalf(
             self.of_pairs("conflict", self.conflict, index, chosen),
             self.of_pairs("plain", self.plain, index, chosen),
             self.of_pairs("conflict", self.quick_conflict, index, chosen),
             self.of_pairs("plain", self.quick_plain, index, chosen),
             few,
+            rest,
         )
 
     def of_pairs(

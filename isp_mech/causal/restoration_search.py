@@ -68,13 +68,14 @@ class PromptSide:
 @dataclass(frozen=True)
 class PairHalf:
     """Both sides of some pairs; ``quick`` ones at the first token that differs where the whole margin is costly, and
-    ``few`` of these on the conflict side."""
+    ``few`` of these on the conflict side, and the ``rest``."""
 
     conflict: PromptSide
     plain: PromptSide
     quick_conflict: PromptSide
     quick_plain: PromptSide
     few: PromptSide
+    rest: PromptSide
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,9 @@ class Search:
         """The model as it is."""
         return _judged(Intervention(), self.half.quick_conflict.of([Intervention()])[:, 0])
 
-    def judged(self, candidates: Sequence[Intervention], most: int) -> list[Judged]:
-        """The best ``most`` of those that are better than nothing and cost little enough, the best first. What one
-        costs is looked at only where it may be among them."""
-        if not candidates:
-            return []
-        margins = self.half.quick_conflict.of(candidates)
-        ranked = sorted((_judged(one, margins[:, i]) for i, one in enumerate(candidates)), key=_merit, reverse=True)
+    def judged(self, ranked: Sequence[Judged], most: int) -> list[Judged]:
+        """The first ``most`` of those that are better than nothing and cost little enough. What one costs is looked at
+        only where it may be among them."""
         left, found = [one for one in ranked if _merit(one) > _merit(self.nothing)], list[Judged]()
         while left and len(found) < most:
             wanted = most - len(found)
@@ -145,13 +142,19 @@ class Search:
         ]
         return [one for one in kept if one not in costly]
 
-    def looked_through(self, singles: Sequence[Intervention]) -> Sequence[Intervention]:
-        """The best of many by a few pairs."""
+    def on_all(self, some: Sequence[Intervention]) -> list[Judged]:
+        """Judged on all pairs, the best first."""
+        return _ranked(some, self.half.quick_conflict.of(some)) if some else []
+
+    def looked_through(self, singles: Sequence[Intervention]) -> list[Judged]:
+        """The single changes, the best first; of many those that are the best by a few pairs."""
         if len(singles) <= LOOKED_THROUGH:
-            return singles
-        margins = self.half.few.of(singles)
-        ranked = sorted((_judged(one, margins[:, i]) for i, one in enumerate(singles)), key=_merit, reverse=True)
-        return [one.made for one in ranked[:LOOKED_THROUGH]]
+            return self.on_all(singles)
+        few = self.half.few.of(singles)
+        number = {id(one): i for i, one in enumerate(singles)}
+        kept = [one.made for one in _ranked(singles, few)[:LOOKED_THROUGH]]
+        of_kept = few[:, [number[id(one)] for one in kept]]
+        return _ranked(kept, np.concatenate([of_kept, self.half.rest.of(kept)]))
 
     def best(self, singles: Sequence[Intervention], most: int) -> Intervention:
         """The best of the single ones, and of sums of them that are made one after the other; nothing where no change
@@ -161,8 +164,9 @@ class Search:
         step = max(1, LEAST_STEP * len(self.half.quick_conflict.bound.prompts))
         here = ranked[0] if ranked else self.nothing
         while here.made.parts and len(here.made.parts) < most:
-            found = self.judged([here.made + one for one in pool if not _overlap(here.made, one)], 1)
-            if not found or found[0].right < here.right + step:
+            more = [here.made + one for one in pool if not _overlap(here.made, one)]
+            found = self.judged([one for one in self.on_all(more) if one.right >= here.right + step], 1)
+            if not found:
                 break
             here = found[0]
             steps.append(here)
@@ -171,6 +175,12 @@ class Search:
 
 def _judged(made: Intervention, margins: np.ndarray) -> Judged:
     return Judged(made, int((margins > 0).sum()), float(margins.mean()))
+
+
+def _ranked(made: Sequence[Intervention], margins: np.ndarray) -> list[Judged]:
+    """The best first, by (pair, intervention) margins."""
+    judged = (_judged(one, margins[:, i]) for i, one in enumerate(made))
+    return sorted(judged, key=_merit, reverse=True)
 
 
 def _merit(one: Judged) -> tuple[int, float]:
