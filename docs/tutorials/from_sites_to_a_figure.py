@@ -169,7 +169,8 @@ figure
 im.figures.restored_over_size(found.table)
 
 # %% [markdown]
-# The table says how it was made: models by checksum, settings, seed, versions, and the command that makes it again.
+# The table says how it was made: model, task, method, settings, seed and versions. A table that `isp-mech` wrote has the
+# checksum of the weights too, and the command that makes it again.
 
 # %%
 again = im.read_table("figures/restored.parquet")
