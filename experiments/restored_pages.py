@@ -18,11 +18,13 @@ import pandas as pd
 import isp_mech as im
 from isp_mech.figures.restored_rows import GUESSING, Needs, best_change, restored_rows
 from isp_mech.report.change_words import change_words
+from isp_mech.report.wording import listed
 from isp_mech.scaling.restoring import LEAST_GAIN, MOST_ALIKE, NEUTRAL_COST, PLAIN_COST, join_restoration
 from isp_mech.sites import SEARCHED
 from isp_mech.tables import Table, concat
 
 NOTHING = "scale(m0; alpha=1.0; at=decision)"
+LARGEST = "ladder-4m"
 LADDER = ("quote-repetition", "redefine-math", "neqa", "hindsight-neglect")
 BEGIN, END = "<!-- numbers: experiments/restored_pages.py -->", "<!-- end of numbers -->"
 SORTS: dict[Needs, str] = {"roles": "by roles", "nothing": "that needs nothing of a prompt"}
@@ -201,13 +203,15 @@ def of_grid(path: Path) -> list[str]:
     ends = frame.pivot(index="place", columns="side", values=["accuracy_lo", "accuracy_hi"])
     guessing = (ends["accuracy_lo"] <= GUESSING).all(axis=1) & (ends["accuracy_hi"] >= GUESSING).all(axis=1)
     nearest = (right - GUESSING).abs().max(axis=1).idxmin()
-    told = f"{100 * right['conflict'][nearest]:.0f} / {100 * right['plain'][nearest]:.0f}"
+    at = f"with {100 * right['conflict'][nearest]:.0f} / {100 * right['plain'][nearest]:.0f}"
+    which = [change_words(name) for name in guessing[guessing].index]
+    told = f": {listed(which)}" if which else f"; nearest comes {change_words(nearest)}, {at}"
     model, n = frame["model"].iloc[0], frame["n"].iloc[0]
     return [
         f"All {len(right)} single changes of the search at {model}, on all {n} pairs: conflict and plain accuracy add "
         f"up to {both.min():.0f} to {both.max():.0f} %. With at most 5 points of plain accuracy lost, at most "
         f"{100 * allowed.max():.1f} % of the conflict prompts are right. {guessing.sum()} changes bring both sides to "
-        f"guessing (95 % intervals); nearest comes {change_words(nearest)}, with {told}.",
+        f"guessing (95 % intervals){told}.",
         "",
     ]
 
@@ -219,9 +223,9 @@ def published(ladder: dict[str, Table]) -> list[str]:
         here = []
         for task, made in ladder.items():
             rows = restored_rows(made)
-            row = rows[(rows["model"] == rows["model"].iloc[-1]) & (rows["kind"] == kind)].iloc[0]
-            called = "" if row["restoring"] else ", not restoring"
-            here.append(f"{task} {100 * row['conflict_before']:.0f} to {100 * row['conflict_after']:.0f} %{called}")
+            for _, row in rows[(rows["model"] == LARGEST) & (rows["kind"] == kind)].iterrows():
+                called = "" if row["restoring"] else ", not restoring"
+                here.append(f"{task} {100 * row['conflict_before']:.0f} to {100 * row['conflict_after']:.0f} %{called}")
         lines.append(f"| `{kind}` | {source} | {figure} | {setting} | {differs} | {'; '.join(here)} |")
     return [*lines, ""]
 
