@@ -30,17 +30,16 @@ BEGIN, END = "<!-- numbers: experiments/restored_pages.py -->", "<!-- end of num
 SORTS: dict[Needs, str] = {"roles": "by roles", "nothing": "that needs nothing of a prompt"}
 PUBLISHED = (  # kind, source, figure, setting, what differs
     ("scale", "[Yu et al. 2023](https://arxiv.org/abs/2310.15910)", "to 88 %",
-     "capitals, a false one in the context (Pythia, GPT-2); one head's values scaled",
-     "answers are generated, not compared with a lure; no figure for prompts without conflict"),
+     "capitals, a false one in the context (Pythia, GPT-2)",
+     "the share of generated answers that are the context's, on new data; one head alone"),
     ("scale", "[PH3, Jin et al. 2024](https://arxiv.org/abs/2402.18154)", "+38.5 points",
-     "facts against the context, eight models; the heads of memory pruned (alpha 0)",
-     "a mean over models and sets; many heads at once, found by path patching"),
+     "facts against the context, eight models; heads of memory pruned (alpha 0)",
+     "a mean over models; heads found by path patching (its +44 points are for memory against the context)"),
     ("reweight", "[PASTA, Zhang et al. 2023](https://arxiv.org/abs/2311.02262)", "+22 points",
-     "instructions and facts that a user marks, LLaMA-7B; in selected heads",
-     "a mean over four tasks, against prompting; heads chosen over several tasks, the same for all prompts"),
+     "instructions and facts that a user marks, LLaMA-7B",
+     "a mean over four tasks, against prompting alone; in heads that were chosen over several tasks"),
     ("replay", "[JuICE, Li et al. 2025](https://arxiv.org/abs/2503.10996)", "26 to 75 %",
-     "proverbs with another ending, Gemma 2B; heads' outputs of a first run added in a second",
-     "answers are generated; several sites at fixed weights, chosen on a few examples"),
+     "proverbs with another ending, Gemma 2B", "heads' outputs of a first run, scaled, added in a second"),
 )  # fmt: skip
 
 
