@@ -31,7 +31,7 @@ class Bound:
 
     ``values`` has each recipe's outputs for every prompt (one vector a site for the decision position), ``own`` the
     residual stream after each layer (prompt, layer, d_model) at the decision position, ``other`` that of each pair's
-    other prompt.
+    other prompt. Neutral prompts have none (``is_neutral``): a swap leaves them as they are.
     """
 
     model: Model
@@ -39,6 +39,7 @@ class Bound:
     values: dict[str, SiteOutputs] = field(default_factory=dict)
     own: Tensor | None = None
     other: Tensor | None = None
+    is_neutral: bool = False
     _tokens: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def tokens(self, role: str, *, early: bool = False) -> list[list[int]]:
@@ -75,13 +76,16 @@ class Bound:
             return Scale(sites, part.number, at)
         if part.kind == "replay":
             return Replay(sites, part.number, at)
+        if part.kind == "swap" and self.is_neutral:
+            return Scale(frozenset(), 1.0)
         values = self._values(part, intervention)
         if part.kind == "replace":
             return Patch(sites, values, at)
         if part.kind == "steer":
             return Add(sites, values, part.number, at)
         if self.other is None or values.stream is None:
-            raise InputError("intervention", [f"{part}: expected pairs, whose other prompt it takes the stream from"])
+            expected = "expected intervene(...) with pairs: it takes the stream from a pair's other prompt"
+            raise InputError("intervention", [f"{part}: {expected}"])
         layer = part.sites[0].layer
         basis = _orthonormal(intervention, part, values.stream[0, layer])
         return Project(layer, basis, self.other[:, layer] @ basis.T, at)
@@ -179,7 +183,7 @@ def bind_side(
 ) -> Bound:
     """One side of the pairs, with what the recipes of ``asked`` stand for there."""
     prompts = prompts_of(pairs, side, plan.model)
-    bound = Bound(plan.model, prompts)
+    bound = Bound(plan.model, prompts, is_neutral=side == "neutral")
     if streams is None:
         return bound
     for source in {part.source for one in asked for part in one.parts if not part.is_fitted} & {*REPLACEMENTS}:

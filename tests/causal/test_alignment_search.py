@@ -19,10 +19,13 @@ from isp_mech.causal.intervention_values import swap, with_array
 from isp_mech.causal.interventions import intervene
 from isp_mech.causal.random_changes import random_changes
 from isp_mech.causal.restoration import restoration
+from isp_mech.contrasts import contrast
 from isp_mech.errors import InputError
+from isp_mech.families import family
 from isp_mech.inference.batches import plan_batches
 from isp_mech.inference.margin import at_first_token
 from isp_mech.models import wrap_model
+from isp_mech.scoring import score
 from isp_mech.sites import Site
 from isp_mech.tasks import PairSet, compose
 
@@ -177,3 +180,13 @@ def test_a_swap_is_searched_and_judged_as_the_other_kinds_are(gated, monkeypatch
     made = found.interventions[frame["intervention"][0]]
     rows = intervene(made, noisy_pairs(24), gated).frame.set_index("side")
     assert rows["accuracy"]["conflict"] == 1 and rows["accuracy"]["plain"] == 1
+
+
+def test_a_swap_leaves_neutral_prompts_as_they_are():
+    """They have no other prompt. The other two sides trade what lies in the direction, so it changes both."""
+    some, model = contrast("quote-repetition", n=4, seed=0), family("ladder", sizes=["25k"])
+    rows = intervene(swap(1), some, model).frame
+    effects = rows.set_index("side")["effect"]
+    assert effects["neutral"] == 0 and min(abs(effects["conflict"]), abs(effects["plain"])) > 0
+    with pytest.raises(InputError, match="expected intervene"):
+        score(some, model, intervention=with_array(swap(1), {"r1": np.ones(32)}))

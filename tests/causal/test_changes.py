@@ -158,7 +158,7 @@ def test_a_subspace_is_swapped(make_model, pairs):
     margins = changed_margins(prompts, [put, whole, none, Patch(frozenset(), nothing)], plan_batches(model))
     assert margins[:, 1] == pytest.approx(margins[:, 0], abs=1e-4)
     assert (margins[:, 2] == margins[:, 3]).all()
-    with pytest.raises(InputError, match="expected pairs, whose other prompt"):
+    with pytest.raises(InputError, match="expected intervene"):
         bound = Bound(model, prompts, {"conflict-plain": nothing})
         bound.changes(swap(1))
 
