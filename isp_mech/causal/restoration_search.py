@@ -128,19 +128,17 @@ class Search:
         return found
 
     def cheap(self, some: Sequence[Judged]) -> list[Judged]:
-        """Those that cost little enough."""
-        plain = self.half.quick_plain.of([one.made for one in some])
-        kept = [one for one, right in zip(some, (plain < 0).mean(0), strict=True) if right >= self.plain_floor - 1e-9]
-        of_model = [one for one in kept if not one.made.roles]
-        if not of_model:
-            return kept
-        losses = neutral_losses(self.neutral, self.neutral.of([one.made for one in of_model])).T
-        costly = [
-            one
-            for one, loss in zip(of_model, losses, strict=True)
-            if loss_per_token(self.neutral, loss) > self.neutral_ceiling
-        ]
-        return [one for one in kept if one not in costly]
+        """Those that cost little enough; plain prompts, which are more and longer, are asked last."""
+        of_model = [one for one in some if not one.made.roles]
+        kept = list(some)
+        if of_model:
+            losses = neutral_losses(self.neutral, self.neutral.of([one.made for one in of_model])).T
+            per_token = {id(m): loss_per_token(self.neutral, loss) for m, loss in zip(of_model, losses, strict=True)}
+            kept = [one for one in some if per_token.get(id(one), 0.0) <= self.neutral_ceiling]
+        if not kept:
+            return []
+        plain = self.half.quick_plain.of([one.made for one in kept])
+        return [one for one, right in zip(kept, (plain < 0).mean(0), strict=True) if right >= self.plain_floor - 1e-9]
 
     def on_all(self, some: Sequence[Intervention]) -> list[Judged]:
         """Judged on all pairs, the best first."""
