@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -103,14 +104,34 @@ def size_of(made: Intervention) -> tuple[float, ...]:
     return len(made.parts), cells, far
 
 
+Asked = Literal["conflict", "plain", "few", "rest", "neutral"]  # prompts that single changes are tried on
+
+
 @dataclass
 class Search:
-    """The search of one kind of intervention on one half."""
+    """The search of interventions on one half, of one kind after the other: margins that are known, ``known``, are not
+    run again."""
 
     half: PairHalf
     neutral: PromptSide
     plain_floor: float
     neutral_ceiling: float
+    known: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+
+    def margins(self, of: Asked, some: Sequence[Intervention]) -> np.ndarray:
+        """(prompt, intervention)"""
+        half = self.half
+        side = {
+            "conflict": half.quick_conflict,
+            "plain": half.quick_plain,
+            "few": half.few,
+            "rest": half.rest,
+            "neutral": self.neutral,
+        }[of]
+        new = [one for one in some if (of, same_as(one)) not in self.known]
+        if new:
+            self.known |= {(of, same_as(one)): x for one, x in zip(new, side.of(new).T, strict=True)}
+        return np.stack([self.known[of, same_as(one)] for one in some], 1)
 
     @cached_property
     def nothing(self) -> Judged:
@@ -132,27 +153,27 @@ class Search:
         of_model = [one for one in some if not one.made.roles]
         kept = list(some)
         if of_model:
-            losses = neutral_losses(self.neutral, self.neutral.of([one.made for one in of_model])).T
+            losses = neutral_losses(self.neutral, self.margins("neutral", [one.made for one in of_model])).T
             per_token = {id(m): loss_per_token(self.neutral, loss) for m, loss in zip(of_model, losses, strict=True)}
             kept = [one for one in some if per_token.get(id(one), 0.0) <= self.neutral_ceiling]
         if not kept:
             return []
-        plain = self.half.quick_plain.of([one.made for one in kept])
+        plain = self.margins("plain", [one.made for one in kept])
         return [one for one, right in zip(kept, (plain < 0).mean(0), strict=True) if right >= self.plain_floor - 1e-9]
 
     def on_all(self, some: Sequence[Intervention]) -> list[Judged]:
         """Judged on all pairs, the best first."""
-        return _ranked(some, self.half.quick_conflict.of(some)) if some else []
+        return _ranked(some, self.margins("conflict", some)) if some else []
 
     def looked_through(self, singles: Sequence[Intervention]) -> list[Judged]:
         """The single changes, the best first; of many those that are the best by a few pairs."""
         if len(singles) <= LOOKED_THROUGH:
             return self.on_all(singles)
-        few = self.half.few.of(singles)
+        few = self.margins("few", singles)
         number = {id(one): i for i, one in enumerate(singles)}
         kept = [one.made for one in _ranked(singles, few)[:LOOKED_THROUGH]]
         of_kept = few[:, [number[id(one)] for one in kept]]
-        return _ranked(kept, np.concatenate([of_kept, self.half.rest.of(kept)]))
+        return _ranked(kept, np.concatenate([of_kept, self.margins("rest", kept)]))
 
     def best(self, singles: Sequence[Intervention], most: int) -> Intervention:
         """The best of the single ones, and of sums of them that are made one after the other; nothing where no change
@@ -169,6 +190,15 @@ class Search:
             here = found[0]
             steps.append(here)
         return max(steps, key=lambda f: f.rank).made
+
+
+def same_as(made: Intervention) -> str:
+    """A text that is equal where two interventions do the same: what one site writes, replayed alpha times where it is
+    changed, is scaling by 1 + alpha, since nothing before the site is changed."""
+    part = made.parts[0] if len(made.parts) == 1 else None
+    if part is None or part.kind != "replay" or len(part.sites) != 1:
+        return str(made)
+    return str(scale(part.sites, 1 + part.number, at=part.at))
 
 
 def _judged(made: Intervention, margins: np.ndarray) -> Judged:

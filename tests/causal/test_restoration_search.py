@@ -6,11 +6,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_models import DIFFERENT
 
-from isp_mech.causal import Intervention, block, scale
-from isp_mech.causal.restoration_search import FEW, LOOKED_THROUGH, Search
+from isp_mech.causal import Intervention, block, parse_intervention, replay, scale
+from isp_mech.causal.activation_patching import changed_margins
+from isp_mech.causal.intervention_changes import Bound, prompts_of
+from isp_mech.causal.restoration_search import FEW, LOOKED_THROUGH, Search, same_as
+from isp_mech.inference.batches import plan_batches
 
 N = 2 * FEW
+ATS = ("decision", "onward")
 CHANGES = [scale(f"a0.h{i}", 2.0) for i in range(3 * LOOKED_THROUGH)]
 
 
@@ -72,6 +77,29 @@ def test_where_nothing_is_better_nothing_is_changed():
     assert search(good=lambda i: -50.0).best(CHANGES, 3) == Intervention()
     assert search(good=lambda i: 50.0, bad=lambda i: True).best(CHANGES, 3) == Intervention()
     assert search(good=lambda i: 50.0, loss=lambda i: 1.0).best(CHANGES, 3) == Intervention()
+
+
+def test_what_does_the_same_is_not_run_again():
+    """One site's write added once more is scaling it by 2; of several sites it is not, nor at other tokens."""
+    one = search()
+    found = one.best(CHANGES, 1)
+    asked = [side.asked for side in (one.half.few, one.half.rest, one.half.quick_plain, one.neutral)]
+    again = one.best([replay(made.parts[0].sites, 1.0) for made in CHANGES], 1)
+    assert again.parts[0].sites == found.parts[0].sites and again.kinds == "replay"
+    assert asked == [side.asked for side in (one.half.few, one.half.rest, one.half.quick_plain, one.neutral)]
+    assert same_as(replay("a0.h1 m1", 1.0)) != same_as(scale("a0.h1 m1", 2.0))
+    assert same_as(replay("m1", 1.0, at="onward")) != same_as(scale("m1", 2.0))
+
+
+@pytest.mark.parametrize("architecture", DIFFERENT)
+def test_replaying_one_site_is_scaling_it(make_model, pairs, architecture):
+    model = make_model(architecture)
+    prompts = prompts_of(pairs, "conflict", model)
+    bound, made = Bound(model, prompts), [replay(site, -2.0, at=at) for site in ("a1.h2", "m0") for at in ATS]
+    same = [parse_intervention(same_as(one)) for one in made]
+    margins = changed_margins(prompts, [bound.changes(one) for one in (*made, *same)], plan_batches(model))
+    assert [one.kinds for one in same] == ["scale"] * 4
+    assert margins[:, :4] == pytest.approx(margins[:, 4:], abs=1e-4)
 
 
 def test_neutral_text_is_not_asked_of_what_needs_roles():
