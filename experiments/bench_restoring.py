@@ -22,7 +22,7 @@ import isp_mech as im
 from isp_mech.sites import SEARCHED
 
 SIZE, N_PAIRS, SEED, REPEATS = "ladder-4m", 300, 0, 3
-BOUND = 33  # times scoring, at most
+BOUND = 40  # times scoring, at most
 
 
 def seconds(run) -> float:
