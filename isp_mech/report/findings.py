@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from isp_mech.figures.style import SHARE_COLOURS, probability
-from isp_mech.report.restored_findings import restored_findings
+from isp_mech.report.restored_findings import restored_elsewhere, restored_findings
 from isp_mech.report.task_rows import TaskRows, named_sites
 from isp_mech.report.wording import counted, interval, listed, percent, say, sentence
 from isp_mech.scaling import Shape, shape_of_curve
@@ -17,7 +17,7 @@ from isp_mech.stats import LEVEL
 def findings(of: TaskRows) -> list[str]:
     """Paragraphs of plain text: what restores prompt-following, the curve, what each size does, where, which sites, and
     what replacing them does."""
-    parts = (restored_findings, _curve, _other_sides, _shares, _onset, _sites, _replaced)
+    parts = (restored_findings, restored_elsewhere, _curve, _other_sides, _shares, _onset, _sites, _replaced)
     paragraphs = [part(of) for part in parts]
     return [" ".join(sentences) for sentences in paragraphs if sentences]
 

@@ -1,4 +1,4 @@
-"""Which change restores prompt-following, at what cost, and what did not: the report's first paragraph."""
+"""Which change restores prompt-following, at what cost, and what did not: the report's first two paragraphs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,45 @@ from isp_mech.report.wording import counted, interval, listed, percent, say, sen
 
 
 def restored_findings(of: TaskRows) -> list[str]:
-    """Sentences on the largest size at which a kind of change counts as restoring, on the other sizes, and on kinds
-    that do not count; none where nothing was searched."""
-    if of.restored is None:
-        return []
-    of_pairs = of.restored["kind"] == SWAP
-    return [*_changes(of, of.restored[~of_pairs]), *_swaps(of, of.restored[of_pairs])]
-
-
-def _changes(of: TaskRows, rows: pd.DataFrame) -> list[str]:
+    """Sentences on the best change at the largest size at which a kind counts as restoring, and on the kinds that do
+    not count there; none where nothing was searched."""
+    rows = _changes(of)
     if not len(rows):
         return []
-    working = list(dict.fromkeys(rows[rows["restoring"]]["model"]))
+    working = _working(rows)
     if not working:
         kinds = listed(sorted(set(rows["kind"])))
         return [say("restored nowhere", kinds=kinds), *_guesses(of, rows)]
     here = rows[rows["model"] == working[-1]]
+    return [*_best(of, _best_row(here)), say("restored saved"), *_failed(here)]
+
+
+def restored_elsewhere(of: TaskRows) -> list[str]:
+    """Sentences on the other sort of change at that size, on the other sizes, and on directions that were swapped."""
+    rows = _changes(of)
+    swaps = [] if of.restored is None else _swaps(of, of.restored[of.restored["kind"] == SWAP])
+    working = _working(rows) if len(rows) else []
+    if not working:
+        return swaps
+    here = rows[rows["model"] == working[-1]]
+    second = _second(here, _best_row(here))
+    return [*second, *_elsewhere(of, rows, working[-1]), *_nowhere(of, rows, working), *swaps]
+
+
+def _changes(of: TaskRows) -> pd.DataFrame:
+    """The rows of what can be done to a prompt alone."""
+    return pd.DataFrame() if of.restored is None else of.restored[of.restored["kind"] != SWAP]
+
+
+def _working(rows: pd.DataFrame) -> list[str]:
+    """The models in which a kind restores, by size."""
+    return list(dict.fromkeys(rows[rows["restoring"]]["model"]))
+
+
+def _best_row(here: pd.DataFrame) -> pd.Series:
     best = best_change(here)
     assert best is not None
-    lines = [*_best(of, best), *_second(here, best), *_failed(here)]
-    lines.append(say("restored saved"))
-    return [*lines, *_elsewhere(of, rows, working[-1]), *_nowhere(of, rows, working)]
+    return best
 
 
 def _best(of: TaskRows, best: pd.Series) -> list[str]:

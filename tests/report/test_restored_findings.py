@@ -37,7 +37,9 @@ def row(i, kind, before, after, restoring, **changed):
 
 def said(*rows):
     made = table("restoration", [one for some in rows for one in some], RUN)
-    return findings(task_rows({"restoration": made}, "t"))[0]
+    *restored, curve = findings(task_rows({"restoration": made}, "t"))
+    assert curve.startswith("No accuracies")
+    return "\n".join(restored)
 
 
 def test_the_best_change_is_told_with_what_it_restores_costs_and_needs():
@@ -48,11 +50,12 @@ def test_the_best_change_is_told_with_what_it_restores_costs_and_needs():
         "Of 270 overridden pairs, 80 % (95 % interval 76 to 84 %) are restored; random changes of the same kind and "
         "size restore 3 % (p = 0.005, 200 draws). The change has to know where in a prompt some words stand (spans of "
         "quote_output), so it proves where the override comes from. Its cost: plain accuracy is 100 % before and 98 % "
-        "after; neutral text has no such words and stays as it is. Of changes that need to know nothing of a prompt "
-        "the best is scaling a1.h2 by 0: conflict accuracy goes from 10 % to 60 % (p = 0.005). Its cost: plain "
-        "accuracy is 100 % before and 98 % after; the loss on neutral text is 2.00 and 2.04 nats per token, and the "
-        "next token there is told otherwise by 0.07 nats (divergence). Not called restoring there: steer. It is saved "
-        "in the folder interventions; isp-mech score TASK --intervention FILE applies it to any task of pairs."
+        "after; neutral text has no such words and stays as it is. It is saved in the folder interventions; isp-mech "
+        "score TASK --intervention FILE applies it to any task of pairs. Not called restoring there: steer.\n"
+        "Of changes of the same model that need to know nothing of a prompt the best is scaling a1.h2 by 0: conflict "
+        "accuracy goes from 10 % to 60 % (p = 0.005). Its cost: plain accuracy is 100 % before and 98 % after; the "
+        "loss on neutral text is 2.00 and 2.04 nats per token, and the next token there is told otherwise by 0.07 nats "
+        "(divergence)."
     )
 
 
@@ -79,11 +82,11 @@ def test_other_sizes_are_told_in_a_sentence():
     )
     assert "In the 300k model the best is scaling a1.h2 by 0 (50 % to 90 %)." in text
     assert "In the 30k model no pair is overridden, so there is nothing to restore." in text
-    assert "No change that needs to know nothing of a prompt counts as restoring there." in text
+    assert "No change that needs to know nothing of a prompt counts as restoring in the same model." in text
     text = said(row(1, "block", 0.5, 0.5, False), row(2, "scale", 0.1, 0.8, True))
     assert "No kind of change counts as restoring in the 300k model." in text
     assert "The change needs to know nothing of a prompt and could be left in the model." in text
-    assert "No change by the words of a prompt counts as restoring there." in text
+    assert "No change by the words of a prompt counts as restoring in the same model." in text
 
 
 def test_guessing_is_called_guessing():
