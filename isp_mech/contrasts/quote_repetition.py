@@ -10,6 +10,10 @@
 
 From Cavanagh, Gritsevskiy and Kauffman, first round of the Inverse Scaling Prize: small models repeat what
 stands there; larger ones, who know the sentence, give its famous ending.
+
+Famous endings are a little longer than the words put in their place: of 1,000 pairs the answer is longer in a third and
+shorter in four of nine. Form alone solves no pair for all that: on the plain prompt, with the same two completions, the
+other one is right.
 """
 
 from __future__ import annotations
