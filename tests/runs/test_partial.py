@@ -41,7 +41,7 @@ def family(tmp_path):
 def test_what_can_be_done_is_done_and_written(family, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(InputError) as caught:
-        explain("redefine-math", family=family, out=out, n=4, progress=False)
+        explain("redefine-math", family=family, out=out, n=4, interventions="block", progress=False)
     assert "recurrent: score and trace: redefine-math: its scores are there, but recurrent: cannot be traced" in str(
         caught.value
     )
@@ -61,5 +61,5 @@ def test_what_can_be_done_is_done_and_written(family, tmp_path, monkeypatch):
     units = set((out / "units").iterdir())
     monkeypatch.setattr("isp_mech.runs.explain.make_figures", lambda *args: {})
     with pytest.raises(InputError, match="its scores are there"):
-        explain("redefine-math", family=family, out=out, n=4, progress=False)
+        explain("redefine-math", family=family, out=out, n=4, interventions="block", progress=False)
     assert set((out / "units").iterdir()) == units

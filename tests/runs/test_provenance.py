@@ -55,7 +55,7 @@ def test_the_command_makes_the_file_again(folders, tmp_path, step):
         "verify": ["--random", "3", "--share", "0.5"],
         "locate": ["--replacement", "plain,mean"],
         "block": ["--roles", "question,definition"],
-        "restore": ["--random", "3", "--interventions", "steer,block"],
+        "restore": ["--random", "3", "--interventions", "steer"],
     }
     more = of_step.get(step, [])
     given = [word for folder in folders for word in ("--family", str(folder))]
