@@ -1,4 +1,4 @@
-"""What locating finds in planted models, where the sites are known, and in models with nothing in them.
+"""What locating and restoring find in planted models, where the sites are known, and in models with nothing in them.
 
 python experiments/planted_models.py          # runs/planted/planted.csv, nulls.csv
 """
@@ -35,6 +35,8 @@ def _planted(plant, folder: Path) -> dict:
     sites = im.locate(pairs, model).sites.frame
     names = [str(site) for site in all_sites(model.architecture.n_layers, model.architecture.n_heads)]
     found = held_against(plant, names, sites["effect"], sites["significant"])
+    restored = im.causal.restoration(pairs, model, kinds=["scale"])
+    scaled = [{str(site) for part in made.parts for site in part.sites} for made in restored.interventions.values()]
     return {
         "model": plant.name,
         "follows": " ".join(sorted(plant.sites - plant.override)),
@@ -46,6 +48,9 @@ def _planted(plant, folder: Path) -> dict:
         "recall": found.recall,
         "false alarms": found.false_alarms,
         "ROC area": found.roc_auc,
+        "scaled to restore": " or ".join(" ".join(sorted(some)) or "none" for some in scaled),
+        "not planted": max(len(some - plant.sites) for some in scaled),
+        "halves restored": int(restored.table.frame["restoring"].sum()),
     }
 
 
@@ -55,8 +60,10 @@ def _nulls(folder: Path) -> pd.DataFrame:
     rows = []
     for pairs in sets:
         sites = im.locate(pairs, models).sites.frame
-        rows.append({"pairs": pairs.name, "sites": len(sites), "significant": int(sites["significant"].sum())})
-    total = {"pairs": "all", **pd.DataFrame(rows)[["sites", "significant"]].sum()}
+        restoring = im.causal.restoration(pairs, models).table.frame["restoring"] if pairs is sets[0] else pd.Series()
+        row = {"pairs": pairs.name, "sites": len(sites), "significant": int(sites["significant"].sum())}
+        rows.append(row | {"changes": len(restoring), "restoring": int(restoring.sum())})
+    total = {"pairs": "all", **pd.DataFrame(rows).drop(columns="pairs").sum()}
     frame = pd.DataFrame([*rows, total])
     return frame.assign(share=frame["significant"] / frame["sites"])
 
