@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pandas as pd
 import torch
+from pages import put
 from plain_transformers import Plain, Seen
 from tiny_architectures import ARCHITECTURES, byte_tokenizer, make
 from torch import Tensor
@@ -39,7 +40,7 @@ LIMIT = 1e-4  # nats (weights of attention: shares), or that part of the values'
 MEASURED = ("scores", "lens", "direct effects", "attention", "total effects")
 WORDS = {"attention": "attention by role"}  # how notes call what is measured
 COMPLETIONS = ((" 4", " 3"), (" pango", " man plays"), (" a man", " many men"))
-BEGIN, END = "<!-- architectures -->", "<!-- end of architectures -->"
+MARKS = "<!-- architectures -->", "<!-- end of architectures -->"
 
 Values = dict[tuple[Any, ...], float]
 
@@ -341,10 +342,7 @@ def main() -> None:
     counts = pd.Series([row.verdict for row in rows]).value_counts().to_dict()
     print(counts)
     if args.docs:
-        text = args.docs.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        table = f"{BEGIN}\n{markdown(rows)}\n{END}"
-        args.docs.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
+        put(args.docs, MARKS, [markdown(rows)])
 
 
 if __name__ == "__main__":

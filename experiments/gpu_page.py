@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from pages import put
 
-BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+MARKS = "<!-- measured -->", "<!-- end of measured -->"
 HEAD = ("shape", "path", "measure", "value", "unit", "bar", "note")
 
 
@@ -34,5 +35,4 @@ def into_docs(frame: pd.DataFrame, path: Path) -> None:
     """Puts the page between the marks of a page of the documentation; what was not measured on a GPU is refused."""
     if (frame.loc[frame.section == "machine", "path"] == "CPU").any():
         raise SystemExit("measured on a CPU: expected what was measured on a GPU")
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n\n{page(frame)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    put(path, MARKS, ["", page(frame)])

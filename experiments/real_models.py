@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from pages import numbers, put
 
 import isp_mech as im
 from isp_mech.figures import panels, style
@@ -23,7 +24,7 @@ from isp_mech.figures import panels, style
 SEED = 2026
 NOT_THE_PRIZES = ("heavier-object", "linear-expressions")
 SHARES = ("follows", "overridden", "contrary", "lost")
-BEGIN, END = "<!-- numbers: experiments/real_models.py -->", "<!-- end of numbers -->"
+MARKS = numbers("real_models.py")
 
 
 def measure(where: str, tasks: Sequence[str], n: int, out: Path) -> None:
@@ -109,10 +110,7 @@ def main() -> None:
     print("\n".join(lines := markdown(rows)))
     if args.docs:
         figure_of(rows).savefig(args.docs / "images" / "real-models.svg")
-        page = args.docs / "tasks.md"
-        before, rest = page.read_text(encoding="utf-8").split(BEGIN, 1)
-        text = "\n".join([before + BEGIN, "", *lines, "", END + rest.split(END, 1)[1]])
-        page.write_text(text, encoding="utf-8")
+        put(args.docs / "tasks.md", MARKS, ["", *lines, ""])
 
 
 if __name__ == "__main__":

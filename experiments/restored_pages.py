@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from pages import numbers, put
 
 import isp_mech as im
 from isp_mech.figures.restored_rows import GUESSING, Needs, best_change, restored_rows
@@ -26,7 +27,7 @@ from isp_mech.tables import Table, concat
 NOTHING = "scale(m0; alpha=1.0; at=decision)"
 LARGEST = "ladder-4m"
 LADDER = ("quote-repetition", "redefine-math", "neqa", "hindsight-neglect")
-BEGIN, END = "<!-- numbers: experiments/restored_pages.py -->", "<!-- end of numbers -->"
+MARKS = numbers("restored_pages.py")
 SORTS: dict[Needs, str] = {"roles": "by roles", "nothing": "that needs nothing of a prompt"}
 PUBLISHED = (  # kind, source, figure, setting, what differs
     ("scale", "[Yu et al. 2023](https://arxiv.org/abs/2310.15910)", "to 88 %",
@@ -53,7 +54,7 @@ def main() -> None:
     ladder = {task: joined[task] for task in LADDER if task in joined}
     text = [line for task, made in ladder.items() for line in ["", f"### {task}", "", *every_kind(made)]]
     im.figures.restored_over_size(concat(list(ladder.values()))).savefig(args.docs / "images" / "restored-ladder.svg")
-    put(args.docs / "restored.md", [*text, "", "### Beside published figures", "", *published(ladder)])
+    put(args.docs / "restored.md", MARKS, [*text, "", "### Beside published figures", "", *published(ladder)])
     for task, made in joined.items():
         if task in LADDER:
             images = args.docs / "images"
@@ -62,7 +63,7 @@ def main() -> None:
         controls = sorted(args.tables.glob(f"control-{task}-*.parquet"))
         text = of_task(made) if task in LADDER else ["", *of_models(made)]
         text += [line for path in sorted(args.tables.glob(f"grid-{task}-*.parquet")) for line in of_grid(path)]
-        put(args.docs / "why" / f"{task}.md", [*text, *(control(made, controls) if controls else [])])
+        put(args.docs / "why" / f"{task}.md", MARKS, [*text, *(control(made, controls) if controls else [])])
 
 
 def every_kind(made: Table) -> list[str]:
@@ -259,12 +260,6 @@ def same(row: pd.Series) -> bool:
     """Whether both halves chose the same, vectors apart, which each half has its own of."""
     one, other = (sorted(re.sub(r"#\w+", "", row[name]).split(" + ")) for name in ("intervention", "other"))
     return one == other
-
-
-def put(page: Path, lines: list[str]) -> None:
-    """Replaces what stands between the two comments of the page."""
-    first, rest = page.read_text(encoding="utf-8").split(BEGIN, 1)
-    page.write_text("\n".join([first + BEGIN, *lines, END + rest.split(END, 1)[1]]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pages import numbers, put
 
 import isp_mech as im
 from isp_mech.causal import knock_out
@@ -20,7 +21,7 @@ from isp_mech.scaling import summaries
 TASKS = ("quote-repetition", "redefine-math", "neqa", "hindsight-neglect")
 N, SEED, N_RANDOM = 300, 2026, 200
 DOCS = Path("docs")
-BEGIN, END = "<!-- numbers: experiments/task_pages.py -->", "<!-- end of numbers -->"
+MARKS = numbers("task_pages.py")
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
             figure.savefig(DOCS / "images" / f"{task}-{name}.svg")
         flow = knock_out(pairs, family)
         text = "\n".join(["", *table(scores, sites, story, check, flow), "", shape(scores), ""])
-        put(DOCS / "why" / f"{task}.md", text)
+        put(DOCS / "why" / f"{task}.md", MARKS, [text])
         print(f"\n## {task}\n{text}")
 
 
@@ -101,16 +102,6 @@ def after(frame: pd.DataFrame, model: str) -> str:
 
 def shape(scores) -> str:
     return f"Shape of the conflict curve: {im.shape_of_curve(scores.curve, 'conflict').sentence}"
-
-
-def put(page: Path, text: str) -> None:
-    """Replaces what stands between the two comments of the page."""
-    if not page.exists():
-        print(f"{page}: not written yet")
-        return
-    old = page.read_text(encoding="utf-8")
-    before, rest = old.split(BEGIN, 1)
-    page.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.split(END, 1)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from scipy import special
 Floats = NDArray[np.float64]
 Statistic = Literal["mean", "median"] | Callable[[Floats], ArrayLike]
 LEVEL = 0.05  # of false discoveries, and of tests
+MATTERS = 0.1  # share of the largest effect over which a place matters
 EXACT_SIGN_FLIPS = 14  # up to this many pairs all sign patterns are tried
 EXACT_PERMUTATIONS = 9  # up to this many points all orders are tried
 RESOLVED = 50  # a Monte Carlo tail with at least so many draws in it is kept as it is

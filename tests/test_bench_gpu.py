@@ -89,7 +89,7 @@ def test_the_page_goes_between_the_marks(bench, tmp_path):
     ]
     frame = bench.save(rows, tmp_path)
     docs = tmp_path / "gpu.md"
-    docs.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
+    docs.write_text("before\n{}\nold\n{}\nafter\n".format(*page.MARKS), encoding="utf-8")
     page.into_docs(frame, docs)
     text = docs.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text

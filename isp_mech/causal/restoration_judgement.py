@@ -11,7 +11,7 @@ import numpy as np
 from isp_mech.causal.intervention_changes import Bound
 from isp_mech.causal.intervention_parts import ONWARD
 from isp_mech.causal.intervention_values import Intervention
-from isp_mech.causal.neutral_text import next_token_divergence, next_token_information
+from isp_mech.causal.neutral_text import next_token_divergence
 from isp_mech.causal.random_changes import random_changes
 from isp_mech.causal.restoration_search import (
     PairHalf,
@@ -63,7 +63,7 @@ def judge(
         "needs": fitted.needs,
         "n": len(conflict),
         "n_overridden": int(overridden.sum()),
-        "neutral_information": next_token_information(neutral.unchanged, neutral.plan.model),
+        "neutral_information": neutral.information,
         "q": np.nan,
         "restoring": False,
     }

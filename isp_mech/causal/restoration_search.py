@@ -23,7 +23,7 @@ from isp_mech.causal.intervention_values import (
     scale,
     steer,
 )
-from isp_mech.causal.neutral_text import decision_states
+from isp_mech.causal.neutral_text import decision_states, next_token_information
 from isp_mech.causal.prompt_copies import RunCache
 from isp_mech.inference.batches import BatchPlan
 from isp_mech.inference.tokenization import OTHER, role_names
@@ -56,6 +56,11 @@ class PromptSide:
     def unchanged(self) -> Tensor:
         """The states at the decision position (prompt, d_model) of the model as it is."""
         return decision_states(self.bound.prompts, self.plan)
+
+    @cached_property
+    def information(self) -> float:
+        """Nats that neutral texts tell the model as it is of the next token; the same for every kind that is judged."""
+        return next_token_information(self.unchanged, self.plan.model)
 
     def margins(self, changes: Sequence[Together]) -> np.ndarray:
         """(prompt, change)"""

@@ -16,7 +16,7 @@ import numpy as np
 
 from isp_mech.causal.activation_patching import Block, Change, changed_margins
 from isp_mech.causal.intervention_changes import Bound
-from isp_mech.causal.screening import EXACT, FIRST_TOKEN, MATTERS, is_costly, screened
+from isp_mech.causal.screening import EXACT, FIRST_TOKEN, is_costly, screened
 from isp_mech.errors import InputError
 from isp_mech.inference.batches import BatchPlan, BatchSize, each_model
 from isp_mech.inference.contrast_prompts import SIDES, head_of, place_prompts, run_of
@@ -24,7 +24,7 @@ from isp_mech.inference.margin import ContrastPrompt
 from isp_mech.inference.tokenization import OTHER, role_names
 from isp_mech.models import ChatSetting, Models
 from isp_mech.scaling.summaries import join_sites
-from isp_mech.stats import LEVEL, benjamini_hochberg, spearman
+from isp_mech.stats import LEVEL, MATTERS, benjamini_hochberg, spearman
 from isp_mech.tables import Run, Table, concat, table
 from isp_mech.tables.columns import crossed, flip_p, mean_columns
 from isp_mech.tasks import PairSet, Side

@@ -14,13 +14,12 @@ import numpy as np
 
 from isp_mech.inference.margin import ContrastPrompt, at_first_token
 from isp_mech.models import Model
-from isp_mech.stats import spearman
+from isp_mech.stats import MATTERS, spearman
 
 EXACT, FIRST_TOKEN = "exact", "first token"  # how an effect was measured
 COSTLY = 4.0  # times that the whole margin costs beside the first token's, from which on places are screened
 STRONG, MIN_STRONG = 0.03, 24  # places that are measured on all tokens: of the largest effect at the first, at least
 SAMPLED = 0.1  # share of the other places that are, too
-MATTERS = 0.1  # share of the largest effect over which a place matters
 
 Measure = Callable[[Sequence[ContrastPrompt], Sequence[int]], np.ndarray]  # (kind, prompt, place) of the places asked
 

@@ -10,10 +10,10 @@ from matplotlib.colors import SymLogNorm
 from isp_mech.figures import panels, style
 from isp_mech.figures.frames import frame_of, of_side, of_task, sizes_of
 from isp_mech.figures.paper_figure import PaperFigure
+from isp_mech.stats import MATTERS
 from isp_mech.tables import Table
 
 MOST_COLUMNS = 5
-MATTERS = 0.1  # share of the largest effect over which one matters
 ROW_HEIGHTS = ((8, 1.0), (16, 1.4), (10**6, 2.2))  # up to so many layers, inches
 
 

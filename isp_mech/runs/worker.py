@@ -73,10 +73,9 @@ class Worker:
                     tables = _of_traces(trace(job.pairs, model, tokens=s.tokens, **more))
                 elif job.steps[0] == "locate":
                     from isp_mech.causal.locate import locate
-
-                    more |= {"method": s.method, "positions": s.positions}
                     from isp_mech.tracing.token_attention import token_attention
 
+                    more |= {"method": s.method, "positions": s.positions}
                     located = locate(job.pairs, model, replacement=s.replacement, **more)
                     shown: dict[str, Any] = {"batch_size": s.batch_size, "progress": bool(self.progress)}
                     by_token = token_attention(job.pairs, model, located.effects, **shown)
